@@ -1,0 +1,61 @@
+"""Every setting, in one place: `METERLINE_…` in the environment, or a `.env` file, with the defaults written here.
+
+An empty address means "the embedded stack has it": `meterline dev` starts the server and fills the address in for
+its children. A given address is used as it is; the code that talks to it is the same.
+"""
+
+from pathlib import Path
+
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Read once at a process's entry point and handed down; nothing below the entry point reads the environment."""
+
+    model_config = SettingsConfigDict(env_prefix="METERLINE_", env_file=".env", extra="ignore")
+
+    # Stores and brokers
+    postgres_dsn: str = ""
+    clickhouse_url: str = ""  # http://user:password@host:port/database
+    kafka_bootstrap: str = ""  # host:port[,host:port]
+    temporal_address: str = ""  # host:port
+    temporal_namespace: str = "default"
+
+    # Topics
+    events_topic: str = "usage.events"
+    events_partitions: int = 4  # fixed once the topic exists: dedup is local to a partition
+    events_retention_hours: int = 168
+    replication_factor: int = 1  # 3 on a cluster
+    balances_topic: str = "balances"
+    system_topic: str = "system.events"
+
+    # API service
+    api_host: str = "127.0.0.1"
+    api_port: int = 8080
+    root_key: str = ""  # operator key of the tenant `default`; all roles
+    ingest_bytes_in_flight: int = 64 * 1024 * 1024
+    ingest_ack_timeout_seconds: int = 10
+    ingest_linger_ms: int = 5
+    api_key_cache_seconds: int = 10
+
+    # Flows
+    flow_shards: int = 1
+    flow_shard: int = 0
+    flow_poll_ms: int = 50
+    flow_insert_ms: int = 200
+    dedup_window_days: int = 35
+    group_cardinality_limit: int = 10_000
+
+    # Billing
+    billing_sweep_seconds: int = 10
+    billing_grace_seconds: int = 3600
+    billing_chunk_size: int = 200
+
+    # The embedded stack
+    data_dir: Path = Path("~/.local/share/meterline")
+    cache_dir: Path = Path("~/.cache/meterline")
+
+    # Observability
+    log_level: str = "info"
+    log_format: str = "auto"  # json | console | auto: console on a terminal, else json
+    metrics_port: int = 0  # of flow and worker processes; 0: none. The API serves /metrics itself

@@ -1,0 +1,26 @@
+"""Identifiers: a prefix that names the kind, then a UUIDv7, so that ids sort by the time they were made."""
+
+from enum import StrEnum
+
+from uuid_utils import uuid7
+
+
+class Prefix(StrEnum):
+    """One prefix a kind of object; it stands before the underscore of every id."""
+
+    TENANT = "ten"
+    API_KEY = "key"
+    CUSTOMER = "cus"
+    METER = "mtr"
+    FEATURE = "fea"
+    PLAN = "pln"
+    SUBSCRIPTION = "sub"
+    INVOICE = "inv"
+    INVOICE_LINE = "ivl"
+    SYSTEM_EVENT = "evt"
+    REQUEST = "req"
+
+
+def new_id(prefix: Prefix) -> str:
+    """A new id, e.g. `cus_0198f2c3a1b27c3d8e4f5a6b7c8d9e0f`. Later ids sort after earlier ones."""
+    return f"{prefix}_{uuid7().hex}"

@@ -1,0 +1,80 @@
+"""Exact numbers: quantities, amounts and currencies. Decimal only; there is no float here and none may come in.
+
+Quantities and unit amounts have at most 38 significant digits and 12 after the point. Amounts are decimal text on
+the wire and integers of the currency's minor unit at rest. Rounding is half away from zero, once, at the end.
+"""
+
+from decimal import ROUND_HALF_UP, Context, Decimal, DivisionByZero, InvalidOperation, Overflow
+
+from iso4217 import Currency
+
+MAX_DIGITS = 38
+MAX_SCALE = 12
+MAX_TEXT = 128  # longer text is no number that fits the limits above, whatever it says
+
+#: 50 significant digits; NaN, infinity and division by zero raise instead of spreading.
+CONTEXT = Context(prec=50, rounding=ROUND_HALF_UP, traps=[InvalidOperation, DivisionByZero, Overflow])
+
+
+def parse_decimal(text: str) -> Decimal:
+    """Text of a finite decimal within 38 digits and 12 after the point. An exponent is read for what it stands for.
+
+    Raises ValueError, saying which limit was passed.
+    """
+    if len(text) > MAX_TEXT or not text.isascii() or "_" in text or text != text.strip():
+        raise ValueError("not a decimal number")
+    try:
+        number = Decimal(text)
+    except InvalidOperation:
+        raise ValueError("not a decimal number") from None
+    if not number.is_finite():
+        raise ValueError("must be finite")
+    _, digits, exponent = number.normalize(CONTEXT).as_tuple() if number else (0, (0,), 0)
+    assert isinstance(exponent, int)
+    if -exponent > MAX_SCALE:
+        raise ValueError(f"more than {MAX_SCALE} digits after the point")
+    if len(digits) + max(exponent, 0) > MAX_DIGITS:
+        raise ValueError(f"more than {MAX_DIGITS} significant digits")
+    return number
+
+
+def format_decimal(number: Decimal) -> str:
+    """Plain text without exponent and without trailing zeros: `1000`, `0.5`, `-3.25`."""
+    if not number:
+        return "0"
+    text = format(number, "f")
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def currency_exponent(currency: str) -> int:
+    """Digits after the point in ISO 4217 (USD 2, JPY 0, KWD 3). Raises ValueError for a code that is not in it."""
+    try:
+        exponent = Currency(currency).exponent
+    except ValueError:
+        raise ValueError(f"{currency!r} is not an ISO 4217 currency code") from None
+    if exponent is None:
+        raise ValueError(f"{currency!r} has no minor unit in ISO 4217, so nothing can be billed in it")
+    return exponent
+
+
+def round_half_away(number: Decimal, scale: int) -> Decimal:
+    """`number` with `scale` digits after the point, ties away from zero."""
+    return number.quantize(Decimal(1).scaleb(-scale), rounding=ROUND_HALF_UP, context=CONTEXT)
+
+
+def to_minor(amount: Decimal, currency: str) -> int:
+    """An amount already rounded to the currency as an integer of minor units. Raises ValueError if it is not round."""
+    minor = amount.scaleb(currency_exponent(currency), context=CONTEXT)
+    if minor != minor.to_integral_value():
+        raise ValueError(f"{amount} is not a whole number of minor units of {currency}")
+    return int(minor)
+
+
+def from_minor(minor: int, currency: str) -> Decimal:
+    """Minor units to an amount with exactly the currency's digits: 1999 USD → 19.99."""
+    return Decimal(minor).scaleb(-currency_exponent(currency), context=CONTEXT)
+
+
+def format_amount(amount: Decimal, currency: str) -> str:
+    """A rounded amount with all digits of its currency: `5.00` USD, `5` JPY."""
+    return format(round_half_away(amount, currency_exponent(currency)), "f")
