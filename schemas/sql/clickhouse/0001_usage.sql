@@ -1,0 +1,84 @@
+-- Raw events and usage windows. Rows of a redone intent are the same rows again: the keys below make them collapse
+-- (read with FINAL, or grouped by the key). Partitions follow the time of receipt, which a sender can't choose.
+
+CREATE TABLE events (
+    tenant_no       UInt32,
+    hash            FixedString(16),
+    kafka_partition UInt16,
+    kafka_offset    Int64,
+    kafka_index     UInt32,
+    shard           UInt16,
+    seq             UInt64,
+    received_at     DateTime64(6, 'UTC') CODEC(Delta, LZ4),
+    occurred_at     DateTime64(6, 'UTC') CODEC(Delta, LZ4),
+    source          LowCardinality(String),
+    id              String,
+    type            LowCardinality(String),
+    subject         String,
+    data            String,
+    extensions      String,  -- JSON object of CloudEvents extensions; empty: none
+    customer_no     UInt64,  -- 0: unknown subject
+    status          Enum8('counted' = 1, 'unmatched' = 2, 'quarantined' = 3),
+    code            LowCardinality(String),
+    INDEX hash_index hash TYPE bloom_filter(0.001) GRANULARITY 1,
+    INDEX customer_index customer_no TYPE minmax GRANULARITY 1
+)
+ENGINE = ReplacingMergeTree
+PARTITION BY toYYYYMM(received_at)
+ORDER BY (tenant_no, type, customer_no, toStartOfHour(occurred_at), hash)
+SETTINGS non_replicated_deduplication_window = 1000;
+
+-- Where the first copy of every identity stands in the log.
+CREATE TABLE event_identities (
+    hash            FixedString(16),
+    kafka_partition UInt16,
+    kafka_offset    Int64,
+    kafka_index     UInt32,
+    received_at     DateTime64(6, 'UTC')
+)
+ENGINE = ReplacingMergeTree
+PARTITION BY toYYYYMM(received_at)
+ORDER BY hash
+SETTINGS non_replicated_deduplication_window = 1000;
+
+CREATE MATERIALIZED VIEW event_identities_from_events TO event_identities AS
+SELECT hash, kafka_partition, kafka_offset, kafka_index, received_at FROM events;
+
+-- Later copies of an identity, kept whole: they count for nothing and explain everything.
+CREATE TABLE event_copies (
+    tenant_no       UInt32,
+    hash            FixedString(16),
+    kafka_partition UInt16,
+    kafka_offset    Int64,
+    kafka_index     UInt32,
+    shard           UInt16,
+    seq             UInt64,
+    received_at     DateTime64(6, 'UTC'),
+    occurred_at     DateTime64(6, 'UTC'),
+    source          LowCardinality(String),
+    id              String,
+    type            LowCardinality(String),
+    subject         String,
+    data            String,
+    extensions      String
+)
+ENGINE = ReplacingMergeTree
+PARTITION BY toYYYYMM(received_at)
+ORDER BY (tenant_no, hash, kafka_partition, kafka_offset, kafka_index)
+SETTINGS non_replicated_deduplication_window = 1000;
+
+-- Additive minutes of event time: one row a (meter revision, customer, group, minute) and intent.
+CREATE TABLE usage_minutes (
+    meter_no     UInt32,
+    revision     UInt32,
+    customer_no  UInt64,
+    minute       DateTime64(0, 'UTC'),
+    group_values Array(String),  -- in the meter's group_by order; '=' before a value, '' for a missing property
+    shard        UInt16,
+    seq          UInt64,
+    event_count  UInt64,
+    total        Decimal(76, 12) -- sum of the values; 0 for count meters
+)
+ENGINE = ReplacingMergeTree
+ORDER BY (meter_no, revision, customer_no, minute, group_values, shard, seq)
+SETTINGS non_replicated_deduplication_window = 1000;

@@ -1,0 +1,282 @@
+-- The control plane and the flow's books. Money is bigint minor units; quantities are numeric(38,12).
+-- `no` is the compact number of a row that hot paths and ClickHouse carry; `id` is the public one.
+
+CREATE TABLE tenants (
+    no         integer GENERATED ALWAYS AS IDENTITY UNIQUE,
+    id         text PRIMARY KEY,
+    name       text NOT NULL,
+    settings   jsonb NOT NULL DEFAULT '{}',
+    metadata   jsonb NOT NULL DEFAULT '{}',
+    created_at timestamptz NOT NULL
+);
+
+CREATE TABLE api_keys (
+    id            text PRIMARY KEY,
+    tenant_id     text NOT NULL REFERENCES tenants,
+    name          text NOT NULL,
+    role          text NOT NULL CHECK (role IN ('operator', 'admin', 'ingest', 'read', 'check')),
+    secret_sha256 bytea NOT NULL UNIQUE CHECK (octet_length(secret_sha256) = 32),
+    metadata      jsonb NOT NULL DEFAULT '{}',
+    created_at    timestamptz NOT NULL,
+    revoked_at    timestamptz
+);
+CREATE INDEX api_keys_by_tenant ON api_keys (tenant_id, id);
+
+-- The first answer of a POST with an Idempotency-Key, written in the transaction of its effect.
+CREATE TABLE idempotency_keys (
+    tenant_id      text NOT NULL REFERENCES tenants,
+    key            text NOT NULL,
+    request_sha256 bytea NOT NULL,
+    status         integer NOT NULL,
+    body           bytea NOT NULL,
+    created_at     timestamptz NOT NULL,
+    PRIMARY KEY (tenant_id, key)
+);
+CREATE INDEX idempotency_keys_by_age ON idempotency_keys (created_at);
+
+CREATE TABLE customers (
+    no          bigint GENERATED ALWAYS AS IDENTITY UNIQUE,
+    id          text PRIMARY KEY,
+    tenant_id   text NOT NULL REFERENCES tenants,
+    external_id text NOT NULL,
+    name        text NOT NULL,
+    email       text,
+    currency    text NOT NULL,
+    timezone    text NOT NULL,
+    metadata    jsonb NOT NULL DEFAULT '{}',
+    created_at  timestamptz NOT NULL,
+    archived_at timestamptz,
+    UNIQUE (tenant_id, external_id)
+);
+CREATE INDEX customers_by_tenant ON customers (tenant_id, id);
+
+-- Every name an event may use for a customer: its external_id and its further subjects.
+CREATE TABLE customer_subjects (
+    tenant_id   text NOT NULL REFERENCES tenants,
+    subject     text NOT NULL,
+    customer_id text NOT NULL REFERENCES customers,
+    PRIMARY KEY (tenant_id, subject)
+);
+CREATE INDEX customer_subjects_by_customer ON customer_subjects (customer_id);
+
+CREATE TABLE meters (
+    no         integer GENERATED ALWAYS AS IDENTITY UNIQUE,
+    id         text PRIMARY KEY,
+    tenant_id  text NOT NULL REFERENCES tenants,
+    key        text NOT NULL,
+    name       text NOT NULL,
+    event_type text NOT NULL,
+    aggregation text NOT NULL,
+    value      text,
+    filters    jsonb NOT NULL DEFAULT '[]',
+    group_by   text[] NOT NULL DEFAULT '{}',
+    revision   integer NOT NULL DEFAULT 1, -- readers use the windows of this revision
+    metadata   jsonb NOT NULL DEFAULT '{}',
+    created_at timestamptz NOT NULL,
+    archived_at timestamptz,
+    UNIQUE (tenant_id, key)
+);
+
+CREATE TABLE features (
+    no         integer GENERATED ALWAYS AS IDENTITY UNIQUE,
+    id         text PRIMARY KEY,
+    tenant_id  text NOT NULL REFERENCES tenants,
+    key        text NOT NULL,
+    name       text NOT NULL,
+    type       text NOT NULL CHECK (type IN ('metered', 'boolean', 'static')),
+    meter_id   text REFERENCES meters,
+    metadata   jsonb NOT NULL DEFAULT '{}',
+    created_at timestamptz NOT NULL,
+    UNIQUE (tenant_id, key),
+    CHECK ((type = 'metered') = (meter_id IS NOT NULL))
+);
+
+CREATE TABLE plans (
+    id         text PRIMARY KEY,
+    tenant_id  text NOT NULL REFERENCES tenants,
+    key        text NOT NULL,
+    name       text NOT NULL,
+    currency   text NOT NULL,
+    metadata   jsonb NOT NULL DEFAULT '{}',
+    created_at timestamptz NOT NULL,
+    UNIQUE (tenant_id, key)
+);
+
+-- A version is never edited. Prices and entitlements are the bodies that were validated when it was made.
+CREATE TABLE plan_versions (
+    plan_id      text NOT NULL REFERENCES plans,
+    version      integer NOT NULL CHECK (version >= 1),
+    prices       jsonb NOT NULL,
+    entitlements jsonb NOT NULL,
+    created_at   timestamptz NOT NULL,
+    PRIMARY KEY (plan_id, version)
+);
+
+CREATE TABLE subscriptions (
+    id              text PRIMARY KEY,
+    tenant_id       text NOT NULL REFERENCES tenants,
+    customer_id     text NOT NULL REFERENCES customers,
+    plan_id         text NOT NULL,
+    plan_version    integer NOT NULL,
+    status          text NOT NULL CHECK (status IN
+                        ('draft', 'trialing', 'active', 'past_due', 'paused', 'canceled', 'ended')),
+    currency        text NOT NULL,
+    timezone        text NOT NULL,
+    start_at        timestamptz NOT NULL,
+    billing_anchor  timestamptz NOT NULL,
+    alignment       text NOT NULL CHECK (alignment IN ('anniversary', 'calendar')),
+    quantities      jsonb NOT NULL DEFAULT '{}',
+    price_overrides jsonb NOT NULL DEFAULT '{}',
+    discounts       jsonb NOT NULL DEFAULT '[]',
+    commitment      jsonb,
+    end_at          timestamptz,
+    cancel_at       timestamptz,
+    canceled_at     timestamptz,
+    cancel_proration boolean NOT NULL DEFAULT false, -- cancel credits the unused part of advance fees
+    billed_until    timestamptz,  -- usage before this instant stands on an invoice; null: nothing billed yet
+    next_bill_at    timestamptz,  -- the instant that makes the next invoice due; null: nothing is due any more
+    parked_reason   text,         -- a broken invariant holds this one account; the sweep passes it by
+    metadata        jsonb NOT NULL DEFAULT '{}',
+    created_at      timestamptz NOT NULL,
+    FOREIGN KEY (plan_id, plan_version) REFERENCES plan_versions
+);
+CREATE INDEX subscriptions_by_tenant ON subscriptions (tenant_id, id);
+CREATE INDEX subscriptions_by_customer ON subscriptions (customer_id);
+CREATE INDEX subscriptions_due ON subscriptions (next_bill_at, id) WHERE next_bill_at IS NOT NULL AND parked_reason IS NULL;
+
+-- What a subscription entitles its customer to: the plan's entitlements, written out at creation.
+CREATE TABLE entitlements (
+    no              bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    tenant_id       text NOT NULL REFERENCES tenants,
+    subscription_id text NOT NULL REFERENCES subscriptions,
+    customer_id     text NOT NULL REFERENCES customers,
+    feature_id      text NOT NULL REFERENCES features,
+    limit_quantity  numeric(38, 12),  -- null: unlimited (metered features)
+    value           jsonb,            -- boolean and static features
+    reset           text,
+    enforcement     text,
+    rollover_max    numeric(38, 12),
+    starts_at       timestamptz NOT NULL,
+    ends_at         timestamptz,
+    UNIQUE (subscription_id, feature_id)
+);
+CREATE INDEX entitlements_by_customer ON entitlements (customer_id, feature_id);
+
+-- The catalogue that flows read, as a log: its state at version v is, a (kind, tenant, key), the newest body at or
+-- below v (null body: gone). An intent names a version, so a redo judges events exactly as the first time.
+CREATE TABLE catalogue_head (
+    only    boolean PRIMARY KEY DEFAULT true CHECK (only),
+    version bigint NOT NULL
+);
+INSERT INTO catalogue_head (version) VALUES (0);
+
+CREATE TABLE catalogue_changes (
+    kind      text NOT NULL CHECK (kind IN ('subject', 'meter', 'entitlement')),
+    tenant_no integer NOT NULL,
+    key       text NOT NULL,
+    version   bigint NOT NULL,
+    body      jsonb,
+    PRIMARY KEY (kind, tenant_no, key, version)
+);
+CREATE INDEX catalogue_changes_by_version ON catalogue_changes (version);
+
+-- Where each partition of the log is. Counters are complete up to counted_until, usage windows up to stored_until.
+CREATE TABLE shard_offsets (
+    topic         text NOT NULL,
+    partition     integer NOT NULL,
+    shard         integer NOT NULL,
+    next_offset   bigint NOT NULL DEFAULT 0,
+    counted_until timestamptz NOT NULL DEFAULT '-infinity',
+    stored_until  timestamptz NOT NULL DEFAULT '-infinity',
+    PRIMARY KEY (topic, partition)
+);
+
+CREATE TABLE shards (
+    shard    integer PRIMARY KEY,
+    next_seq bigint NOT NULL DEFAULT 1
+);
+
+-- One batch of a shard on its way into ClickHouse. `ranges` is [[partition, first, last], …], inclusive.
+CREATE TABLE intents (
+    shard             integer NOT NULL,
+    seq               bigint NOT NULL,
+    ranges            jsonb NOT NULL,
+    catalogue_version bigint NOT NULL,
+    state             text NOT NULL CHECK (state IN ('pending', 'committed')),
+    created_at        timestamptz NOT NULL,
+    PRIMARY KEY (shard, seq)
+);
+CREATE INDEX intents_pending ON intents (shard, seq) WHERE state = 'pending';
+
+-- Usage of one entitlement in one period, one row a shard: flows never meet on a row; a check adds the shards up.
+CREATE TABLE entitlement_counters (
+    entitlement_no bigint NOT NULL,
+    period_start   timestamptz NOT NULL,
+    shard          integer NOT NULL,
+    used           numeric(38, 12) NOT NULL,
+    version        bigint NOT NULL, -- the seq of the intent that wrote it last
+    PRIMARY KEY (entitlement_no, period_start, shard)
+);
+
+CREATE TABLE invoice_sequences (
+    tenant_id   text PRIMARY KEY REFERENCES tenants,
+    next_number bigint NOT NULL DEFAULT 1
+);
+
+CREATE TABLE invoices (
+    id              text PRIMARY KEY,
+    tenant_id       text NOT NULL REFERENCES tenants,
+    customer_id     text NOT NULL REFERENCES customers,
+    subscription_id text REFERENCES subscriptions,
+    kind            text NOT NULL CHECK (kind IN ('subscription', 'one_off')),
+    period_start    timestamptz NOT NULL,
+    period_end      timestamptz NOT NULL,
+    number          text,
+    status          text NOT NULL CHECK (status IN ('draft', 'open', 'paid', 'void', 'uncollectible')),
+    currency        text NOT NULL,
+    subtotal_minor        bigint NOT NULL,
+    discount_minor        bigint NOT NULL,
+    tax_minor             bigint NOT NULL,
+    total_minor           bigint NOT NULL,
+    credits_applied_minor bigint NOT NULL,
+    amount_due_minor      bigint NOT NULL,
+    amount_paid_minor     bigint NOT NULL DEFAULT 0,
+    as_of           timestamptz,  -- every event acknowledged before this instant is in its usage
+    metadata        jsonb NOT NULL DEFAULT '{}',
+    created_at      timestamptz NOT NULL,
+    finalized_at    timestamptz,
+    UNIQUE (subscription_id, period_start, kind),
+    UNIQUE (tenant_id, number),
+    CHECK ((status = 'draft') = (number IS NULL))
+);
+CREATE INDEX invoices_by_tenant ON invoices (tenant_id, id);
+CREATE INDEX invoices_by_customer ON invoices (customer_id, id);
+
+-- A line stores what it billed and by which price, so that a later run can price the difference.
+CREATE TABLE invoice_lines (
+    invoice_id   text NOT NULL REFERENCES invoices,
+    position     integer NOT NULL,
+    key          text NOT NULL,
+    description  text NOT NULL,
+    quantity     numeric(38, 12),
+    unit_amount  numeric(38, 12),
+    exact        numeric NOT NULL,
+    amount_minor bigint NOT NULL,
+    period_start timestamptz NOT NULL,
+    period_end   timestamptz NOT NULL,
+    meter_no     integer,
+    price        jsonb NOT NULL,
+    explain      jsonb NOT NULL,
+    PRIMARY KEY (invoice_id, position)
+);
+
+-- Every change of state, written in its own transaction, on its way to the topic of system events.
+CREATE TABLE outbox (
+    no         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    id         text NOT NULL UNIQUE,
+    tenant_id  text NOT NULL,
+    type       text NOT NULL,
+    object_id  text NOT NULL,
+    data       jsonb NOT NULL,
+    created_at timestamptz NOT NULL
+);

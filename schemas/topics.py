@@ -1,0 +1,28 @@
+"""Names that processes share without importing each other: topics, their settings, system events."""
+
+from enum import StrEnum
+
+
+class SystemEvent(StrEnum):
+    """Types on the topic of system events; a change of state writes one in its own transaction."""
+
+    CUSTOMER_CREATED = "customer.created"
+    CUSTOMER_UPDATED = "customer.updated"
+    METER_CREATED = "meter.created"
+    FEATURE_CREATED = "feature.created"
+    PLAN_CREATED = "plan.created"
+    PLAN_VERSION_CREATED = "plan.version_created"
+    SUBSCRIPTION_CREATED = "subscription.created"
+    SUBSCRIPTION_UPDATED = "subscription.updated"
+    SUBSCRIPTION_CANCELED = "subscription.canceled"
+    INVOICE_FINALIZED = "invoice.finalized"
+    EVENT_QUARANTINED = "event.quarantined"
+
+
+#: `log.message.timestamp.type` of the events topic: the broker's clock, never the sender's. A sender's time far
+#: ahead would make a stock broker refuse the whole batch with its good neighbours.
+EVENTS_TOPIC_CONFIG = {
+    "message.timestamp.type": "LogAppendTime",
+    "compression.type": "uncompressed",
+    "max.message.bytes": str(4 * 1024 * 1024),
+}
