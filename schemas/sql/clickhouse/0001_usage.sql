@@ -1,7 +1,7 @@
 -- Raw events and usage windows. Rows of a redone intent are the same rows again: the keys below make them collapse
 -- (read with FINAL, or grouped by the key). Partitions follow the time of receipt, which a sender can't choose.
 
-CREATE TABLE events (
+CREATE TABLE IF NOT EXISTS events (
     tenant_no       UInt32,
     hash            FixedString(16),
     kafka_partition UInt16,
@@ -29,7 +29,7 @@ ORDER BY (tenant_no, type, customer_no, toStartOfHour(occurred_at), hash)
 SETTINGS non_replicated_deduplication_window = 1000;
 
 -- Where the first copy of every identity stands in the log.
-CREATE TABLE event_identities (
+CREATE TABLE IF NOT EXISTS event_identities (
     hash            FixedString(16),
     kafka_partition UInt16,
     kafka_offset    Int64,
@@ -41,11 +41,11 @@ PARTITION BY toYYYYMM(received_at)
 ORDER BY hash
 SETTINGS non_replicated_deduplication_window = 1000;
 
-CREATE MATERIALIZED VIEW event_identities_from_events TO event_identities AS
+CREATE MATERIALIZED VIEW IF NOT EXISTS event_identities_from_events TO event_identities AS
 SELECT hash, kafka_partition, kafka_offset, kafka_index, received_at FROM events;
 
 -- Later copies of an identity, kept whole: they count for nothing and explain everything.
-CREATE TABLE event_copies (
+CREATE TABLE IF NOT EXISTS event_copies (
     tenant_no       UInt32,
     hash            FixedString(16),
     kafka_partition UInt16,
@@ -68,7 +68,7 @@ ORDER BY (tenant_no, hash, kafka_partition, kafka_offset, kafka_index)
 SETTINGS non_replicated_deduplication_window = 1000;
 
 -- Additive minutes of event time: one row a (meter revision, customer, group, minute) and intent.
-CREATE TABLE usage_minutes (
+CREATE TABLE IF NOT EXISTS usage_minutes (
     meter_no     UInt32,
     revision     UInt32,
     customer_no  UInt64,

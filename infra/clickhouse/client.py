@@ -1,0 +1,39 @@
+"""Connections to ClickHouse. One client is safe for the threads of one process: it keeps no session."""
+
+from urllib.parse import urlsplit
+
+import clickhouse_connect
+from clickhouse_connect.driver.client import Client
+from clickhouse_connect.driver.exceptions import ClickHouseError
+
+__all__ = ["ClickHouseError", "Client", "connect"]
+
+CONNECT_TIMEOUT_SECONDS = 5
+RECEIVE_TIMEOUT_SECONDS = 60
+
+
+def connect(url: str) -> Client:
+    """A client for `http://user:password@host:port/database`; the database is made when it does not exist.
+
+    Raises ClickHouseError when nothing answers.
+    """
+    parts = urlsplit(url)
+
+    def client(database: str) -> Client:
+        return clickhouse_connect.get_client(
+            host=parts.hostname or "127.0.0.1",
+            port=parts.port or (8443 if parts.scheme == "https" else 8123),
+            username=parts.username or "default",
+            password=parts.password or "",
+            secure=parts.scheme == "https",
+            database=database,
+            connect_timeout=CONNECT_TIMEOUT_SECONDS,
+            send_receive_timeout=RECEIVE_TIMEOUT_SECONDS,
+            autogenerate_session_id=False,
+        )
+
+    database = parts.path.strip("/") or "meterline"
+    bootstrap = client("default")
+    bootstrap.command("CREATE DATABASE IF NOT EXISTS {database:Identifier}", parameters={"database": database})
+    bootstrap.close()
+    return client(database)

@@ -1,0 +1,41 @@
+"""The events topic's message: identity hashes, and a batch sealed as one version byte and an LZ4 block.
+
+The topic itself stays uncompressed: the broker would otherwise unpack every message to check it.
+"""
+
+import lz4.block
+import xxhash
+
+from schemas.events import BATCH_VERSION, EventBatch, decode_batch, encode_batch
+
+VERSION_BYTE = bytes([BATCH_VERSION])
+
+
+def identity_seed(tenant_no: int, source: str) -> int:
+    """The seed that ties an identity to its tenant and source: a tenant can only ever collide with itself."""
+    return xxhash.xxh3_64_intdigest(f"{tenant_no}\0{source}".encode())
+
+
+def identity_hash(tenant_no: int, source: str, event_id: str) -> bytes:
+    """16 bytes that stand for (tenant, source, id). The low bits of the first word choose the partition."""
+    return xxhash.xxh3_128_digest(event_id.encode(), identity_seed(tenant_no, source))
+
+
+def partition_of(identity: bytes, partitions: int) -> int:
+    """The partition that holds every copy of this identity: its first eight bytes, little-endian, modulo."""
+    return int.from_bytes(identity[:8], "little") % partitions
+
+
+def seal(batch: EventBatch) -> bytes:
+    """The message of a batch."""
+    return VERSION_BYTE + lz4.block.compress(encode_batch(batch))
+
+
+def unseal(message: bytes) -> EventBatch:
+    """The batch of a message. Raises ValueError when it is none that this version can read."""
+    if message[:1] != VERSION_BYTE:
+        raise ValueError(f"message format {message[:1]!r} is not {VERSION_BYTE!r}")
+    try:
+        return decode_batch(lz4.block.decompress(memoryview(message)[1:]))
+    except (lz4.block.LZ4BlockError, ValueError) as error:  # msgspec's errors are ValueErrors
+        raise ValueError(f"not a batch of events: {error}") from error

@@ -1,0 +1,46 @@
+"""Meters: what of an event counts, how, and by which groups."""
+
+from decimal import Decimal
+from enum import StrEnum
+
+import msgspec
+
+
+class Aggregation(StrEnum):
+    COUNT = "count"
+    SUM = "sum"
+    MIN = "min"
+    MAX = "max"
+    AVG = "avg"
+    LATEST = "latest"
+    UNIQUE_COUNT = "unique_count"
+    WEIGHTED_SUM = "weighted_sum"
+
+
+#: Aggregations whose minutes add up. The others are refused until their mergeable state exists.
+ADDITIVE = frozenset({Aggregation.COUNT, Aggregation.SUM})
+
+
+class FilterOperator(StrEnum):
+    EQ = "eq"
+    NE = "ne"
+    IN = "in"
+    NOT_IN = "not_in"
+    GT = "gt"
+    GTE = "gte"
+    LT = "lt"
+    LTE = "lte"
+    EXISTS = "exists"
+
+
+class Filter(msgspec.Struct, frozen=True):
+    """Filters of a meter are ANDed. Two numbers compare as numbers, exactly: 1 equals 1.0 and 1e0, never "1"."""
+
+    property: str  # a path such as $.region
+    op: FilterOperator
+    values: tuple[str | bool | int | Decimal, ...] = ()
+
+
+MAX_FILTERS = 20
+MAX_FILTER_VALUES = 100
+MAX_GROUPS = 5
