@@ -1,0 +1,1 @@
+"""`meterline demo`: real requests through the real stack to invoices, proven against the trace alone."""
