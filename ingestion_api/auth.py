@@ -1,0 +1,197 @@
+"""Who is asking: bearer keys, their roles, and the cache that keeps PostgreSQL off the hot path.
+
+A key is `mtr_` and 43 random characters; only its SHA-256 is stored. A cached key goes on working for
+`STALE_SECONDS` while PostgreSQL is away; a key that is not cached is then a 503, never a 401.
+"""
+
+import hashlib
+import secrets
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Annotated
+
+from fastapi import Depends, Request
+from starlette.concurrency import run_in_threadpool
+
+from infra.postgres.api_keys import load_principal
+from infra.postgres.pool import Database, Row
+from schemas.errors import Forbidden, Retry, Unauthenticated
+
+SECRET_PREFIX = "mtr_"  # noqa: S105 - it opens nothing; it lets scanners recognise a leaked key
+MAX_SECRET_LENGTH = 256  # characters; a longer bearer is no key of ours
+STALE_SECONDS = 3600  # how long a cached key outlives PostgreSQL
+MAX_CACHED_KEYS = 10_000
+
+
+class Role(StrEnum):
+    """What an API key may do. An operator may do all that an admin may, and make tenants."""
+
+    OPERATOR = "operator"
+    ADMIN = "admin"
+    INGEST = "ingest"
+    READ = "read"
+    CHECK = "check"
+
+
+class Scope(StrEnum):
+    """What a route needs: `operate` tenants, `write`, `ingest` events, `read`, `check` entitlements."""
+
+    OPERATE = "operate"
+    WRITE = "write"
+    INGEST = "ingest"
+    READ = "read"
+    CHECK = "check"
+
+
+SCOPES: dict[Role, frozenset[Scope]] = {
+    Role.OPERATOR: frozenset(Scope),
+    Role.ADMIN: frozenset(Scope) - {Scope.OPERATE},
+    Role.INGEST: frozenset({Scope.INGEST}),
+    Role.READ: frozenset({Scope.READ}),
+    Role.CHECK: frozenset({Scope.CHECK}),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Principal:
+    """The key that asks, and the tenant everything it touches belongs to."""
+
+    tenant_no: int
+    tenant_id: str
+    key_id: str
+    role: Role
+
+    def may(self, scope: Scope) -> bool:
+        return scope in SCOPES[self.role]
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    principal: Principal | None  # None: no such key
+    loaded_at: float  # time.monotonic()
+
+
+def new_secret() -> str:
+    """A new bearer key: 256 random bits."""
+    return SECRET_PREFIX + secrets.token_urlsafe(32)
+
+
+def secret_sha256(secret: str) -> bytes:
+    """What is stored of a key. The key is random, so a plain hash gives nothing away."""
+    return hashlib.sha256(secret.encode()).digest()
+
+
+class KeyCache:
+    """Bearer → Principal. Safe for threads; holds at most MAX_CACHED_KEYS, the oldest goes first.
+
+    A revoked key stops at once in the process that revokes it and within `fresh_seconds` in the others.
+    """
+
+    def __init__(
+        self, database: Database, *, fresh_seconds: float, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._database = database
+        self._fresh_seconds = fresh_seconds
+        self._monotonic = monotonic
+        self._entries: dict[bytes, _Entry] = {}
+        self._lock = threading.Lock()
+
+    def cached(self, bearer: str) -> Principal | None:
+        """The principal of a freshly cached good key, without waiting; None says `lookup` must be asked."""
+        entry = self._entries.get(secret_sha256(bearer))
+        if entry is None or self._monotonic() - entry.loaded_at >= self._fresh_seconds:
+            return None
+        return entry.principal
+
+    def lookup(self, bearer: str) -> Principal:
+        """The principal of a key. May wait for PostgreSQL: call it in a thread.
+
+        Raises Unauthenticated (`auth.invalid_key`) and, when PostgreSQL is away and the key is not cached, Retry.
+        """
+        digest = secret_sha256(bearer)
+        entry = self._entries.get(digest)
+        if entry is None or self._monotonic() - entry.loaded_at >= self._fresh_seconds:
+            entry = self._reload(digest, entry)
+        if entry.principal is None:
+            raise Unauthenticated("auth.invalid_key", "This API key is unknown or has been revoked.")
+        return entry.principal
+
+    def forget(self, digest: bytes) -> None:
+        """Ask PostgreSQL again for the key with this SHA-256: it has just been made or revoked."""
+        with self._lock:
+            self._entries.pop(digest, None)
+
+    def _reload(self, digest: bytes, known: _Entry | None) -> _Entry:
+        asked_at = self._monotonic()
+        try:
+            with self._database.transaction() as connection:
+                row = load_principal(connection, secret_sha256=digest)
+        except Retry:
+            if known is not None and known.principal is not None and asked_at - known.loaded_at < STALE_SECONDS:
+                return known
+            raise
+        entry = _Entry(None if row is None else _map_principal(row), asked_at)
+        with self._lock:
+            self._entries.pop(digest, None)
+            while len(self._entries) >= MAX_CACHED_KEYS:
+                del self._entries[next(iter(self._entries))]
+            self._entries[digest] = entry
+        return entry
+
+
+def _map_principal(row: Row) -> Principal:
+    return Principal(
+        tenant_no=row["tenant_no"], tenant_id=row["tenant_id"], key_id=row["key_id"], role=Role(row["role"])
+    )
+
+
+def bearer_of(authorization: str | None) -> str:
+    """The key of an `Authorization` header. Raises Unauthenticated when there is none, or none of ours."""
+    scheme, _, bearer = (authorization or "").strip().partition(" ")
+    if scheme.lower() != "bearer" or not bearer.strip():
+        raise Unauthenticated("auth.missing_key", "Send the API key as `Authorization: Bearer mtr_…`.")
+    bearer = bearer.strip()
+    if len(bearer) > MAX_SECRET_LENGTH or not bearer.isascii():
+        raise Unauthenticated("auth.invalid_key", "This is not an API key.")
+    return bearer
+
+
+async def authenticate(request: Request) -> Principal:
+    """Who sends this request; looked up once a request. Raises as `bearer_of` and `KeyCache.lookup` do."""
+    principal: Principal | None = getattr(request.state, "principal", None)
+    if principal is None:
+        bearer = bearer_of(request.headers.get("authorization"))
+        keys: KeyCache = request.app.state.context.keys
+        principal = keys.cached(bearer) or await run_in_threadpool(keys.lookup, bearer)
+        request.state.principal = principal
+    return principal
+
+
+def check_scope(principal: Principal, *scopes: Scope) -> None:
+    """Raise Forbidden unless the key reaches one of the scopes."""
+    if not any(principal.may(scope) for scope in scopes):
+        needed = " or ".join(scopes)
+        raise Forbidden(
+            "auth.forbidden", f"This needs a key that may {needed}; this one has the role {principal.role}."
+        )
+
+
+def require(*scopes: Scope) -> Callable[[Request], Awaitable[Principal]]:
+    """A FastAPI dependency that gives the Principal, or refuses a key that reaches none of the scopes."""
+
+    async def dependency(request: Request) -> Principal:
+        principal = await authenticate(request)
+        check_scope(principal, *scopes)
+        return principal
+
+    return dependency
+
+
+Operator = Annotated[Principal, Depends(require(Scope.OPERATE))]
+Admin = Annotated[Principal, Depends(require(Scope.WRITE))]
+Reader = Annotated[Principal, Depends(require(Scope.READ))]
+Checker = Annotated[Principal, Depends(require(Scope.CHECK))]
+CheckerOrReader = Annotated[Principal, Depends(require(Scope.CHECK, Scope.READ))]

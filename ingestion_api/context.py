@@ -1,0 +1,30 @@
+"""What handlers share: made once by the entry point, found at `request.app.state.context`."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, Any
+
+from fastapi import Depends, Request
+
+from infra.clickhouse.client import Client
+from infra.postgres.pool import Database
+from infra.settings import Settings
+from ingestion_api.auth import KeyCache
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    settings: Settings
+    database: Database
+    clickhouse: Client
+    keys: KeyCache
+    producer: Any  # of the raw route of events, the only one that publishes
+    started_at: datetime
+
+
+async def context_of(request: Request) -> Context:
+    """The context, as a dependency: `context: FromContext`."""
+    return request.app.state.context
+
+
+FromContext = Annotated[Context, Depends(context_of)]
