@@ -15,6 +15,8 @@ class SystemEvent(StrEnum):
     SUBSCRIPTION_CREATED = "subscription.created"
     SUBSCRIPTION_UPDATED = "subscription.updated"
     SUBSCRIPTION_CANCELED = "subscription.canceled"
+    SUBSCRIPTION_ENDED = "subscription.ended"
+    SUBSCRIPTION_PARKED = "subscription.parked"
     INVOICE_FINALIZED = "invoice.finalized"
     EVENT_QUARANTINED = "event.quarantined"
 

@@ -135,6 +135,7 @@ CREATE TABLE subscriptions (
     cancel_proration boolean NOT NULL DEFAULT false, -- cancel credits the unused part of advance fees
     billed_until    timestamptz,  -- usage before this instant stands on an invoice; null: nothing billed yet
     next_bill_at    timestamptz,  -- the instant that makes the next invoice due; null: nothing is due any more
+    usage_due       boolean NOT NULL DEFAULT true, -- the next statement has usage lines: it waits for the watermark
     parked_reason   text,         -- a broken invariant holds this one account; the sweep passes it by
     metadata        jsonb NOT NULL DEFAULT '{}',
     created_at      timestamptz NOT NULL,
@@ -228,9 +229,9 @@ CREATE TABLE invoices (
     tenant_id       text NOT NULL REFERENCES tenants,
     customer_id     text NOT NULL REFERENCES customers,
     subscription_id text REFERENCES subscriptions,
-    kind            text NOT NULL CHECK (kind IN ('subscription', 'one_off')),
-    period_start    timestamptz NOT NULL,
-    period_end      timestamptz NOT NULL,
+    kind            text NOT NULL CHECK (kind IN ('subscription', 'closing', 'one_off')),
+    period_start    timestamptz NOT NULL, -- the instant of the statement before; periods of a subscription tile its life
+    period_end      timestamptz NOT NULL, -- the instant that made it due; the first invoice's period is empty
     number          text,
     status          text NOT NULL CHECK (status IN ('draft', 'open', 'paid', 'void', 'uncollectible')),
     currency        text NOT NULL,
@@ -245,7 +246,7 @@ CREATE TABLE invoices (
     metadata        jsonb NOT NULL DEFAULT '{}',
     created_at      timestamptz NOT NULL,
     finalized_at    timestamptz,
-    UNIQUE (subscription_id, period_start, kind),
+    UNIQUE (subscription_id, period_end, kind),
     UNIQUE (tenant_id, number),
     CHECK ((status = 'draft') = (number IS NULL))
 );
