@@ -30,6 +30,7 @@ _STATUS: list[tuple[type[MeterlineError], int, str]] = [
     (errors.NotFound, 404, "Not found"),
     (errors.Conflict, 409, "Conflict with the present state"),
     (errors.TooLarge, 413, "Too large"),
+    (errors.UnsupportedMediaType, 415, "Unsupported media type"),
     (errors.Reject, 422, "The request is not valid"),
     (errors.Retry, 503, "Not available right now"),
 ]

@@ -53,6 +53,10 @@ class TooLarge(MeterlineError):
     """Larger than a named limit (HTTP 413)."""
 
 
+class UnsupportedMediaType(MeterlineError):
+    """A media type or content coding that this place does not read (HTTP 415)."""
+
+
 class Reject(MeterlineError):
     """Readable, but wrong; sending the same again will not help (HTTP 422)."""
 
