@@ -1,6 +1,5 @@
 """Meters: what of an event counts, how, and by which groups."""
 
-from decimal import Decimal
 from enum import StrEnum
 
 import msgspec
@@ -34,11 +33,15 @@ class FilterOperator(StrEnum):
 
 
 class Filter(msgspec.Struct, frozen=True):
-    """Filters of a meter are ANDed. Two numbers compare as numbers, exactly: 1 equals 1.0 and 1e0, never "1"."""
+    """Filters of a meter are ANDed. Two numbers compare as numbers, exactly: 1 equals 1.0 and 1e0, never "1".
+
+    `values` are the JSON texts of strings, booleans and numbers (`"eu"` with its quotes, `true`, `1.5`): text keeps
+    a number exact and its kind plain, wherever the catalogue is stored. `schemas.matching.literal_text` writes one.
+    """
 
     property: str  # a path such as $.region
     op: FilterOperator
-    values: tuple[str | bool | int | Decimal, ...] = ()
+    values: tuple[str, ...] = ()
 
 
 MAX_FILTERS = 20
