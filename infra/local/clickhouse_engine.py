@@ -1,0 +1,154 @@
+"""The one ClickHouse engine of a process, used by many threads.
+
+chDB runs queries of different connections in parallel and keeps settings and the current database per connection. So
+each request borrows a connection that has exactly its database and settings, and nobody sees another's.
+"""
+
+import re
+import threading
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from chdb.state.sqlitelike import Connection, connect
+
+MAX_IDLE_CONNECTIONS = 64
+
+_CODE = re.compile(r"Code: (\d+)\. ")
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
+
+UNKNOWN_SETTING = 115
+
+
+class EngineError(Exception):
+    """An error with ClickHouse's own code and text."""
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(code, text)
+        self.code = code
+        self.text = text
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The bytes of a result in its format, and what ClickHouse counted."""
+
+    body: bytes
+    read_rows: int = 0
+    read_bytes: int = 0
+    written_rows: int = 0
+    written_bytes: int = 0
+
+
+Session = tuple[str, tuple[tuple[str, str], ...]]
+
+
+class Engine:
+    """The engine with its data in `home`. Safe for threads; close it before the process ends."""
+
+    def __init__(self, home: Path) -> None:
+        self._url = str(home)
+        self._lock = threading.Lock()
+        self._idle: dict[Session, list[Connection]] = {}
+        self._idle_count = 0
+        self._anchor = connect(self._url)  # the engine lives as long as one connection does
+
+    def query(self, sql: str, output_format: str, session: Session, parameters: Mapping[str, str]) -> Result:
+        """Run one statement. Raises EngineError."""
+        with self._borrow(session) as connection, _engine_errors():
+            result = connection.query(sql, output_format, params=dict(parameters))
+            return Result(
+                result.bytes(),
+                result.storage_rows_read(),
+                result.storage_bytes_read(),
+                result.rows_written(),
+                result.bytes_written(),
+            )
+
+    def insert(self, statement: str, input_format: str, session: Session, pieces: Iterable[bytes]) -> Result:
+        """Run an INSERT whose data comes in pieces of any size; nothing after a failed piece is stored.
+
+        Raises EngineError, and what `pieces` raises: then the insert is cancelled.
+        """
+        with self._borrow(session) as connection, _engine_errors():
+            with connection.send_insert(statement, input_format) as inserter:
+                for piece in pieces:
+                    inserter.append(piece)
+                done = inserter.finish()
+            return Result(b"", written_rows=done.rows_written, written_bytes=done.bytes_written)
+
+    def run_apart(self, sql: str, output_format: str, session: Session, parameters: Mapping[str, str]) -> Result:
+        """Run a statement that changes its session, in a connection that nobody gets after it."""
+        connection = self._open(session)
+        try:
+            with _engine_errors():
+                return Result(connection.query(sql, output_format, params=dict(parameters)).bytes())
+        finally:
+            connection.close()
+
+    def close(self) -> None:
+        """Close all idle connections and the engine with them. No request may be under way."""
+        with self._lock:
+            for connections in self._idle.values():
+                for connection in connections:
+                    connection.close()
+            self._idle.clear()
+        self._anchor.close()
+
+    @contextmanager
+    def _borrow(self, session: Session) -> Generator[Connection]:
+        with self._lock:
+            idle = self._idle.get(session)
+            connection = idle.pop() if idle else None
+            if connection is not None:
+                self._idle_count -= 1
+        connection = connection or self._open(session)
+        try:
+            yield connection
+        except BaseException:
+            connection.close()  # whatever state the failure left goes with it
+            raise
+        with self._lock:
+            if self._idle_count < MAX_IDLE_CONNECTIONS:
+                self._idle.setdefault(session, []).append(connection)
+                self._idle_count += 1
+                return
+        connection.close()
+
+    def _open(self, session: Session) -> Connection:
+        database, settings = session
+        connection = connect(self._url)
+        try:
+            with _engine_errors():
+                connection.query(f"USE {_identifier(database)}", "Null")
+                if settings:
+                    connection.query("SET " + ", ".join(_assignment(*setting) for setting in settings), "Null")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+
+@contextmanager
+def _engine_errors() -> Generator[None]:
+    """chDB raises RuntimeErrors whose text holds ClickHouse's; pass on code and text alone."""
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error)
+        found = _CODE.search(text)
+        if found is None:
+            raise EngineError(1002, f"Code: 1002. DB::Exception: {text} (UNKNOWN_EXCEPTION)") from error
+        raise EngineError(int(found.group(1)), text[found.start() :]) from error
+
+
+def _identifier(name: str) -> str:
+    return "`" + name.replace("\\", "\\\\").replace("`", "\\`") + "`"
+
+
+def _assignment(name: str, value: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise EngineError(UNKNOWN_SETTING, f"Code: 115. DB::Exception: Unknown setting {name!r}. (UNKNOWN_SETTING)")
+    quoted = value.replace("\\", "\\\\").replace("'", "\\'")
+    return f"{name} = '{quoted}'"

@@ -1,0 +1,28 @@
+"""What the supervisor has to know of a process that it keeps alive."""
+
+import signal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+
+class Probe(Protocol):
+    """Asks a server a real question. Returns its version, or raises when there is no answer in time."""
+
+    def __call__(self, address: str, timeout_seconds: float) -> str: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Component:
+    """One server or service. `prepare` runs before each start, in the component's own thread, and is idempotent."""
+
+    name: str
+    command: Sequence[str]
+    address: str = ""
+    port: int = 0  # asked only when it listens: client libraries complain aloud about a port that doesn't
+    probe: Probe | None = None  # none: it is ready as soon as it runs
+    prepare: Callable[[], None] = field(default=lambda: None)
+    environment: Mapping[str, str] = field(default_factory=dict[str, str])
+    stop_signal: signal.Signals = signal.SIGTERM
+    stop_limit_seconds: float = 15
+    system_user: str | None = None  # the user to run as; only root may name one

