@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import msgspec
-from psycopg.types.json import Jsonb
 
+from infra.postgres.jsonb import jsonb
 from infra.postgres.pool import PgConnection
 from schemas.catalogue import ENTRY_TYPES, EntitlementEntry, EntryKind, MeterEntry, SubjectEntry
 
@@ -32,10 +32,7 @@ def append_changes(connection: PgConnection, changes: Iterable[Change]) -> int:
         cursor.executemany(
             "INSERT INTO catalogue_changes (kind, tenant_no, key, version, body) VALUES (%s, %s, %s, %s, %s)"
             " ON CONFLICT (kind, tenant_no, key, version) DO UPDATE SET body = excluded.body",
-            [
-                (c.kind, c.tenant_no, c.key, version, None if c.entry is None else Jsonb(msgspec.to_builtins(c.entry)))
-                for c in changes
-            ],
+            [(c.kind, c.tenant_no, c.key, version, None if c.entry is None else jsonb(c.entry)) for c in changes],
         )
     return version
 

@@ -3,8 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from psycopg.types.json import Jsonb
-
+from infra.postgres.jsonb import jsonb
 from infra.postgres.pool import PgConnection, Row
 from schemas.ids import Prefix, new_id
 from schemas.topics import SystemEvent
@@ -16,7 +15,7 @@ def append(
     """Write one system event beside the change it tells of; the relay publishes it after the commit."""
     connection.execute(
         "INSERT INTO outbox (id, tenant_id, type, object_id, data, created_at) VALUES (%s, %s, %s, %s, %s, %s)",
-        (new_id(Prefix.SYSTEM_EVENT), tenant_id, event, object_id, Jsonb(data), now),
+        (new_id(Prefix.SYSTEM_EVENT), tenant_id, event, object_id, jsonb(data), now),
     )
 
 

@@ -9,10 +9,13 @@ import psycopg
 from psycopg.rows import dict_row
 from psycopg_pool import ConnectionPool, PoolTimeout
 
+from infra.postgres import jsonb
 from schemas.errors import Retry
 
 Row = dict[str, Any]
 PgConnection = psycopg.Connection[Row]
+
+jsonb.install()
 
 CONNECT_TIMEOUT_SECONDS = 5
 POOL_WAIT_SECONDS = 5

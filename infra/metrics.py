@@ -1,0 +1,25 @@
+"""What Prometheus may read. Every metric has its name, labels and meaning here; rooms import the objects."""
+
+from prometheus_client import CONTENT_TYPE_LATEST, Counter, Histogram, generate_latest, start_http_server
+
+__all__ = ["CONTENT_TYPE_LATEST", "HTTP_REQUESTS", "HTTP_SECONDS", "render", "serve"]
+
+#: `route` is the template (`/v1/customers/{customer}`), never the path: labels stay few.
+HTTP_REQUESTS = Counter("meterline_http_requests", "Requests answered.", ["method", "route", "status"])
+HTTP_SECONDS = Histogram(
+    "meterline_http_request_seconds",
+    "Time from the request's head to the answer's last byte.",
+    ["method", "route"],
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0),
+)
+
+
+def render() -> bytes:
+    """All metrics of this process in Prometheus's text form."""
+    return generate_latest()
+
+
+def serve(port: int, address: str = "127.0.0.1") -> None:
+    """Serve /metrics in a thread of its own, for processes without HTTP. Port 0: not at all."""
+    if port:
+        start_http_server(port, addr=address)

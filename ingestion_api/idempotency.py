@@ -1,0 +1,159 @@
+"""One POST is one transaction: its effect and, when it carried an Idempotency-Key, its answer.
+
+Same key and body: the first answer again, with `idempotent-replayed: true`. Same key, another body (or path): 409
+`idempotency.conflict`. Two at once: the second waits for the first. As with Stripe, what is kept is the answer of an
+effect that was tried, so a 404 or 409 is replayed too; a request refused before that (key, role, unreadable or
+invalid body) leaves the key free, and so does a 503, which changed nothing.
+"""
+
+import hashlib
+import hmac
+import re
+from base64 import urlsafe_b64encode
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, Any
+
+from fastapi import Depends, Header, Request
+from starlette.responses import Response
+
+from infra.postgres import idempotency
+from infra.postgres.pool import Database, PgConnection
+from ingestion_api.answers import answer, encode
+from ingestion_api.auth import SECRET_PREFIX, Principal, Scope, bearer_of, new_secret, require
+from ingestion_api.clock import Now
+from ingestion_api.problems import problem, request_id_of
+from schemas.errors import Conflict, MeterlineError, Reject, Retry
+
+MAX_KEY_LENGTH = 255
+REPLAYED = "idempotent-replayed"
+
+_KEY = re.compile(rf"[\x21-\x7e]{{1,{MAX_KEY_LENGTH}}}")
+_HIDDEN_SECRET = b"mtr_********"  # stands in a kept answer where the secret was
+
+Effect = Callable[[PgConnection], Any]
+
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        description="A name of your own for this request, e.g. a UUID. Sent again within 24 hours with the same body,"
+        " it is answered as the first time and nothing happens twice.",
+    ),
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """A POST about to happen: who, when, and under which key."""
+
+    database: Database
+    principal: Principal
+    now: datetime
+    key: str | None
+    request_sha256: bytes
+    path: str
+    request_id: str
+    bearer: str
+
+    @property
+    def tenant_id(self) -> str:
+        return self.principal.tenant_id
+
+    def perform(self, effect: Effect, *, status: int = 201, secret: str | None = None) -> Response:
+        """Run the effect in one transaction and answer with the view it returns.
+
+        `secret` (of `make_secret`) is text of the answer that must not be kept; a replay puts it in again.
+        """
+        with self.database.transaction() as connection:
+            if self.key is None:
+                return answer(effect(connection), status)
+            kept = idempotency.claim(connection, tenant_id=self.tenant_id, key=self.key, now=self.now)
+            if kept is not None:
+                return self._replay(kept["request_sha256"], kept["status"], kept["body"], secret)
+            given_status, body = self._attempt(connection, effect, status)
+            idempotency.store(
+                connection,
+                tenant_id=self.tenant_id,
+                key=self.key,
+                request_sha256=self.request_sha256,
+                status=given_status,
+                body=body if secret is None else body.replace(secret.encode(), _HIDDEN_SECRET),
+                now=self.now,
+            )
+        return _response(given_status, body, replayed=False)
+
+    def make_secret(self) -> str:
+        """A new API key. Under an Idempotency-Key it follows from that and the bearer, so that a replay can give the
+        first secret again although only its SHA-256 is stored."""
+        if self.key is None:
+            return new_secret()
+        digest = hmac.digest(self.bearer.encode(), self.request_sha256 + self.key.encode(), "sha256")
+        return SECRET_PREFIX + urlsafe_b64encode(digest).rstrip(b"=").decode()
+
+    def _attempt(self, connection: PgConnection, effect: Effect, status: int) -> tuple[int, bytes]:
+        try:
+            with connection.transaction():  # a savepoint: a refused effect leaves nothing but its answer
+                return status, encode(effect(connection))
+        except Retry:
+            raise
+        except MeterlineError as error:
+            refused, _, body = problem(error, instance=self.path, request_id=self.request_id)
+            if refused >= 500:
+                raise
+            return refused, body
+
+    def _replay(self, request_sha256: bytes, status: int, body: bytes, secret: str | None) -> Response:
+        if request_sha256 != self.request_sha256:
+            raise Conflict(
+                "idempotency.conflict",
+                "This Idempotency-Key was used within the last 24 hours for another request; take a new one.",
+            )
+        return _response(
+            status, body if secret is None else body.replace(_HIDDEN_SECRET, secret.encode()), replayed=True
+        )
+
+
+def _response(status: int, body: bytes, *, replayed: bool) -> Response:
+    media_type = "application/json" if status < 400 else "application/problem+json"
+    return Response(body, status, {REPLAYED: "true"} if replayed else None, media_type)
+
+
+def call_for(*scopes: Scope, names_secret: bool = False) -> Callable[..., Any]:
+    """A FastAPI dependency that gives the Call of a POST which needs one of the scopes.
+
+    `names_secret`: the answer holds a secret, so only the very key that asked first may have it again.
+    """
+
+    async def dependency(
+        request: Request,
+        principal: Annotated[Principal, Depends(require(*scopes))],
+        now: Now,
+        key: IdempotencyKey = None,
+    ) -> Call:
+        if key is not None and not _KEY.fullmatch(key):
+            raise Reject.at(
+                "/Idempotency-Key", "idempotency.invalid_key", f"1 to {MAX_KEY_LENGTH} visible ASCII characters."
+            )
+        asker = principal.key_id if names_secret else ""
+        head = f"{request.method} {request.url.path}?{request.url.query} {asker}\n"
+        return Call(
+            database=request.app.state.context.database,
+            principal=principal,
+            now=now,
+            key=key,
+            request_sha256=hashlib.sha256(head.encode() + await request.body()).digest(),
+            path=request.url.path,
+            request_id=request_id_of(request),
+            bearer=bearer_of(request.headers.get("authorization")),
+        )
+
+    return dependency
+
+
+AdminCall = Annotated[Call, Depends(call_for(Scope.WRITE))]
+SecretCall = Annotated[Call, Depends(call_for(Scope.WRITE, names_secret=True))]
+OperatorCall = Annotated[Call, Depends(call_for(Scope.OPERATE, names_secret=True))]
+CheckCall = Annotated[Call, Depends(call_for(Scope.CHECK))]
+ReadCall = Annotated[Call, Depends(call_for(Scope.WRITE, Scope.READ))]

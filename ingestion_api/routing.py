@@ -1,0 +1,127 @@
+"""The house's kind of route: the key is looked at first, then the body is read with a limit and without floats.
+
+A body is JSON whatever its content type says. Its numbers keep every digit (Decimal), its texts are storable.
+"""
+
+from collections.abc import Callable, Coroutine, Mapping
+from decimal import Decimal
+from typing import Any, cast
+
+import msgspec
+from fastapi import APIRouter, Request
+from fastapi.routing import APIRoute
+from starlette.responses import Response
+
+from ingestion_api.auth import authenticate
+from ingestion_api.problems import pointer
+from schemas.errors import Malformed, NotFound, Reject, TooLarge
+
+MAX_BODY_BYTES = 1024 * 1024
+MAX_JSON_DEPTH = 32
+METHODS_WITH_BODY = frozenset({"POST", "PUT", "PATCH", "DELETE"})
+
+_decoder = msgspec.json.Decoder(float_hook=Decimal)
+
+
+class _Loaded(Request):
+    """A request whose body has been read and decoded."""
+
+    def __init__(self, request: Request, body: bytes, decoded: Any) -> None:
+        headers = [(name, value) for name, value in request.scope["headers"] if name != b"content-type"]
+        super().__init__({**request.scope, "headers": [*headers, (b"content-type", b"application/json")]})
+        self._loaded_body = body
+        self._decoded = decoded
+
+    async def body(self) -> bytes:
+        return self._loaded_body
+
+    async def json(self) -> Any:
+        return self._decoded
+
+
+class HouseRoute(APIRoute):
+    """Use it for every router of ours: `APIRouter(route_class=HouseRoute)`, or just `house_router()`."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handler = super().get_route_handler()
+
+        async def handle(request: Request) -> Response:
+            if request.url.path.startswith("/v1/"):
+                await authenticate(request)
+            check_path(request.path_params)
+            check_query(request)
+            if request.method in METHODS_WITH_BODY:
+                body = await read_body(request)
+                request = _Loaded(request, body, decode_json(body) if body else None)
+            return await handler(request)
+
+        return handle
+
+
+def house_router(*tags: str) -> APIRouter:
+    """A router of HouseRoutes."""
+    return APIRouter(route_class=HouseRoute, tags=list(tags))
+
+
+async def read_body(request: Request) -> bytes:
+    """The whole body. Raises TooLarge beyond MAX_BODY_BYTES, having read no more than that and a chunk."""
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > MAX_BODY_BYTES:
+            raise TooLarge("request.too_large", f"The body is larger than {MAX_BODY_BYTES} bytes.")
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def decode_json(body: bytes) -> Any:
+    """JSON to Python values; numbers with a point or an exponent to Decimal.
+
+    Raises Malformed (`request.invalid_json`) for what is no JSON, and Reject for text that can't be stored.
+    """
+    try:
+        decoded = _decoder.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise Malformed("request.invalid_json", f"The body is not valid JSON: {error}.") from None
+    except RecursionError:
+        raise _too_deep() from None
+    _check_texts(decoded, ())
+    return decoded
+
+
+def _too_deep() -> Malformed:
+    return Malformed("request.invalid_json", f"The body is nested deeper than {MAX_JSON_DEPTH} levels.")
+
+
+def _check_texts(value: object, path: tuple[str | int, ...]) -> None:
+    if len(path) > MAX_JSON_DEPTH:
+        raise _too_deep()
+    if isinstance(value, str):
+        if "\0" in value:
+            raise Reject.at(pointer(*path), "request.invalid_field", "Text must not hold the character U+0000.")
+    elif isinstance(value, dict):
+        for key, item in cast("dict[str, object]", value).items():
+            _check_texts(key, path)
+            _check_texts(item, (*path, key))
+    elif isinstance(value, list):
+        for index, item in enumerate(cast("list[object]", value)):
+            _check_texts(item, (*path, index))
+
+
+def check_path(path_params: Mapping[str, Any]) -> None:
+    """A name that no store can hold names nothing."""
+    for value in path_params.values():
+        if not _is_storable(str(value)):
+            raise NotFound("request.not_found", "No object has such a name.")
+
+
+def check_query(request: Request) -> None:
+    """Query parameters are text that can be stored."""
+    for name, value in request.query_params.multi_items():
+        if not (_is_storable(name) and _is_storable(value)):
+            raise Reject.at(pointer("query"), "request.invalid_field", "Parameters must be plain Unicode text.")
+
+
+def _is_storable(text: str) -> bool:
+    return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
