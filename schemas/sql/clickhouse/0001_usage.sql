@@ -28,7 +28,7 @@ PARTITION BY toYYYYMM(received_at)
 ORDER BY (tenant_no, type, customer_no, toStartOfHour(occurred_at), hash)
 SETTINGS non_replicated_deduplication_window = 1000;
 
--- Where the first copy of every identity stands in the log.
+-- Where the first copy of every identity stands in the log. Looked up by single hashes, hence the fine index.
 CREATE TABLE IF NOT EXISTS event_identities (
     hash            FixedString(16),
     kafka_partition UInt16,
@@ -39,7 +39,7 @@ CREATE TABLE IF NOT EXISTS event_identities (
 ENGINE = ReplacingMergeTree
 PARTITION BY toYYYYMM(received_at)
 ORDER BY hash
-SETTINGS non_replicated_deduplication_window = 1000;
+SETTINGS non_replicated_deduplication_window = 1000, index_granularity = 512;
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS event_identities_from_events TO event_identities AS
 SELECT hash, kafka_partition, kafka_offset, kafka_index, received_at FROM events;

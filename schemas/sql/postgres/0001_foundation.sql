@@ -209,12 +209,23 @@ CREATE TABLE intents (
 );
 CREATE INDEX intents_pending ON intents (shard, seq) WHERE state = 'pending';
 
+-- Messages of the log that are no batch of events, kept whole: they stop nothing and count for nothing.
+CREATE TABLE poison_messages (
+    topic          text NOT NULL,
+    partition      integer NOT NULL,
+    message_offset bigint NOT NULL,
+    reason         text NOT NULL,
+    message        bytea NOT NULL,
+    appended_at    timestamptz NOT NULL,
+    PRIMARY KEY (topic, partition, message_offset)
+);
+
 -- Usage of one entitlement in one period, one row a shard: flows never meet on a row; a check adds the shards up.
 CREATE TABLE entitlement_counters (
     entitlement_no bigint NOT NULL,
     period_start   timestamptz NOT NULL,
     shard          integer NOT NULL,
-    used           numeric(38, 12) NOT NULL,
+    used           numeric(76, 12) NOT NULL, -- room for sums of values of 38 digits
     version        bigint NOT NULL, -- the seq of the intent that wrote it last
     PRIMARY KEY (entitlement_no, period_start, shard)
 );
