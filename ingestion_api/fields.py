@@ -6,10 +6,12 @@ from typing import Annotated, Any
 from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic_core import PydanticCustomError
 
 from schemas.instants import parse_instant
 from schemas.money import currency_exponent, format_decimal, parse_decimal
 
+UNSUPPORTED_FIELD = "request.unsupported_field"
 MAX_KEY_LENGTH = 100
 MAX_NAME_LENGTH = 200
 MAX_EXTERNAL_ID_LENGTH = 255
@@ -77,6 +79,15 @@ def check_currency(code: str) -> str:
     return code
 
 
+def refuse_unsupported(value: object) -> None:
+    """A field of the contract that this release can't honour yet: only its empty values say nothing."""
+    if value not in (None, [], {}, 0, False):
+        raise PydanticCustomError(UNSUPPORTED_FIELD, "This release does not support this field yet.")
+
+
+Unsupported = Annotated[
+    None, BeforeValidator(refuse_unsupported), WithJsonSchema({"description": "Not supported yet.", "type": "null"})
+]
 Key = Annotated[
     str,
     Field(
@@ -93,10 +104,14 @@ ExternalId = Annotated[str, Field(min_length=1, max_length=MAX_EXTERNAL_ID_LENGT
 Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME_LENGTH), AfterValidator(check_text)]
 MetadataKey = Annotated[str, Field(min_length=1, max_length=MAX_METADATA_KEY_LENGTH)]
 MetadataValue = Annotated[str, Field(max_length=MAX_METADATA_VALUE_LENGTH)]
-Metadata = Annotated[dict[MetadataKey, MetadataValue], Field(max_length=MAX_METADATA_KEYS)]
+Metadata = Annotated[dict[MetadataKey, MetadataValue], Field(default_factory=dict, max_length=MAX_METADATA_KEYS)]
 MetadataChange = Annotated[
     dict[MetadataKey, MetadataValue | None],
-    Field(max_length=MAX_METADATA_KEYS, description="Merged into what is there; null takes a key away."),
+    Field(
+        default_factory=dict,
+        max_length=MAX_METADATA_KEYS,
+        description="Merged into what is there; null takes a key away.",
+    ),
 ]
 Instant = Annotated[datetime, BeforeValidator(_read_instant), WithJsonSchema({"type": "string", "format": "date-time"})]
 DecimalText = Annotated[

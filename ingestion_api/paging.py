@@ -1,10 +1,12 @@
 """Lists: newest first, keyset pages. A cursor is the id of the last object of the page before."""
 
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 from fastapi import Query
 
+from infra.postgres.pool import Row
+from ingestion_api.views import ListView
 from schemas.errors import Reject
 
 DEFAULT_LIMIT = 20
@@ -19,7 +21,7 @@ StartingAfter = Annotated[
     Query(max_length=MAX_CURSOR_LENGTH, description="`next_cursor` of the page before, or the id of its last object."),
 ]
 
-Item = TypeVar("Item")
+View = TypeVar("View")
 
 
 def check_cursor(starting_after: str | None, prefix: str) -> str | None:
@@ -31,18 +33,13 @@ def check_cursor(starting_after: str | None, prefix: str) -> str | None:
     return starting_after
 
 
-def page(
-    rows: Sequence[Item],
-    limit: int,
-    to_object: Callable[[Item], dict[str, Any]],
-    cursor_of: Callable[[Item], str],
-) -> dict[str, Any]:
+def page(rows: Sequence[Row], limit: int, to_view: Callable[[Row], View], *, cursor: str = "id") -> ListView[View]:
     """The answer of a list, from up to `limit` + 1 rows: the row too many says that there is more."""
     shown = rows[:limit]
     has_more = len(rows) > limit
     return {
         "object": "list",
-        "data": [to_object(row) for row in shown],
+        "data": [to_view(row) for row in shown],
         "has_more": has_more,
-        "next_cursor": cursor_of(shown[-1]) if has_more else None,
+        "next_cursor": str(shown[-1][cursor]) if has_more else None,
     }

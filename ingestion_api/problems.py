@@ -99,10 +99,11 @@ def pointer(*parts: str | int) -> str:
 
 
 def to_reject(validation: RequestValidationError) -> Reject:
-    """FastAPI's validation errors as one Reject. An unknown field names it, else a missing one, else any."""
+    """FastAPI's validation errors as one Reject. Its code is that of an unknown field, else a missing one, else the
+    first."""
     fields = tuple(_field_error(entry) for entry in cast("list[dict[str, Any]]", list(validation.errors())))
     codes = {field.code for field in fields}
-    code = next((code for code in (UNKNOWN_FIELD, MISSING_FIELD) if code in codes), INVALID_FIELD)
+    code = next((code for code in (UNKNOWN_FIELD, MISSING_FIELD) if code in codes), fields[0].code)
     first = next(field for field in fields if field.code == code)
     return Reject(code, f"{first.pointer or 'body'}: {first.detail}", errors=fields)
 
@@ -114,6 +115,8 @@ def _field_error(entry: dict[str, Any]) -> FieldError:
             code, detail = UNKNOWN_FIELD, "There is no such field here."
         case "missing":
             code, detail = MISSING_FIELD, "This field is required."
+        case kind if "." in kind:  # a code of our own, raised by a field's validator
+            code, detail = kind, str(entry["msg"])
         case _:
             code, detail = INVALID_FIELD, str(entry["msg"]).removeprefix("Value error, ")
     return FieldError(pointer=pointer(*location), code=code, detail=detail)

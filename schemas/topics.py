@@ -8,7 +8,9 @@ class SystemEvent(StrEnum):
 
     CUSTOMER_CREATED = "customer.created"
     CUSTOMER_UPDATED = "customer.updated"
+    CUSTOMER_ARCHIVED = "customer.archived"
     METER_CREATED = "meter.created"
+    METER_ARCHIVED = "meter.archived"
     FEATURE_CREATED = "feature.created"
     PLAN_CREATED = "plan.created"
     PLAN_VERSION_CREATED = "plan.version_created"

@@ -41,7 +41,7 @@ CREATE TABLE customers (
     external_id text NOT NULL,
     name        text NOT NULL,
     email       text,
-    currency    text NOT NULL,
+    currency    text,  -- null until it is set or the first subscription fixes it
     timezone    text NOT NULL,
     metadata    jsonb NOT NULL DEFAULT '{}',
     created_at  timestamptz NOT NULL,

@@ -1,0 +1,105 @@
+"""Meters."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from infra.postgres.jsonb import jsonb
+from infra.postgres.pool import PgConnection, Row
+from schemas.meters import Filter
+
+
+def insert_meter(
+    connection: PgConnection,
+    *,
+    meter_id: str,
+    tenant_id: str,
+    key: str,
+    name: str,
+    event_type: str,
+    aggregation: str,
+    value: str | None,
+    filters: Sequence[Filter],
+    group_by: Sequence[str],
+    metadata: dict[str, str],
+    now: datetime,
+) -> Row | None:
+    """Store a new meter at revision 1; None when the tenant has this key already."""
+    return connection.execute(
+        "INSERT INTO meters (id, tenant_id, key, name, event_type, aggregation, value, filters, group_by, metadata,"
+        " created_at) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
+        " ON CONFLICT (tenant_id, key) DO NOTHING RETURNING *",
+        (
+            meter_id,
+            tenant_id,
+            key,
+            name,
+            event_type,
+            aggregation,
+            value,
+            jsonb(list(filters)),
+            list(group_by),
+            jsonb(metadata),
+            now,
+        ),
+    ).fetchone()
+
+
+def load_meter(connection: PgConnection, *, tenant_id: str, reference: str, lock: bool = False) -> Row | None:
+    """The meter with this id, or else with this key. With `lock` nobody changes it before we commit."""
+    query = (
+        "SELECT * FROM meters WHERE tenant_id = %(tenant_id)s AND (id = %(reference)s OR key = %(reference)s)"
+        " ORDER BY id <> %(reference)s LIMIT 1"
+    )
+    return connection.execute(
+        query + " FOR UPDATE" if lock else query, {"tenant_id": tenant_id, "reference": reference}
+    ).fetchone()
+
+
+def load_meters(connection: PgConnection, *, tenant_id: str, references: Sequence[str]) -> dict[str, Row]:
+    """Meters in use by each reference, id or key; locked against archiving until we commit."""
+    rows = connection.execute(
+        "SELECT * FROM meters WHERE tenant_id = %(tenant_id)s AND archived_at IS NULL"
+        " AND (id = ANY(%(references)s) OR key = ANY(%(references)s)) ORDER BY id FOR SHARE",
+        {"tenant_id": tenant_id, "references": list(references)},
+    ).fetchall()
+    return {row["key"]: row for row in rows} | {row["id"]: row for row in rows}
+
+
+def list_meters(
+    connection: PgConnection, *, tenant_id: str, archived: bool, before_id: str | None, limit: int
+) -> list[Row]:
+    """The tenant's meters, newest first."""
+    return connection.execute(
+        "SELECT * FROM meters WHERE tenant_id = %(tenant_id)s AND (%(archived)s OR archived_at IS NULL)"
+        " AND (%(before_id)s::text IS NULL OR id < %(before_id)s) ORDER BY id DESC LIMIT %(limit)s",
+        {"tenant_id": tenant_id, "archived": archived, "before_id": before_id, "limit": limit},
+    ).fetchall()
+
+
+def count_meters(connection: PgConnection, *, tenant_id: str) -> int:
+    """How many meters the tenant has in use."""
+    row = connection.execute(
+        "SELECT count(*) AS meters FROM meters WHERE tenant_id = %s AND archived_at IS NULL", (tenant_id,)
+    ).fetchone()
+    assert row is not None
+    return row["meters"]
+
+
+def is_meter_used(connection: PgConnection, *, tenant_id: str, meter_id: str, key: str) -> bool:
+    """Whether a feature or a price of any plan version names the meter."""
+    row = connection.execute(
+        "SELECT 1 FROM features WHERE meter_id = %(meter_id)s"
+        " UNION ALL SELECT 1 FROM plan_versions JOIN plans ON plans.id = plan_id"
+        "  WHERE tenant_id = %(tenant_id)s AND prices @> %(price)s LIMIT 1",
+        {"meter_id": meter_id, "tenant_id": tenant_id, "price": jsonb([{"meter": key}])},
+    ).fetchone()
+    return row is not None
+
+
+def archive_meter(connection: PgConnection, *, meter_id: str, now: datetime) -> Row:
+    """Put the meter away. One that is away already keeps its first `archived_at`."""
+    row = connection.execute(
+        "UPDATE meters SET archived_at = coalesce(archived_at, %s) WHERE id = %s RETURNING *", (now, meter_id)
+    ).fetchone()
+    assert row is not None
+    return row

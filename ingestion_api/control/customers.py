@@ -1,0 +1,273 @@
+"""Customers: who is metered, entitled and billed. Events name them by external_id or by any of their subjects."""
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Annotated, Literal
+
+from fastapi import Query
+from pydantic import Field
+from starlette.responses import Response
+
+from infra.postgres import catalogue, customers, outbox
+from infra.postgres.pool import PgConnection, Row
+from ingestion_api.answers import answer
+from ingestion_api.auth import Admin, Principal, Reader
+from ingestion_api.clock import Now
+from ingestion_api.context import FromContext
+from ingestion_api.fields import (
+    Body,
+    Currency,
+    ExternalId,
+    Metadata,
+    MetadataChange,
+    Name,
+    Timezone,
+    Unsupported,
+    merge_metadata,
+)
+from ingestion_api.idempotency import AdminCall
+from ingestion_api.paging import DEFAULT_LIMIT, Limit, StartingAfter, check_cursor, page
+from ingestion_api.problems import pointer
+from ingestion_api.routing import house_router
+from ingestion_api.views import ListView, ObjectView
+from schemas.catalogue import EntryKind, SubjectEntry
+from schemas.errors import Conflict, FieldError, NotFound, Reject
+from schemas.events import MAX_FIELD_LENGTH
+from schemas.ids import Prefix, new_id
+from schemas.topics import SystemEvent
+
+MAX_SUBJECTS = 1_000  # of one customer
+MAX_EMAIL_LENGTH = 320
+
+router = house_router("customers")
+
+Subject = Annotated[str, Field(min_length=1, max_length=MAX_FIELD_LENGTH)]
+Subjects = Annotated[list[Subject], Field(max_length=MAX_SUBJECTS)]
+Email = Annotated[str, Field(max_length=MAX_EMAIL_LENGTH, pattern=r"^[^@\s]+@[^@\s]+$")]
+
+
+class CustomerBody(Body):
+    external_id: ExternalId
+    name: Name | None = None
+    email: Email | None = None
+    currency: Currency | None = None
+    timezone: Timezone = "UTC"
+    subjects: Annotated[Subjects, Field(default_factory=list)]
+    metadata: Metadata
+    test_clock: Unsupported = None
+
+
+class CustomerChange(Body):
+    """What is absent stays as it is; null empties what may be empty."""
+
+    name: Name | None = None
+    email: Email | None = None
+    currency: Currency | None = None
+    timezone: Timezone | None = None
+    subjects: Subjects | None = None
+    metadata: MetadataChange
+
+
+class CustomerView(ObjectView):
+    """A customer. `subjects` are its further names in events; its external_id always is one."""
+
+    object: Literal["customer"]
+    external_id: str
+    name: str
+    email: str | None
+    currency: str | None
+    timezone: str
+    subjects: list[str]
+    archived_at: datetime | None
+
+
+def to_view(row: Row, subjects: Iterable[str] | None = None) -> CustomerView:
+    """`subjects` as stored, which includes the external_id; taken from the row when it holds them."""
+    stored = row.get("subjects") if subjects is None else subjects
+    return {
+        "object": "customer",
+        "id": row["id"],
+        "external_id": row["external_id"],
+        "name": row["name"],
+        "email": row["email"],
+        "currency": row["currency"],
+        "timezone": row["timezone"],
+        "subjects": [subject for subject in stored or () if subject != row["external_id"]],
+        "archived_at": row["archived_at"],
+        "metadata": row["metadata"],
+        "created_at": row["created_at"],
+    }
+
+
+def find(connection: PgConnection, tenant_id: str, reference: str, *, lock: bool = False) -> Row:
+    """The tenant's customer by id or external_id. Raises NotFound."""
+    row = customers.load_customer(connection, tenant_id=tenant_id, reference=reference, lock=lock)
+    if row is None:
+        raise NotFound("customer.not_found", f"There is no customer {reference!r}.")
+    return row
+
+
+def check_not_archived(row: Row) -> None:
+    """Raises Conflict for a customer that has been put away."""
+    if row["archived_at"] is not None:
+        raise Conflict("customer.archived", f"Customer {row['external_id']!r} is archived.")
+
+
+@router.post("/v1/customers", status_code=201, response_model=CustomerView, operation_id="create_customer")
+def create_customer(body: CustomerBody, call: AdminCall) -> Response:
+    """Make a customer. Events of its subjects count from now on, and those quarantined for want of it are replayed."""
+    return call.perform(lambda connection: _create(connection, body, call.principal, call.now))
+
+
+def _create(connection: PgConnection, body: CustomerBody, principal: Principal, now: datetime) -> CustomerView:
+    row = customers.insert_customer(
+        connection,
+        customer_id=new_id(Prefix.CUSTOMER),
+        tenant_id=principal.tenant_id,
+        external_id=body.external_id,
+        name=body.name or body.external_id,
+        email=body.email,
+        currency=body.currency,
+        timezone=body.timezone,
+        metadata=body.metadata,
+        now=now,
+    )
+    if row is None:
+        raise Conflict("customer.already_exists", f"There is a customer {body.external_id!r} already.")
+    subjects = sorted({body.external_id, *body.subjects})
+    _take_subjects(connection, principal, row, subjects)
+    view = to_view(row, subjects)
+    _tell(connection, principal, SystemEvent.CUSTOMER_CREATED, view, now)
+    _append(connection, principal, row, added=subjects, removed=[])
+    return view
+
+
+@router.get("/v1/customers", response_model=ListView[CustomerView], operation_id="list_customers")
+def list_customers(
+    principal: Reader,
+    context: FromContext,
+    limit: Limit = DEFAULT_LIMIT,
+    starting_after: StartingAfter = None,
+    external_id: Annotated[str | None, Query(max_length=MAX_FIELD_LENGTH)] = None,
+    subject: Annotated[str | None, Query(max_length=MAX_FIELD_LENGTH)] = None,
+    archived: Annotated[bool, Query(description="Archived ones too.")] = False,
+) -> Response:
+    """The tenant's customers, newest first."""
+    before_id = check_cursor(starting_after, Prefix.CUSTOMER)
+    with context.database.transaction() as connection:
+        rows = customers.list_customers(
+            connection,
+            tenant_id=principal.tenant_id,
+            external_id=external_id,
+            subject=subject,
+            archived=archived,
+            before_id=before_id,
+            limit=limit + 1,
+        )
+    return answer(page(rows, limit, to_view))
+
+
+@router.get("/v1/customers/{customer}", response_model=CustomerView, operation_id="get_customer")
+def get_customer(customer: str, principal: Reader, context: FromContext) -> Response:
+    """One customer, by id or external_id."""
+    with context.database.transaction() as connection:
+        row = find(connection, principal.tenant_id, customer)
+        subjects = customers.load_subjects(connection, customer_id=row["id"])
+    return answer(to_view(row, subjects))
+
+
+@router.patch("/v1/customers/{customer}", response_model=CustomerView, operation_id="update_customer")
+def update_customer(customer: str, body: CustomerChange, principal: Admin, context: FromContext, now: Now) -> Response:
+    """Change what is given. A new timezone is that of later subscriptions; those that run keep theirs."""
+    with context.database.transaction() as connection:
+        row = find(connection, principal.tenant_id, customer, lock=True)
+        check_not_archived(row)
+        return answer(_change(connection, body, row, principal, now))
+
+
+def _change(
+    connection: PgConnection, body: CustomerChange, row: Row, principal: Principal, now: datetime
+) -> CustomerView:
+    given = body.model_fields_set
+    if "currency" in given and body.currency != row["currency"]:
+        _check_currency_is_free(connection, row)
+    try:
+        metadata = merge_metadata(row["metadata"], body.metadata)
+    except ValueError as error:
+        raise Reject.at("/metadata", "request.invalid_field", str(error)) from None
+    changed = customers.update_customer(
+        connection,
+        customer_id=row["id"],
+        name=body.name or (row["external_id"] if "name" in given else row["name"]),
+        email=body.email if "email" in given else row["email"],
+        currency=body.currency if "currency" in given else row["currency"],
+        timezone=body.timezone or ("UTC" if "timezone" in given else row["timezone"]),
+        metadata=metadata,
+    )
+    present = set(customers.load_subjects(connection, customer_id=row["id"]))
+    wanted = {row["external_id"], *(body.subjects or ())} if "subjects" in given else present
+    added, removed = sorted(wanted - present), sorted(present - wanted)
+    _take_subjects(connection, principal, row, added)
+    customers.remove_subjects(connection, customer_id=row["id"], subjects=removed)
+    view = to_view(changed, sorted(wanted))
+    _tell(connection, principal, SystemEvent.CUSTOMER_UPDATED, view, now)
+    if added or removed:
+        _append(connection, principal, row, added=added, removed=removed)
+    return view
+
+
+def _check_currency_is_free(connection: PgConnection, row: Row) -> None:
+    if customers.has_open_subscription(connection, customer_id=row["id"]):
+        raise Conflict("customer.currency_fixed", "The customer has a subscription; its currency can't change now.")
+
+
+@router.post("/v1/customers/{customer}/archive", response_model=CustomerView, operation_id="archive_customer")
+def archive_customer(customer: str, call: AdminCall) -> Response:
+    """Put a customer away once nothing runs for it. Its usage, invoices and names stay; it leaves the lists."""
+
+    def effect(connection: PgConnection) -> CustomerView:
+        row = find(connection, call.tenant_id, customer, lock=True)
+        if customers.has_open_subscription(connection, customer_id=row["id"]):
+            raise Conflict(
+                "customer.has_subscription", "A subscription of the customer still runs or is to be billed; cancel it."
+            )
+        archived = customers.archive_customer(connection, customer_id=row["id"], now=call.now)
+        view = to_view(archived, customers.load_subjects(connection, customer_id=row["id"]))
+        if row["archived_at"] is None:
+            _tell(connection, call.principal, SystemEvent.CUSTOMER_ARCHIVED, view, call.now)
+        return view
+
+    return call.perform(effect, status=200)
+
+
+def _take_subjects(connection: PgConnection, principal: Principal, row: Row, subjects: list[str]) -> None:
+    """Raises Conflict when another customer has one of them."""
+    taken = customers.add_subjects(connection, tenant_id=principal.tenant_id, customer_id=row["id"], subjects=subjects)
+    if taken:
+        first = min(taken)
+        where = pointer("external_id") if first == row["external_id"] else pointer("subjects")
+        raise Conflict(
+            "customer.subject_taken",
+            f"Another customer has the subject {first!r}: an event that names it could be only one's.",
+            errors=(FieldError(pointer=where, code="customer.subject_taken", detail=f"{first!r} is taken."),),
+        )
+
+
+def _append(
+    connection: PgConnection, principal: Principal, row: Row, *, added: Iterable[str], removed: Iterable[str]
+) -> None:
+    entry = SubjectEntry(customer_no=row["no"])
+    changes = [(subject, entry) for subject in added] + [(subject, None) for subject in removed]
+    catalogue.append_changes(
+        connection,
+        [
+            catalogue.Change(kind=EntryKind.SUBJECT, tenant_no=principal.tenant_no, key=subject, entry=body)
+            for subject, body in changes
+        ],
+    )
+
+
+def _tell(
+    connection: PgConnection, principal: Principal, event: SystemEvent, view: CustomerView, now: datetime
+) -> None:
+    outbox.append(connection, tenant_id=principal.tenant_id, event=event, object_id=view["id"], data={**view}, now=now)

@@ -1,0 +1,1 @@
+"""Entitlement decisions over HTTP. The decision itself is `pricing.entitlements`."""
