@@ -1,0 +1,67 @@
+"""Usage of metered entitlements by period: rows that the flow writes and a check adds up over the shards.
+
+A shard's row of an entitlement's period exists if and only if it was seeded, with all that the shard had stored of
+the period; from then on every batch adds its part in its own transaction.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+
+from infra.postgres.pool import PgConnection
+from schemas.errors import InvariantBroken
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CounterChange:
+    """What a batch adds to one counter; of a new row, the seed and that."""
+
+    entitlement_no: int
+    period_start: datetime
+    quantity: Decimal
+
+
+def seeded_periods(connection: PgConnection, *, shard: int, since: datetime) -> set[tuple[int, datetime]]:
+    """(entitlement, period start) of the shard's rows whose period starts at or after `since`."""
+    rows = connection.execute(
+        "SELECT entitlement_no, period_start FROM entitlement_counters WHERE shard = %s AND period_start >= %s",
+        (shard, since),
+    )
+    return {(row["entitlement_no"], row["period_start"]) for row in rows}
+
+
+def insert_counters(connection: PgConnection, *, shard: int, seq: int, changes: Sequence[CounterChange]) -> None:
+    """New rows. Raises InvariantBroken when one exists: it would be seeded twice."""
+    if not changes:
+        return
+    inserted = connection.execute(
+        "INSERT INTO entitlement_counters (entitlement_no, period_start, shard, used, version)"
+        " SELECT no, start, %s, used, %s"
+        " FROM unnest(%s::bigint[], %s::timestamptz[], %s::numeric[]) AS c (no, start, used) ON CONFLICT DO NOTHING",
+        (shard, seq, *_columns(changes)),
+    ).rowcount
+    if inserted != len(changes):
+        raise InvariantBroken("counter.seeded_twice", f"{len(changes) - inserted} counters of shard {shard} exist")
+
+
+def add_to_counters(connection: PgConnection, *, shard: int, seq: int, changes: Sequence[CounterChange]) -> None:
+    """Add to rows that exist. Raises InvariantBroken when one does not: its usage would be lost."""
+    if not changes:
+        return
+    updated = connection.execute(
+        "UPDATE entitlement_counters e SET used = e.used + c.used, version = %s"
+        " FROM unnest(%s::bigint[], %s::timestamptz[], %s::numeric[]) AS c (no, start, used)"
+        " WHERE e.shard = %s AND e.entitlement_no = c.no AND e.period_start = c.start",
+        (seq, *_columns(changes), shard),
+    ).rowcount
+    if updated != len(changes):
+        raise InvariantBroken("counter.missing", f"{len(changes) - updated} counters of shard {shard} are gone")
+
+
+def _columns(changes: Sequence[CounterChange]) -> tuple[list[int], list[datetime], list[Decimal]]:
+    return (
+        [change.entitlement_no for change in changes],
+        [change.period_start for change in changes],
+        [change.quantity for change in changes],
+    )
