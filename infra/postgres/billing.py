@@ -1,0 +1,131 @@
+"""What is due, and what billing must know of it. PostgreSQL is the truth about both; nothing here computes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from infra.postgres import outbox
+from infra.postgres.pool import PgConnection, Row
+from schemas.billing import BilledSubscription
+from schemas.catalogue import MeterEntry
+from schemas.topics import SystemEvent
+
+_SUBSCRIPTION_SQL = """
+SELECT s.id, s.xmin::text AS row_version, s.tenant_id, t.no AS tenant_no, s.customer_id, c.no AS customer_no,
+       c.external_id, s.plan_id, s.plan_version, s.status, s.currency, s.timezone, s.start_at, s.billing_anchor,
+       s.alignment, s.quantities, s.price_overrides, s.discounts, s.commitment, s.end_at, s.cancel_at,
+       s.cancel_proration, s.billed_until, s.next_bill_at
+FROM subscriptions s JOIN customers c ON c.id = s.customer_id JOIN tenants t ON t.id = s.tenant_id
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DueKey:
+    """A place in the order of what is due."""
+
+    next_bill_at: datetime
+    subscription_id: str
+
+
+def load_due(
+    connection: PgConnection, *, now: datetime, usage_until: datetime, after: DueKey | None, limit: int
+) -> list[DueKey]:
+    """Up to `limit` due subscriptions in the order of (next_bill_at, id), from beyond `after` on.
+
+    Parked ones are passed by, and so are those whose statement has usage of a period that ends after `usage_until`
+    (the watermark less the grace). A subscription that was never billed opens with advance lines: it never waits.
+    """
+    rows = connection.execute(
+        "SELECT next_bill_at, id FROM subscriptions WHERE next_bill_at <= %(now)s AND parked_reason IS NULL"
+        " AND (billed_until IS NULL OR NOT usage_due OR next_bill_at <= %(usage_until)s)"
+        " AND (%(after_id)s::text IS NULL OR (next_bill_at, id) > (%(after_at)s::timestamptz, %(after_id)s))"
+        " ORDER BY next_bill_at, id LIMIT %(limit)s",
+        {
+            "now": now,
+            "usage_until": usage_until,
+            "after_at": after and after.next_bill_at,
+            "after_id": after and after.subscription_id,
+            "limit": limit,
+        },
+    )
+    return [DueKey(next_bill_at=row["next_bill_at"], subscription_id=row["id"]) for row in rows]
+
+
+def load_subscriptions(connection: PgConnection, subscription_ids: Sequence[str]) -> list[BilledSubscription]:
+    """The subscriptions that exist of these, in the order of their ids. Those of one plan version share its prices."""
+    rows = connection.execute(
+        _SUBSCRIPTION_SQL + " WHERE s.id = ANY(%s) ORDER BY s.id", (list(subscription_ids),)
+    ).fetchall()
+    return _with_prices(connection, rows)
+
+
+def load_subscription(connection: PgConnection, *, tenant_id: str, subscription_id: str) -> BilledSubscription | None:
+    """One subscription of the tenant."""
+    rows = connection.execute(
+        _SUBSCRIPTION_SQL + " WHERE s.tenant_id = %s AND s.id = %s", (tenant_id, subscription_id)
+    ).fetchall()
+    return next(iter(_with_prices(connection, rows)), None)
+
+
+def _with_prices(connection: PgConnection, rows: list[Row]) -> list[BilledSubscription]:
+    versions = {(row["plan_id"], row["plan_version"]) for row in rows}
+    plans = connection.execute(
+        "SELECT plan_id, version, prices FROM plan_versions JOIN unnest(%s::text[], %s::int[]) AS wanted (id, number)"
+        " ON plan_id = wanted.id AND version = wanted.number",
+        ([plan_id for plan_id, _ in versions], [version for _, version in versions]),
+    )
+    prices: dict[tuple[str, int], list[dict[str, Any]]] = {
+        (plan["plan_id"], plan["version"]): plan["prices"] for plan in plans
+    }
+    return [BilledSubscription(**row, prices=prices[row["plan_id"], row["plan_version"]]) for row in rows]
+
+
+def load_meters(connection: PgConnection, tenant_ids: Sequence[str]) -> dict[tuple[str, str], MeterEntry]:
+    """The meters of the tenants by (tenant_id, key), and by (tenant_id, id) too: a price may name either."""
+    rows = connection.execute(
+        "SELECT tenant_id, id, key, no AS meter_no, revision, event_type, aggregation, value, filters, group_by"
+        " FROM meters WHERE tenant_id = ANY(%s)",
+        (sorted(set(tenant_ids)),),
+    )
+    meters: dict[tuple[str, str], MeterEntry] = {}
+    for row in rows:
+        entry = msgspec.convert(row, MeterEntry)
+        meters[row["tenant_id"], row["id"]] = entry
+        meters[row["tenant_id"], row["key"]] = entry
+    return meters
+
+
+def load_stored_seqs(connection: PgConnection) -> dict[int, int]:
+    """By shard, the last sequence number up to which every intent is committed.
+
+    Rows of ClickHouse with a `seq` beyond it may be there in part: raw events before windows, or the other way round.
+    """
+    rows = connection.execute(
+        "SELECT s.shard, coalesce(min(i.seq), s.next_seq) - 1 AS seq FROM shards s"
+        " LEFT JOIN intents i ON i.shard = s.shard AND i.state = 'pending' GROUP BY s.shard, s.next_seq"
+    )
+    return {row["shard"]: row["seq"] for row in rows}
+
+
+def park(connection: PgConnection, subscription: BilledSubscription, *, reason: str, now: datetime) -> bool:
+    """Take one subscription out of the run, saying why; false if it has changed since it was read.
+
+    The sweep passes it by until `parked_reason` is null again.
+    """
+    changed = connection.execute(
+        "UPDATE subscriptions SET parked_reason = %s WHERE id = %s AND xmin::text = %s",
+        (reason, subscription.id, subscription.row_version),
+    ).rowcount
+    if changed:
+        outbox.append(
+            connection,
+            tenant_id=subscription.tenant_id,
+            event=SystemEvent.SUBSCRIPTION_PARKED,
+            object_id=subscription.id,
+            data={"id": subscription.id, "customer": subscription.external_id, "reason": reason},
+            now=now,
+        )
+    return changed == 1

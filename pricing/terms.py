@@ -1,0 +1,152 @@
+"""A subscription's terms: its plan's prices with overrides and quantities, read once, and the grid of each price.
+
+Every price has its own periods, all counted from the same anchor, so that a yearly fee and monthly usage meet.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+from functools import lru_cache
+from typing import cast
+
+import msgspec
+
+from pricing.charges import Commitment, PlanPrice, PriceType, parse_plan_price, read_commitment
+from pricing.fields import Fields, read_decimal
+from pricing.periods import Alignment, BillingPeriod, Schedule, add_units, resolve, schedule
+from schemas.billing import BilledSubscription
+from schemas.errors import Reject
+from schemas.instants import Period
+
+DEFAULT_QUANTITY = Decimal(1)  # of a fixed price for which the subscription names none
+KNOWN_PRICE_LISTS = 1_024  # parsed plans kept in memory; a plan's version never changes
+
+#: Terms that an override takes from the plan's price when it does not name them itself.
+INHERITED = ("key", "type", "meter", "currency", "billing_period", "billing_period_count", "timing", "prorate")
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """The periods of one price, whole ones: a first period cut short is still part of a whole one."""
+
+    schedule: Schedule
+
+    def containing(self, instant: datetime) -> Period:
+        """The whole period with start <= instant < end."""
+        terms = self.schedule
+        n = terms.index_at(instant)
+        if n == 0 and terms.short:
+            start = resolve(add_units(terms.base, terms.billing_period, -terms.count), terms.timezone)
+            return Period(start=start, end=terms.start(1))
+        return terms.period(n)
+
+    def ending(self, instant: datetime) -> Period:
+        """The whole period with start < instant <= end."""
+        period = self.containing(instant)
+        return self.containing(period.start - datetime.resolution) if period.start == instant else period
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """What decides a subscription's statements. `grids` by key; a price that is billed once has none.
+
+    `end_at` is part of the contract from its first day: the last period is cut short by it as the first is by
+    `start_at`. `cancel_at` comes later: what was charged in advance stays charged, or is credited when
+    `cancel_proration` says so.
+    """
+
+    currency: str
+    timezone: str
+    start_at: datetime
+    prices: tuple[PlanPrice, ...]
+    grids: Mapping[str, Grid]
+    quantities: Mapping[str, Decimal]
+    discounts: Sequence[Mapping[str, object]] = ()  # of the invoice, one after another
+    commitment: Commitment | None = None
+    end_at: datetime | None = None
+    cancel_at: datetime | None = None
+    cancel_proration: bool = False
+    billed_until: datetime | None = None
+    stop_at: datetime | None = field(init=False)  # the instant of the closing statement
+
+    def __post_init__(self) -> None:
+        stops = [stop for stop in (self.end_at, self.cancel_at) if stop is not None]
+        object.__setattr__(self, "stop_at", min(stops, default=None))
+
+    def quantity(self, price: PlanPrice) -> Decimal:
+        return self.quantities.get(price.key, DEFAULT_QUANTITY)
+
+
+def read_terms(subscription: BilledSubscription) -> Terms:
+    """The terms of a stored subscription. Raises Reject `pricing.*` when a price or another term can't be read."""
+    prices = resolve_prices(subscription.prices, subscription.price_overrides, currency=subscription.currency)
+    alignment = Alignment(subscription.alignment)
+    # A calendar has its own cuts: the anchor says nothing but where the first, short period begins.
+    anchor = subscription.start_at if alignment is Alignment.CALENDAR else subscription.billing_anchor
+    return Terms(
+        currency=subscription.currency,
+        timezone=subscription.timezone,
+        start_at=subscription.start_at,
+        prices=prices,
+        grids=make_grids(prices, anchor=anchor, timezone=subscription.timezone, alignment=alignment),
+        quantities={key: read_decimal(text, f"/quantities/{key}") for key, text in subscription.quantities.items()},
+        discounts=tuple(subscription.discounts),
+        commitment=None if subscription.commitment is None else read_commitment(Fields(subscription.commitment)),
+        end_at=subscription.end_at,
+        cancel_at=subscription.cancel_at,
+        cancel_proration=subscription.cancel_proration,
+        billed_until=subscription.billed_until,
+    )
+
+
+def resolve_prices(
+    prices: Sequence[Mapping[str, object]], overrides: Mapping[str, Mapping[str, object]], *, currency: str
+) -> tuple[PlanPrice, ...]:
+    """The plan's prices, those that are overridden replaced. An override is a whole price: model and modifiers are its
+    own; the terms of INHERITED that it does not name are the plan's. Raises Reject, also for an unknown key.
+    """
+    known = {str(price.get("key")) for price in prices}
+    for key in overrides:
+        if key not in known:
+            raise Reject.at(f"/price_overrides/{key}", "subscription.unknown_price", f"the plan has no price {key!r}")
+    if not overrides:
+        return _parse_all(msgspec.json.encode(prices), currency)
+    return tuple(
+        parse_plan_price(
+            _overridden(price, overrides.get(str(price.get("key")))), f"/prices/{index}", currency=currency
+        )
+        for index, price in enumerate(prices)
+    )
+
+
+def _overridden(price: Mapping[str, object], override: Mapping[str, object] | None) -> Mapping[str, object]:
+    if override is None:
+        return price
+    return {**{name: price[name] for name in INHERITED if name in price}, **override}
+
+
+@lru_cache(maxsize=KNOWN_PRICE_LISTS)
+def _parse_all(encoded: bytes, currency: str) -> tuple[PlanPrice, ...]:
+    bodies = cast("list[object]", msgspec.json.decode(encoded))
+    return tuple(parse_plan_price(body, f"/prices/{index}", currency=currency) for index, body in enumerate(bodies))
+
+
+def make_grids(
+    prices: Sequence[PlanPrice], *, anchor: datetime, timezone: str, alignment: Alignment
+) -> dict[str, Grid]:
+    """The grid of every price that recurs, by key; prices of the same period share one."""
+    shared: dict[tuple[BillingPeriod, int], Grid] = {}
+    grids: dict[str, Grid] = {}
+    for price in prices:
+        if price.billing_period is BillingPeriod.ONCE:
+            continue
+        unit = (price.billing_period, price.billing_period_count)
+        if unit not in shared:
+            shared[unit] = Grid(schedule(anchor, timezone, *unit, alignment))
+        grids[price.key] = shared[unit]
+    return grids
+
+
+def is_usage(price: PlanPrice) -> bool:
+    return price.price.type is PriceType.USAGE

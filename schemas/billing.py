@@ -1,0 +1,118 @@
+"""What billing passes between stores, pricing and the API: a subscription's terms, the usage they need, an invoice."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from enum import StrEnum
+from typing import Any
+
+from schemas.instants import Period
+
+
+class InvoiceKind(StrEnum):
+    """Why an invoice exists. With the subscription and the end of its period it is the guard against a second one."""
+
+    SUBSCRIPTION = "subscription"
+    CLOSING = "closing"  # the last one of a subscription
+    ONE_OFF = "one_off"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BilledSubscription:
+    """One subscription as the store has it, with what billing must know of its plan, customer and tenant.
+
+    `row_version` changes with every change of the row: what was computed from this one is saved only over this one.
+    `prices` are the bodies of the plan's version, not yet overridden.
+    """
+
+    id: str
+    row_version: str
+    tenant_id: str
+    tenant_no: int
+    customer_id: str
+    customer_no: int
+    external_id: str
+    plan_id: str
+    plan_version: int
+    prices: list[dict[str, Any]]
+    status: str
+    currency: str
+    timezone: str
+    start_at: datetime
+    billing_anchor: datetime
+    alignment: str
+    quantities: dict[str, str]
+    price_overrides: dict[str, dict[str, Any]]
+    discounts: list[dict[str, Any]]
+    commitment: dict[str, Any] | None
+    end_at: datetime | None
+    cancel_at: datetime | None
+    cancel_proration: bool
+    billed_until: datetime | None
+    next_bill_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupQuantity:
+    """Usage of one group of a meter. None stands for a property that the events did not have."""
+
+    group: dict[str, str | None]
+    quantity: Decimal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeteredUsage:
+    """What one meter counted for one customer in one period, a row a group; no row at all is a usage of 0."""
+
+    meter_no: int
+    groups: tuple[GroupQuantity, ...]
+
+    @property
+    def quantity(self) -> Decimal:
+        return sum((group.quantity for group in self.groups), Decimal(0))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InvoiceLine:
+    """One line, ready to be stored or shown. `amount` is rounded to the currency, `exact` is not."""
+
+    key: str
+    description: str
+    quantity: Decimal | None
+    unit_amount: Decimal | None
+    exact: Decimal
+    amount: Decimal
+    period: Period
+    price: dict[str, Any]
+    explain: list[dict[str, Any]]
+    meter_no: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Invoice:
+    """An invoice as pricing computed it: all of it but its identity and number. Amounts are in currency units."""
+
+    kind: InvoiceKind
+    period: Period
+    currency: str
+    lines: tuple[InvoiceLine, ...]
+    subtotal: Decimal
+    discount: Decimal
+    tax: Decimal
+    total: Decimal
+    credits_applied: Decimal
+    amount_due: Decimal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BillingStep:
+    """One statement of one subscription, ready to be saved: its invoice, if it has lines, and what the subscription
+    is after it. `status` None: as before. `as_of`: every event acknowledged before it is in the invoice's usage."""
+
+    subscription: BilledSubscription
+    invoice: Invoice | None
+    billed_until: datetime
+    next_bill_at: datetime | None
+    usage_due: bool
+    status: str | None
+    as_of: datetime | None

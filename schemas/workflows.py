@@ -1,0 +1,67 @@
+"""Messages of workflows: what starts them and what their activities pass. Ids, counts and RFC 3339 instants only, so
+that every payload is small, and the default JSON converter carries it exactly."""
+
+from dataclasses import dataclass, field
+
+BILLING_TASK_QUEUE = "meterline-billing"
+
+#: Names, by which whoever starts a workflow or an activity calls it.
+BILLING_SWEEP = "billing_sweep"
+LOAD_DUE_PAGE = "load_due_page"
+BILL_CHUNK = "bill_chunk"
+
+CHUNKS_A_PAGE = 50  # and so activities in flight; an id is 36 bytes, a page of 200 x 50 ids 400 kB of payload
+PAGES_A_RUN = 20  # then the sweep goes on as a new run, with a short history
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepTotals:
+    """What a sweep has done so far. `waiting` subscriptions were due, and their usage not yet complete."""
+
+    invoices: int = 0
+    statements: int = 0
+    parked: int = 0
+    waiting: int = 0
+    failed_chunks: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepRequest:
+    """`now` empty: the instant the run starts. `after_at`, `after_id`: go on beyond this place of the due list."""
+
+    now: str = ""
+    after_at: str = ""
+    after_id: str = ""
+    totals: SweepTotals = field(default_factory=SweepTotals)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DuePageRequest:
+    now: str
+    after_at: str
+    after_id: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class DuePage:
+    """Ids of due subscriptions, cut in chunks. `after_id` empty: there is no further page."""
+
+    chunks: list[list[str]]
+    after_at: str
+    after_id: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChunkRequest:
+    now: str
+    subscription_ids: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChunkResult:
+    """`statements` counts the steps saved, those without an invoice too."""
+
+    invoices: int = 0
+    statements: int = 0
+    parked: int = 0
+    waiting: int = 0
