@@ -9,6 +9,9 @@ from infra.settings import Settings
 
 QUIET_LIBRARIES = ("clickhouse_connect", "psycopg.pool", "temporalio", "urllib3")  # they speak from `warning` on
 
+#: Tracebacks as fields, without local variables: those hold keys and passwords.
+_TRACEBACKS = structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
+
 
 def configure_logging(settings: Settings, *, service: str) -> None:
     """Send structlog's events and the standard library's records through one renderer. Call once, at the entry point.
@@ -30,9 +33,9 @@ def configure_logging(settings: Settings, *, service: str) -> None:
         structlog.processors.StackInfoRenderer(),
     ]
     last: list[structlog.typing.Processor] = (
-        [structlog.dev.ConsoleRenderer()]
+        [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
         if console
-        else [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+        else [_TRACEBACKS, structlog.processors.JSONRenderer()]
     )
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],

@@ -166,7 +166,7 @@ CREATE INDEX entitlements_by_customer ON entitlements (customer_id, feature_id);
 -- The catalogue that flows read, as a log: its state at version v is, a (kind, tenant, key), the newest body at or
 -- below v (null body: gone). An intent names a version, so a redo judges events exactly as the first time.
 CREATE TABLE catalogue_head (
-    only    boolean PRIMARY KEY DEFAULT true CHECK (only),
+    is_only boolean PRIMARY KEY DEFAULT true CHECK (is_only),
     version bigint NOT NULL
 );
 INSERT INTO catalogue_head (version) VALUES (0);
