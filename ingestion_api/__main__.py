@@ -1,0 +1,43 @@
+"""`python -m ingestion_api`: the API service, one process. SIGTERM and SIGINT end it after the answers under way."""
+
+import asyncio
+import signal
+
+import uvloop
+from granian.constants import Interfaces
+from granian.http import HTTP1Settings
+from granian.log import LogLevels
+from granian.server.embed import Server
+
+from infra.settings import Settings
+from infra.telemetry import configure_logging
+from ingestion_api.asgi import create_app
+
+BACKLOG = 1024
+
+
+async def serve(settings: Settings) -> None:
+    """Serve until a signal comes. The server lives in this process: nothing is left behind when it is killed."""
+    server = Server(
+        create_app(settings),
+        address=settings.api_host,
+        port=settings.api_port,
+        interface=Interfaces.ASGI,
+        backlog=BACKLOG,
+        http1_settings=HTTP1Settings(),
+        log_level=LogLevels.error,
+    )
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, server.stop)
+    await server.serve()
+
+
+def main() -> None:
+    settings = Settings()
+    configure_logging(settings, service="api")
+    uvloop.run(serve(settings))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""The one ASGI application of the process: the hot path of events in front, the FastAPI app behind."""
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+import structlog
+
+from infra.clickhouse import client as clickhouse
+from infra.kafka.producer import Producer
+from infra.postgres.pool import Database
+from infra.settings import Settings
+from ingestion_api import clock
+from ingestion_api.app import create_fastapi
+from ingestion_api.auth import KeyCache
+from ingestion_api.context import Context
+from ingestion_api.ingest import route
+from ingestion_api.ingest.body import Receive
+from ingestion_api.ingest.publish import Publisher
+from ingestion_api.ingest.route import EventsRoute, ScopeMap, Send
+
+#: Our own linger gathers the requests of a tenant; the client's needs only catch what one turn of the loop sends.
+PRODUCER_LINGER_MS = 1
+#: Events in flight are held as messages too, while the producer has them.
+QUEUED_BYTES_FACTOR = 2
+CLOSE_TIMEOUT_SECONDS = 10
+EXIT_CRASHED = 70
+
+_log = structlog.get_logger("meterline.api")
+
+Application = Callable[[ScopeMap, Receive, Send], Awaitable[None]]
+
+
+def create_app(settings: Settings) -> "MeterlineApp":
+    """The application with its connections; they open when the server starts it and close with it."""
+    database = Database(settings.postgres_dsn)
+    producer = Producer(
+        settings.kafka_bootstrap,
+        linger_ms=PRODUCER_LINGER_MS,
+        timeout_seconds=settings.ingest_ack_timeout_seconds,
+        queued_bytes=settings.ingest_bytes_in_flight * QUEUED_BYTES_FACTOR,
+    )
+    context = Context(
+        settings=settings,
+        database=database,
+        clickhouse=clickhouse.connect(settings.clickhouse_url),
+        keys=KeyCache(database, fresh_seconds=settings.api_key_cache_seconds),
+        producer=producer,
+        started_at=clock.now(),
+    )
+    publisher = Publisher(
+        producer,
+        topic=settings.events_topic,
+        partitions=settings.events_partitions,
+        linger_ms=settings.ingest_linger_ms,
+        max_bytes_in_flight=settings.ingest_bytes_in_flight,
+    )
+    return MeterlineApp(context, producer, publisher, create_fastapi(context))
+
+
+class MeterlineApp:
+    """Routes by path and method, and runs the publisher from the server's start to its end."""
+
+    def __init__(self, context: Context, producer: Producer, publisher: Publisher, others: Application) -> None:
+        self._context = context
+        self._producer = producer
+        self._publisher = publisher
+        self._events = EventsRoute(context.keys, publisher)
+        self._others = others
+
+    async def __call__(self, scope: ScopeMap, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._live(receive, send)
+        elif scope["path"] == route.PATH and scope["method"] == "POST":
+            await self._events(scope, receive, send)
+        else:
+            await self._others(scope, receive, send)
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        await receive()
+        publishing = asyncio.create_task(self._publisher.run(), name="publisher")
+        publishing.add_done_callback(_crash_unless_cancelled)
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        publishing.cancel()
+        with suppress(asyncio.CancelledError):
+            await publishing
+        self._producer.close(CLOSE_TIMEOUT_SECONDS)
+        self._context.clickhouse.close()
+        self._context.database.close()
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+def _crash_unless_cancelled(task: asyncio.Task[None]) -> None:
+    """End the process when the publisher dies: without it no request is ever answered. A supervisor starts anew."""
+    if not task.cancelled():
+        _log.critical("publisher died", exc_info=task.exception())
+        os._exit(EXIT_CRASHED)

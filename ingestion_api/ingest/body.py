@@ -1,0 +1,115 @@
+"""The body of a raw request: read, unpacked and bounded while it comes."""
+
+import io
+import zlib
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+import zstandard
+
+from schemas.errors import Malformed, TooLarge, UnsupportedMediaType
+from schemas.events import MAX_REQUEST_BYTES
+
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+
+GZIP_WINDOW = 31  # zlib's way to say: a gzip header, any window
+READ_BYTES = 256 * 1024
+MAX_ZSTD_WINDOW_BYTES = 8 * 1024 * 1024  # what RFC 9659 asks of Content-Encoding: zstd
+
+
+class Disconnected(Exception):
+    """The client went away before its request was complete; nobody waits for an answer."""
+
+
+def too_large() -> TooLarge:
+    return TooLarge("request.too_large", f"A request holds at most {MAX_REQUEST_BYTES} bytes, unpacked; split it.")
+
+
+async def read_body(receive: Receive, announced_bytes: int, grow_to: Callable[[int], None]) -> bytes:
+    """The body as it was sent. `grow_to` is told how many bytes are held, before they are awaited if announced.
+
+    Raises TooLarge as soon as it is, Disconnected when the body never ends, and whatever `grow_to` raises.
+    """
+    if announced_bytes > MAX_REQUEST_BYTES:
+        raise too_large()
+    grow_to(announced_bytes)
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            raise Disconnected
+        part: bytes = message.get("body", b"")
+        size += len(part)
+        if size > MAX_REQUEST_BYTES:
+            raise too_large()
+        grow_to(size)
+        parts.append(part)
+        if not message.get("more_body"):
+            return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def unpack(body: bytes, content_encoding: str) -> bytes:
+    """The body without its content coding; never holds more than the limit and a little.
+
+    Raises TooLarge, Malformed (`request.invalid_encoding`), UnsupportedMediaType for a coding it does not know.
+    """
+    match content_encoding:
+        case "" | "identity":
+            return body
+        case "gzip" | "x-gzip":
+            return _gunzip(body)
+        case "zstd":
+            return _unzstd(body)
+        case _:
+            raise UnsupportedMediaType(
+                "request.unsupported_media_type", "Content-Encoding may be gzip, zstd or identity."
+            )
+
+
+def _gunzip(body: bytes) -> bytes:
+    parts: list[bytes] = []
+    room = MAX_REQUEST_BYTES + 1
+    while body:  # a gzip file is one member or several
+        member = zlib.decompressobj(GZIP_WINDOW)
+        try:
+            part = member.decompress(body, room)
+        except zlib.error as error:
+            raise _broken("gzip", error) from None
+        parts.append(part)
+        room -= len(part)
+        if room <= 0:
+            raise too_large()
+        if not member.eof:
+            raise _broken("gzip", "it ends too early")
+        body = member.unused_data
+    return b"".join(parts)
+
+
+def _unzstd(body: bytes) -> bytes:
+    """In two passes: the reader that can be bounded does not see that a frame ends too early."""
+    try:
+        reader = _zstd().stream_reader(io.BytesIO(body), read_across_frames=True)
+        room = MAX_REQUEST_BYTES
+        while part := reader.read(READ_BYTES):
+            room -= len(part)
+            if room < 0:
+                raise too_large()
+        parts: list[bytes] = []
+        while body:  # one frame or several
+            frame = _zstd().decompressobj()
+            parts.append(frame.decompress(body))
+            if not frame.eof:
+                raise _broken("zstd", "it ends too early")
+            body = frame.unused_data
+    except zstandard.ZstdError as error:
+        raise _broken("zstd", error) from None
+    return b"".join(parts)
+
+
+def _zstd() -> zstandard.ZstdDecompressor:
+    return zstandard.ZstdDecompressor(max_window_size=MAX_ZSTD_WINDOW_BYTES)
+
+
+def _broken(coding: str, reason: object) -> Malformed:
+    return Malformed("request.invalid_encoding", f"The body is no complete {coding}: {reason}")

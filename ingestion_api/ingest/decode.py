@@ -1,0 +1,90 @@
+"""A request's body to its good events and its rejections: in one call when all is well, else event by event."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import msgspec
+import numpy as np
+
+from ingestion_api.ingest.columns import Columns, Suspect, build_columns, check_columns
+from ingestion_api.ingest.element import ReadEvent, Rejection, Unreadable, id_of, read_element
+from ingestion_api.ingest.event import IncomingEvent
+from ingestion_api.ingest.split import split_array, split_lines, too_many_events
+from schemas.errors import Malformed, Reject
+from schemas.events import MAX_EVENTS_A_REQUEST
+
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+_one = msgspec.json.Decoder(IncomingEvent)
+_many = msgspec.json.Decoder(list[IncomingEvent])
+
+
+class Form(StrEnum):
+    """How events stand in a body."""
+
+    JSON = "json"  # one object, or an array of them
+    LINES = "lines"  # one object a line
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """`events` holds the good ones; None: there is none. Indexes of rejections count what was sent."""
+
+    events: Columns | None
+    rejections: list[Rejection]
+
+
+def decode(body: bytes, form: Form, received_micros: int) -> Decoded:
+    """Raises Malformed (`request.invalid_json`) when nothing can be read, TooLarge for too many events."""
+    try:
+        if not body.isascii():
+            body = body.removeprefix(BYTE_ORDER_MARK)
+            body.decode()
+        events = _read(body, form)
+        if 0 < len(events) <= MAX_EVENTS_A_REQUEST:
+            return Decoded(check_columns(events, received_micros), [])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, Suspect):
+        return _decode_each(_split(body, form), received_micros)
+    if events:
+        raise too_many_events()
+    return Decoded(None, [])
+
+
+def _is_array(body: bytes) -> bool:
+    return body[:1] == b"[" or body.lstrip()[:1] == b"["
+
+
+def _read(body: bytes, form: Form) -> list[IncomingEvent]:
+    if form is Form.LINES:
+        return _one.decode_lines(body)
+    return _many.decode(body) if _is_array(body) else [_one.decode(body)]
+
+
+def _split(body: bytes, form: Form) -> list[bytes]:
+    if form is Form.LINES:
+        return split_lines(body)
+    if _is_array(body):
+        return split_array(body)
+    if body.lstrip()[:1] != b"{":
+        raise Malformed("request.invalid_json", "The body is neither a JSON object nor an array of them.")
+    return [body.strip()]
+
+
+def _decode_each(texts: list[bytes], received_micros: int) -> Decoded:
+    good: list[ReadEvent] = []
+    rejections: list[Rejection] = []
+    unreadable: list[Unreadable] = []
+    for index, text in enumerate(texts):
+        try:
+            good.append(read_element(text, received_micros))
+        except Reject as error:
+            rejections.append(Rejection(index=index, id=id_of(text), code=error.code, detail=error.detail))
+            if isinstance(error, Unreadable):
+                unreadable.append(error)
+    if unreadable and len(unreadable) == len(texts):
+        raise Malformed("request.invalid_json", unreadable[0].detail)
+    if not good:
+        return Decoded(None, rejections)
+    columns = build_columns([read.event for read in good], np.array([read.micros for read in good], np.int64))
+    columns.extensions = {index: read.extensions for index, read in enumerate(good) if read.extensions is not None}
+    return Decoded(columns, rejections)

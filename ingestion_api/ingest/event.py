@@ -1,0 +1,103 @@
+"""One event as it is sent, and what must hold of it. The vectorized checks of `columns` accept nothing else."""
+
+import re
+from datetime import UTC, datetime
+from typing import Annotated, Literal
+
+import msgspec
+
+from schemas.errors import Reject
+from schemas.events import DEFAULT_SOURCE, MAX_EVENT_BYTES, MAX_FIELD_LENGTH, MAX_FUTURE_SECONDS
+from schemas.instants import parse_instant, to_micros
+
+MAX_DATA_DEPTH = 64  # objects and arrays inside each other; readers downstream recurse
+#: What ClickHouse's DateTime64 can hold, as microseconds: [1900, 2200).
+MIN_MICROS = to_micros(datetime(1900, 1, 1, tzinfo=UTC))
+MAX_MICROS = to_micros(datetime(2200, 1, 1, tzinfo=UTC))
+MAX_FUTURE_MICROS = MAX_FUTURE_SECONDS * 1_000_000
+
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
+_JSON_TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[\[{]++|[\]}]++', re.DOTALL)
+
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_FIELD_LENGTH)]
+EMPTY_DATA = msgspec.Raw(b"{}")
+
+
+class IncomingEvent(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    """A CloudEvent without extension attributes. Decoding checks names for length, and of `data` the grammar alone."""
+
+    id: Name
+    type: Name
+    subject: Name
+    source: Name = DEFAULT_SOURCE
+    time: str | None = None
+    data: msgspec.Raw = EMPTY_DATA
+    specversion: Literal["1.0"] = "1.0"
+    datacontenttype: str | None = None
+    dataschema: str | None = None
+
+
+def check_event(event: IncomingEvent, received_micros: int) -> int:
+    """The microseconds of the event's time; of its receipt when it has none. Raises Reject.
+
+    Its text must be known to be UTF-8.
+    """
+    for name in ("id", "type", "subject", "source"):
+        check_name(name, getattr(event, name))
+    size = check_data(event.data)
+    size += sum(len(text.encode()) for text in (event.id, event.type, event.subject, event.source))
+    check_size(size)
+    return received_micros if event.time is None else check_time(event.time, received_micros)
+
+
+def check_name(field: str, text: str) -> None:
+    """Raise Reject when a name holds control characters (CloudEvents 1.0, "Type System"), NUL among them."""
+    if not text.isprintable() and _CONTROL.search(text):
+        raise Reject("event.invalid_field", f"{field} holds a control character")
+
+
+def check_size(size_bytes: int) -> None:
+    """`size_bytes` counts the texts of id, source, type, subject, data and extensions."""
+    if size_bytes > MAX_EVENT_BYTES:
+        raise Reject("event.too_large", f"the event has {size_bytes} bytes; at most {MAX_EVENT_BYTES} are taken")
+
+
+def check_time(text: str, received_micros: int) -> int:
+    """RFC 3339 text to microseconds since 1970. Raises Reject."""
+    try:
+        micros = to_micros(parse_instant(text))
+    except ValueError as error:
+        raise Reject("event.invalid_time", f"time: {error}") from None
+    if not MIN_MICROS <= micros < MAX_MICROS:
+        raise Reject("event.invalid_time", f"time: {text!r} is not within the years 1900 to 2199")
+    if micros > received_micros + MAX_FUTURE_MICROS:
+        raise Reject("event.time_in_future", f"time: {text!r} is more than {MAX_FUTURE_SECONDS} seconds ahead")
+    return micros
+
+
+def check_data(data: msgspec.Raw) -> int:
+    """The length in bytes of well-formed JSON that must be an object and not too deep. Raises Reject."""
+    text = bytes(data)
+    if text[:1] != b"{":
+        raise Reject("event.invalid_data", "data must be a JSON object")
+    if may_be_deep(text) and depth_of(text) > MAX_DATA_DEPTH:
+        raise Reject("event.invalid_data", f"data is nested more than {MAX_DATA_DEPTH} deep")
+    return len(text)
+
+
+def may_be_deep(text: bytes) -> bool:
+    """A cheap look: False means that the text can't pass MAX_DATA_DEPTH."""
+    return len(text) > 2 * MAX_DATA_DEPTH and text.count(b"{") + text.count(b"[") > MAX_DATA_DEPTH
+
+
+def depth_of(text: bytes) -> int:
+    """How deep objects and arrays of well-formed JSON stand inside each other, without recursion."""
+    depth = deepest = 0
+    for match in _JSON_TOKEN.finditer(text):
+        token = match[0]
+        if token[0] in b"[{":
+            depth += len(token)
+            deepest = max(deepest, depth)
+        elif token[0] in b"]}":
+            depth -= len(token)
+    return deepest

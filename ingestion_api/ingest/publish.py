@@ -1,0 +1,161 @@
+"""Decoded events to the log, and back the word that the broker has them.
+
+Requests of one tenant that come within a few milliseconds of each other share messages: a message costs the
+broker and the flow about the same whatever it holds. Everything here runs in the event loop's one thread.
+"""
+
+import asyncio
+from collections.abc import Awaitable
+
+from infra.kafka.producer import Headers, Producer
+from ingestion_api.ingest.columns import Columns
+from ingestion_api.ingest.pack import pack
+from schemas.errors import Retry
+from schemas.events import HEADER_COUNT, HEADER_TENANT_NO
+
+#: A group of requests is sent at once when it has so many events. With a request more it stays within 65,536.
+FULL_GROUP_EVENTS = 1_000
+POLL_SECONDS = 0.002
+
+
+class _Group:
+    """Requests of one tenant whose events share messages, and so one fate."""
+
+    __slots__ = ("columns", "error", "undelivered", "waiting")
+
+    def __init__(self) -> None:
+        self.columns: Columns | None = None
+        self.waiting: list[asyncio.Future[None]] = []
+        self.undelivered = 0
+        self.error: Retry | None = None
+
+    def settle(self) -> None:
+        """Tell every request, once nothing is under way any more."""
+        for future in self.waiting:
+            if future.done():  # its client went away
+                continue
+            if self.error is None:
+                future.set_result(None)
+            else:
+                future.set_exception(self.error)
+
+
+class Flight:
+    """Bytes that one request holds, from its first to its answer; `with` gives them back."""
+
+    __slots__ = ("_publisher", "size_bytes")
+
+    def __init__(self, publisher: "Publisher") -> None:
+        self._publisher = publisher
+        self.size_bytes = 0
+
+    def grow_to(self, size_bytes: int) -> None:
+        """Hold at least so many. Raises Retry when the process holds too many already."""
+        if size_bytes > self.size_bytes:
+            self._publisher.admit(size_bytes - self.size_bytes)
+            self.size_bytes = size_bytes
+
+    def __enter__(self) -> "Flight":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._publisher.release(self.size_bytes)
+
+
+class Publisher:
+    """One a process. `run` must be running while anybody waits for `publish`."""
+
+    def __init__(
+        self, producer: Producer, *, topic: str, partitions: int, linger_ms: int, max_bytes_in_flight: int
+    ) -> None:
+        self._producer = producer
+        self._topic = topic
+        self._partitions = partitions
+        self._linger_seconds = linger_ms / 1000
+        self._max_bytes_in_flight = max_bytes_in_flight
+        self._bytes_in_flight = 0
+        self._groups: dict[int, _Group] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._undelivered = 0
+        self._busy = asyncio.Event()
+
+    def flight(self) -> "Flight":
+        """The account of one request's bytes; see `Flight`."""
+        return Flight(self)
+
+    def admit(self, size_bytes: int) -> None:
+        """Count bytes as in flight. Raises Retry when there are too many; one request alone always passes."""
+        if self._bytes_in_flight > 0 and self._bytes_in_flight + size_bytes > self._max_bytes_in_flight:
+            raise Retry("ingest.overloaded", "Too many events wait for the broker; send them again later.")
+        self._bytes_in_flight += size_bytes
+
+    def release(self, size_bytes: int) -> None:
+        """Bytes are no longer held."""
+        self._bytes_in_flight -= size_bytes
+
+    def publish(self, columns: Columns, tenant_no: int) -> Awaitable[None]:
+        """Take the events over; wait for what this returns: it ends when the broker has every one of them.
+
+        Raises Retry (`broker.unavailable`) then, when it does not; some of the events may be on the log all the same.
+        """
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        group = self._groups.get(tenant_no)
+        if group is None:
+            group = self._groups[tenant_no] = _Group()
+        if group.columns is None:
+            group.columns = columns
+        else:
+            group.columns.extend(columns)
+        group.waiting.append(future)
+        if len(group.columns) >= FULL_GROUP_EVENTS:
+            self._send(tenant_no, self._groups.pop(tenant_no))
+        elif self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(self._linger_seconds, self._send_all)
+        return future
+
+    def _send_all(self) -> None:
+        self._timer = None
+        groups, self._groups = self._groups, {}
+        for tenant_no, group in groups.items():
+            self._send(tenant_no, group)
+
+    def _send(self, tenant_no: int, group: _Group) -> None:
+        assert group.columns is not None
+        messages = pack(group.columns, tenant_no, self._partitions)
+        group.columns = None
+        group.undelivered = len(messages)
+
+        def delivered(error: str | None) -> None:
+            self._undelivered -= 1
+            self._settle_one(group, None if error is None else _unavailable(error))
+
+        for message in messages:
+            headers: Headers = [(HEADER_TENANT_NO, str(tenant_no)), (HEADER_COUNT, str(message.count))]
+            try:
+                self._producer.send(self._topic, message.partition, message.value, headers, delivered)
+            except Retry as error:
+                self._settle_one(group, error)
+            else:
+                self._undelivered += 1
+        self._busy.set()
+
+    def _settle_one(self, group: _Group, error: Retry | None) -> None:
+        group.undelivered -= 1
+        group.error = group.error or error
+        if group.undelivered == 0:
+            group.settle()
+
+    async def run(self) -> None:
+        """Run delivery callbacks until cancelled; sleeps while nothing is in flight."""
+        while True:
+            if self._undelivered == 0:
+                self._busy.clear()
+                await self._busy.wait()
+            self._producer.poll()
+            await asyncio.sleep(POLL_SECONDS)
+
+
+def _unavailable(reason: str) -> Retry:
+    return Retry(
+        "broker.unavailable", f"The broker did not acknowledge in time ({reason}); send the same events again."
+    )

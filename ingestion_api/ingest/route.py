@@ -1,0 +1,127 @@
+"""`POST /v1/events`, without a framework: read, decode, publish, and answer when the broker has the events."""
+
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+import msgspec
+import structlog
+from starlette.concurrency import run_in_threadpool
+
+from ingestion_api.access_log import request_id_from
+from ingestion_api.auth import KeyCache, Principal, Scope, bearer_of, check_scope
+from ingestion_api.ingest.body import Disconnected, Receive, read_body, unpack
+from ingestion_api.ingest.columns import identify
+from ingestion_api.ingest.decode import Decoded, Form, decode
+from ingestion_api.ingest.element import Rejection
+from ingestion_api.ingest.media import binary_to_json, form_of
+from ingestion_api.ingest.publish import Publisher
+from ingestion_api.problems import CONTENT_TYPE, internal_problem, problem
+from schemas.errors import MeterlineError, Reject
+
+PATH = "/v1/events"
+JSON_TYPE = (b"content-type", b"application/json")
+#: Larger bodies are decoded in a thread, so that other requests' answers need not wait for them.
+MAX_INLINE_BYTES = 512 * 1024
+
+ScopeMap = MutableMapping[str, Any]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+_log = structlog.get_logger("meterline.api")
+
+
+class AllRejected(Reject):
+    """No event of the request is good."""
+
+    def __init__(self, rejections: list[Rejection]) -> None:
+        detail = f"None of the {len(rejections)} events is good; `rejected` says why." if rejections else "No events."
+        super().__init__("event.all_rejected", detail)
+        self.rejections = rejections
+
+
+class EventsRoute:
+    """An ASGI application for one path and method; `asgi.py` sends it nothing else."""
+
+    def __init__(self, keys: KeyCache, publisher: Publisher) -> None:
+        self._keys = keys
+        self._publisher = publisher
+
+    async def __call__(self, scope: ScopeMap, receive: Receive, send: Send) -> None:
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        try:
+            body = await self._accept(headers, receive)
+        except Disconnected:
+            return
+        except Exception as error:
+            await _answer_error(error, headers, send)
+            return
+        await send({"type": "http.response.start", "status": 202, "headers": _response_headers(headers)})
+        await send({"type": "http.response.body", "body": body})
+
+    async def _accept(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:
+        """The body of the 202. Raises MeterlineError for everything else, Disconnected when nobody waits for it."""
+        principal = await self._principal(headers)
+        announced = headers.get(b"content-length", b"")
+        announced_bytes = int(announced) if announced.isdigit() else 0
+        with self._publisher.flight() as flight:
+            body = await read_body(receive, announced_bytes, flight.grow_to)
+            body, form = _unwrap(headers, body)
+            flight.grow_to(len(body))
+            return await self._publish(body, form, principal.tenant_no)
+
+    async def _principal(self, headers: dict[bytes, bytes]) -> Principal:
+        bearer = bearer_of(headers.get(b"authorization", b"").decode("latin-1"))
+        principal = self._keys.cached(bearer) or await run_in_threadpool(self._keys.lookup, bearer)
+        check_scope(principal, Scope.INGEST)
+        return principal
+
+    async def _publish(self, body: bytes, form: Form, tenant_no: int) -> bytes:
+        received_micros = time.time_ns() // 1000
+        if len(body) <= MAX_INLINE_BYTES:
+            decoded = decode(body, form, received_micros)
+        else:
+            decoded = await run_in_threadpool(decode, body, form, received_micros)
+        if decoded.events is None:
+            raise AllRejected(decoded.rejections)
+        sent = len(decoded.events)
+        duplicates = identify(decoded.events, tenant_no)
+        await self._publisher.publish(decoded.events, tenant_no)
+        return _accepted(sent - duplicates, duplicates, decoded)
+
+
+def _unwrap(headers: dict[bytes, bytes], body: bytes) -> tuple[bytes, Form]:
+    """The body as JSON or lines of JSON, whatever it came as."""
+    texts = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in headers.items()}
+    form = form_of(texts)
+    body = unpack(body, texts.get("content-encoding", "").strip().lower())
+    if form is None:
+        return binary_to_json(texts, body), Form.JSON
+    return body, form
+
+
+def _accepted(accepted: int, duplicates: int, decoded: Decoded) -> bytes:
+    if not decoded.rejections:
+        return b'{"accepted":%d,"duplicates":%d,"rejected":[]}' % (accepted, duplicates)
+    return msgspec.json.encode({"accepted": accepted, "duplicates": duplicates, "rejected": decoded.rejections})
+
+
+def _response_headers(headers: dict[bytes, bytes]) -> list[tuple[bytes, bytes]]:
+    given = headers.get(b"x-request-id")
+    request_id = request_id_from(None if given is None else given.decode("latin-1"))
+    return [JSON_TYPE, (b"x-request-id", request_id.encode())]
+
+
+async def _answer_error(error: Exception, headers: dict[bytes, bytes], send: Send) -> None:
+    given = headers.get(b"x-request-id", b"").decode("latin-1")
+    request_id = request_id_from(given)
+    if isinstance(error, MeterlineError):
+        status, extra, body = problem(error, instance=PATH, request_id=request_id)
+        if isinstance(error, AllRejected):
+            body = body[:-1] + b',"rejected":' + msgspec.json.encode(error.rejections) + b"}"
+    else:
+        _log.error("request failed", request_id=request_id, path=PATH, exc_info=error)
+        status, extra = 500, {"content-type": CONTENT_TYPE, "x-request-id": request_id}
+        body = internal_problem(PATH, request_id)
+    pairs = [(name.encode(), value.encode()) for name, value in extra.items()]
+    await send({"type": "http.response.start", "status": status, "headers": pairs})
+    await send({"type": "http.response.body", "body": body})
