@@ -1,0 +1,196 @@
+"""A statement and the usage it needs → an invoice, by the one engine. Previews and invoices both come from here."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from decimal import Decimal
+from zoneinfo import ZoneInfo
+
+from pricing.charges import PlanPrice, serialize
+from pricing.discounts import read_discounts
+from pricing.explain import ZERO, ExplainRow, to_wire
+from pricing.fields import Fields
+from pricing.invoices import AmountLine, ComputedLine, InvoiceInput, Line, PricedLine, compute
+from pricing.matrix import Group, Matrix
+from pricing.models import NAMES, Flat, PerUnit
+from pricing.periods import zone
+from pricing.proration import prorate
+from pricing.rating import quote
+from pricing.statements import Statement, StatementLine
+from pricing.terms import Terms
+from pricing.usage import Usage
+from schemas.billing import Invoice, InvoiceLine, MeteredUsage
+from schemas.errors import Reject
+from schemas.instants import Period
+from schemas.money import format_amount, format_decimal
+
+UNSUPPORTED = "pricing.unsupported"
+
+
+def price_statement(terms: Terms, statement: Statement, usage: Mapping[str, MeteredUsage]) -> Invoice:
+    """The invoice of a statement. `usage` has, by the key of its price, what each usage line counted.
+
+    Raises Reject when a price can't be applied to the usage: a group that no cell matches, a model that needs more
+    than totals.
+    """
+    computed = compute(
+        InvoiceInput(
+            currency=terms.currency,
+            lines=[_line_input(terms, line, usage) for line in statement.lines],
+            discounts=read_discounts(Fields({"discounts": list(terms.discounts)})),
+            commitment=terms.commitment if statement.has_usage else None,
+        )
+    )
+    lines = [
+        _map_line(terms, line, found, usage)
+        for line, found in zip(statement.lines, computed.lines, strict=False)  # a commitment's line may follow
+    ]
+    lines.extend(_map_commitment(terms, statement, found) for found in computed.lines[len(statement.lines) :])
+    return Invoice(
+        kind=statement.kind,
+        period=statement.period,
+        currency=terms.currency,
+        lines=tuple(lines),
+        subtotal=computed.subtotal,
+        discount=computed.discount,
+        tax=computed.tax,
+        total=computed.total,
+        credits_applied=computed.credits_applied,
+        amount_due=computed.amount_due,
+    )
+
+
+def check_billable(price: PlanPrice, pointer: str = "") -> None:
+    """Refuse a price that statements can't feed yet: what a meter's total does not say. Raises Reject."""
+    if price.price.bucket is not None:
+        raise Reject.at(f"{pointer}/bucket", UNSUPPORTED, "a subscription can't be billed by buckets yet")
+
+
+def _line_input(terms: Terms, line: StatementLine, usage: Mapping[str, MeteredUsage]) -> Line:
+    price = line.price
+    if line.is_usage:
+        check_billable(price)
+        return PricedLine(price=price.price, usage=_usage_input(price, usage[price.key]), key=price.key)
+    if line.is_part:
+        return _part(terms, line)
+    return PricedLine(price=price.price, usage=Usage(quantity=line.quantity), key=price.key)
+
+
+def _usage_input(price: PlanPrice, usage: MeteredUsage) -> Usage:
+    if not isinstance(price.price.model, Matrix):
+        return Usage(quantity=usage.quantity)
+    return Usage(
+        groups=[
+            Group(
+                properties={name: value for name, value in group.group.items() if value is not None},
+                quantity=group.quantity,
+            )
+            for group in usage.groups
+        ]
+    )
+
+
+def _part(terms: Terms, line: StatementLine) -> AmountLine:
+    """A fixed price shared out by time: what the part costs of what the whole period does."""
+    whole = quote(line.price.price, currency=terms.currency, quantity=line.quantity)
+    part = prorate(
+        whole.exact.copy_negate() if line.is_credit else whole.exact,
+        currency=terms.currency,
+        period=line.whole,
+        start=line.period.start,
+        end=line.period.end,
+        timezone=terms.timezone,
+    )
+    note = ExplainRow(f"a whole period costs {format_decimal(whole.exact)}", line.quantity, None, ZERO)
+    return AmountLine(amount=part.amount, explain=(note, *part.explain), key=line.price.key)
+
+
+def _map_line(
+    terms: Terms, line: StatementLine, computed: ComputedLine, usage: Mapping[str, MeteredUsage]
+) -> InvoiceLine:
+    price = line.price
+    metered = usage[price.key] if line.is_usage else None
+    quantity = line.quantity if metered is None else metered.quantity
+    assert quantity is not None, "a line has the quantity of its terms or of its meter"
+    unit_amount = _unit_amount(price, quantity, computed.exact)
+    return InvoiceLine(
+        key=price.key,
+        description=_describe(terms, line, quantity, unit_amount),
+        quantity=quantity,
+        unit_amount=unit_amount,
+        exact=computed.exact,
+        amount=computed.amount,
+        period=line.period,
+        price=serialize(price),
+        explain=_wire(computed.explain),
+        meter_no=None if metered is None else metered.meter_no,
+    )
+
+
+def _map_commitment(terms: Terms, statement: Statement, computed: ComputedLine) -> InvoiceLine:
+    assert terms.commitment is not None
+    amount = format_amount(terms.commitment.amount, terms.currency)
+    return InvoiceLine(
+        key=computed.key or "commitment",
+        description=f"Commitment of {amount} {terms.currency} {_dates(statement.period, terms.timezone)}",
+        quantity=None,
+        unit_amount=None,
+        exact=computed.exact,
+        amount=computed.amount,
+        period=statement.period,
+        price={
+            "commitment": {
+                "amount": format_decimal(terms.commitment.amount),
+                "overage_factor": format_decimal(terms.commitment.overage_factor),
+                "true_up": terms.commitment.true_up,
+            }
+        },
+        explain=_wire(computed.explain),
+    )
+
+
+def _wire(rows: Sequence[ExplainRow]) -> list[dict[str, object]]:
+    return [dict(row) for row in to_wire(rows)]
+
+
+def _unit_amount(price: PlanPrice, quantity: Decimal, exact: Decimal) -> Decimal | None:
+    """The price of one, where quantity x it is the line; None where tiers, modifiers or a share of time say more."""
+    match price.price.model:
+        case PerUnit(unit_amount=unit_amount) | Flat(amount=unit_amount):
+            return unit_amount if quantity * unit_amount == exact else None
+        case _:
+            return None
+
+
+def _describe(terms: Terms, line: StatementLine, quantity: Decimal, unit_amount: Decimal | None) -> str:
+    """One sentence for a person: what, how many at which price, for when."""
+    name = line.price.key.replace("_", " ").replace("-", " ")
+    name = name[:1].upper() + name[1:]
+    if line.is_credit:
+        text = f"{name}: unused part"
+    elif line.is_part:
+        text = f"{name}: part of a period"
+    elif isinstance(line.price.price.model, Flat):
+        text = name
+    elif unit_amount is not None:
+        text = f"{name}: {_shown(quantity)} × {_shown(unit_amount)} {terms.currency}"
+    else:
+        text = f"{name}: {_shown(quantity)} units, {NAMES[type(line.price.price.model)].replace('_', ' ')}"
+    if line.period.start == line.period.end:
+        return text
+    return f"{text} {_dates(line.period, terms.timezone)}"
+
+
+def _shown(number: Decimal) -> str:
+    """With separators of thousands: 1,200.5."""
+    return format(Decimal(format_decimal(number)), ",f")
+
+
+def _dates(period: Period, timezone: str) -> str:
+    """First and last local day, e.g. `(1 Jan 2026 – 31 Jan 2026)`."""
+    tz = zone(timezone)
+    return f"({_day(period.start, tz)} – {_day(max(period.start, period.end - datetime.resolution), tz)})"
+
+
+def _day(instant: datetime, tz: ZoneInfo) -> str:
+    local = instant.astimezone(tz)
+    return f"{local.day} {local:%b %Y}"

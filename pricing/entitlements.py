@@ -1,0 +1,163 @@
+"""Entitlements: may this customer use so much of a feature now, and which period counts. Decisions, no counters."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+from enum import StrEnum
+from typing import assert_never
+
+from pricing.credits import roll_over
+from pricing.explain import ZERO
+from pricing.periods import Alignment, BillingPeriod, period_containing, zone
+from schemas.errors import Reject
+from schemas.instants import EPOCH
+from schemas.money import exactly
+
+INVALID_RESET = "pricing.invalid_reset"
+HOUR = timedelta(hours=1)
+
+
+class Reset(StrEnum):
+    BILLING_PERIOD = "billing_period"
+    HOUR = "hour"
+    DAY = "day"
+    WEEK = "week"
+    MONTH = "month"
+    YEAR = "year"
+    NEVER = "never"
+
+
+class Enforcement(StrEnum):
+    HARD = "hard"
+    SOFT = "soft"
+
+
+class Reason(StrEnum):
+    WITHIN_LIMIT = "within_limit"
+    UNLIMITED = "unlimited"
+    LIMIT_EXCEEDED = "limit_exceeded"
+    SOFT_LIMIT_EXCEEDED = "soft_limit_exceeded"
+    NO_ENTITLEMENT = "no_entitlement"
+    FEATURE_OFF = "feature_off"
+    SUBSCRIPTION_INACTIVE = "subscription_inactive"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """`remaining` is never below 0 and None without a limit; `overage` is how far use and holds are above the limit."""
+
+    allowed: bool
+    reason: Reason
+    remaining: Decimal | None
+    overage: Decimal = ZERO
+
+
+#: Decisions that no quantity changes.
+NO_ENTITLEMENT = Decision(allowed=False, reason=Reason.NO_ENTITLEMENT, remaining=ZERO)
+FEATURE_OFF = Decision(allowed=False, reason=Reason.FEATURE_OFF, remaining=ZERO)
+FEATURE_ON = Decision(allowed=True, reason=Reason.UNLIMITED, remaining=None)
+SUBSCRIPTION_INACTIVE = Decision(allowed=False, reason=Reason.SUBSCRIPTION_INACTIVE, remaining=ZERO)
+
+
+@exactly
+def check(
+    *,
+    limit: Decimal | None,
+    used: Decimal,
+    reserved: Decimal = ZERO,
+    quantity: Decimal | None = None,
+    enforcement: Enforcement = Enforcement.HARD,
+) -> Decision:
+    """Whether `quantity` more fits a metered feature's limit (None: unlimited).
+
+    Without a quantity: allowed while used + reserved < limit; with one: while used + reserved + quantity ≤ limit.
+    A soft limit is always allowed, and says when it is exceeded. Raises Reject for a negative quantity.
+    """
+    if quantity is not None and quantity < 0:
+        raise Reject.at("/quantity", "pricing.invalid_quantity", "must not be negative")
+    if limit is None:
+        return FEATURE_ON
+    taken = used + reserved
+    fits = taken < limit if quantity is None else taken + quantity <= limit
+    if fits:
+        reason = Reason.WITHIN_LIMIT
+    else:
+        reason = Reason.SOFT_LIMIT_EXCEEDED if enforcement is Enforcement.SOFT else Reason.LIMIT_EXCEEDED
+    return Decision(
+        allowed=reason is not Reason.LIMIT_EXCEEDED,
+        reason=reason,
+        remaining=max(ZERO, limit - taken),
+        overage=max(ZERO, taken - limit),
+    )
+
+
+@exactly
+def carried_over(*, limit: Decimal, used: Decimal, rollover_max: Decimal | None) -> Decimal:
+    """What of an unused limit is added to the next period's. Without `rollover_max` nothing is."""
+    return ZERO if rollover_max is None else roll_over(max(ZERO, limit - used), maximum=rollover_max)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EntitlementPeriod:
+    """The half-open interval in which usage counts towards one limit. It never ends when `end` is None."""
+
+    start: datetime
+    end: datetime | None
+
+
+def entitlement_period(
+    instant: datetime,
+    reset: Reset,
+    *,
+    starts_at: datetime,
+    timezone: str,
+    billing_anchor: datetime,
+    billing_period: BillingPeriod = BillingPeriod.MONTH,
+    billing_period_count: int = 1,
+    alignment: Alignment = Alignment.ANNIVERSARY,
+) -> EntitlementPeriod:
+    """The period that contains an instant: of the subscription's own billing, or of the calendar in its timezone.
+
+    The first one starts when the subscription does; an instant before that is in no period, which is a Reject.
+    """
+    if instant < starts_at:
+        raise Reject.at("/instant", INVALID_RESET, "lies before the subscription starts")
+    match reset:
+        case Reset.NEVER:
+            return EntitlementPeriod(start=starts_at, end=None)
+        case Reset.HOUR:
+            start, end = hour_containing(instant, starts_at, timezone)
+        case Reset.BILLING_PERIOD:
+            if billing_period is BillingPeriod.ONCE:
+                return EntitlementPeriod(start=starts_at, end=None)
+            if alignment is Alignment.CALENDAR and instant < billing_anchor:
+                return EntitlementPeriod(start=starts_at, end=billing_anchor)  # a trial: the anchor is its end
+            _, period = period_containing(
+                instant, billing_anchor, timezone, billing_period, billing_period_count, alignment
+            )
+            start, end = period.start, period.end
+        case Reset.DAY | Reset.WEEK | Reset.MONTH | Reset.YEAR:
+            _, period = period_containing(instant, starts_at, timezone, UNITS[reset], 1, Alignment.CALENDAR)
+            start, end = period.start, period.end
+        case _:
+            assert_never(reset)
+    return EntitlementPeriod(start=max(start, starts_at), end=end)
+
+
+UNITS = {
+    Reset.DAY: BillingPeriod.DAY,
+    Reset.WEEK: BillingPeriod.WEEK,
+    Reset.MONTH: BillingPeriod.MONTH,
+    Reset.YEAR: BillingPeriod.YEAR,
+}
+
+
+def hour_containing(instant: datetime, starts_at: datetime, timezone: str) -> tuple[datetime, datetime]:
+    """The hour of the clock in the timezone, always 60 minutes long.
+
+    The minute at which hours turn is the one of the offset in force at `starts_at`, so that hours never overlap where
+    clocks change by half an hour.
+    """
+    offset = starts_at.astimezone(zone(timezone)).utcoffset() or timedelta(0)
+    start = instant - (instant - EPOCH + offset) % HOUR
+    return start, start + HOUR
