@@ -24,11 +24,11 @@ SUPPORTED_OPERATORS = frozenset({FilterOperator.EQ, FilterOperator.IN})
 
 ONE = Decimal(1)
 _LIMIT = 10**MAX_DIGITS
-_KNOWN_LITERALS = 4096
+_REMEMBERED = 4096
 
+_object_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 #: Numbers with a point or an exponent come as Decimal, straight from their text; the others as int.
-_decoder = msgspec.json.Decoder(dict[str, object], float_hook=Decimal)
-_literal_decoder = msgspec.json.Decoder(float_hook=Decimal)
+_value_decoder = msgspec.json.Decoder(float_hook=Decimal)
 _encoder = msgspec.json.Encoder(decimal_format="number")
 
 
@@ -40,12 +40,28 @@ class Quantity:
     rounded: bool = False
 
 
+class Unreadable:
+    """A property that is JSON by its grammar and still holds no value: an integer of thousands of digits, half of a
+    surrogate pair, an exponent beyond all bounds. It spoils what needs it, and nothing else."""
+
+
+UNREADABLE = Unreadable()
+
+
 def parse_data(data: str | bytes) -> dict[str, object]:
     """An event's data with exact numbers. Raises Reject `event.invalid_data` when it is no JSON object."""
     try:
-        return _decoder.decode(data)
-    except (ValueError, InvalidOperation) as error:
-        raise Reject(INVALID_DATA, f"data is not a JSON object that can be read: {error}") from None
+        properties = _object_decoder.decode(data)
+    except ValueError as error:
+        raise Reject(INVALID_DATA, f"data is not a JSON object: {error}") from None
+    return {name: _parse_value(raw) for name, raw in properties.items()}
+
+
+def _parse_value(raw: msgspec.Raw) -> object:
+    try:
+        return _value_decoder.decode(raw)
+    except (ValueError, InvalidOperation):
+        return UNREADABLE
 
 
 def literal_text(value: str | bool | int | Decimal) -> str:
@@ -53,10 +69,18 @@ def literal_text(value: str | bool | int | Decimal) -> str:
     return _encoder.encode(value).decode()
 
 
+@lru_cache(maxsize=_REMEMBERED)
+def path_of(text: str) -> tuple[str, ...]:
+    """`parse_path`, remembered: the paths of meters come again with every event."""
+    return parse_path(text)
+
+
 def value_at(data: dict[str, object], path: tuple[str, ...]) -> object:
     """What stands at the path; None when any name on the way is missing or leads through something without names."""
     found: object = data
     for name in path:
+        if found is UNREADABLE:
+            return found
         if not isinstance(found, dict):
             return None
         found = found.get(name)
@@ -103,9 +127,9 @@ def _invalid(what: str) -> Reject:
     return Reject(INVALID_VALUE, f"the meter's value is {what}")
 
 
-@lru_cache(maxsize=_KNOWN_LITERALS)
+@lru_cache(maxsize=_REMEMBERED)
 def _literal(text: str) -> object:
-    return _literal_decoder.decode(text)
+    return _value_decoder.decode(text)
 
 
 def is_one_of(value: object, literals: tuple[str, ...]) -> bool:
@@ -131,7 +155,7 @@ def passes(rule: Filter, value: object) -> bool:
 
 def matches(meter: MeterEntry, data: dict[str, object]) -> bool:
     """Whether every filter of the meter lets the data through. The event's type is the caller's to compare."""
-    return all(passes(rule, value_at(data, parse_path(rule.property))) for rule in meter.filters)
+    return all(passes(rule, value_at(data, path_of(rule.property))) for rule in meter.filters)
 
 
 def event_quantity(meter: MeterEntry, data: dict[str, object]) -> Quantity | None:
@@ -143,7 +167,7 @@ def event_quantity(meter: MeterEntry, data: dict[str, object]) -> Quantity | Non
     if meter.aggregation is Aggregation.COUNT:
         return Quantity(ONE)
     assert meter.value is not None, "only a count meter has no value"
-    return quantity_of(value_at(data, parse_path(meter.value)))
+    return quantity_of(value_at(data, path_of(meter.value)))
 
 
 def event_value(meter: MeterEntry, data: dict[str, object]) -> Decimal | None:
@@ -156,12 +180,14 @@ def group_text(value: object) -> str:
     """A group's value as windows hold it: `=` and the text; the empty string for a missing or null property.
 
     A string stands for itself, a number for its plain decimal form (1, 1.0 and 1e0 are one group), anything else for
-    its JSON text.
+    its JSON text. Raises Reject `event.invalid_value` for what can't be read.
     """
     if value is None:
         return ""
     if isinstance(value, str):
         return "=" + value
+    if value is UNREADABLE:
+        raise _invalid("grouped by a property that can't be read")
     if isinstance(value, Decimal) and (not value or abs(value.adjusted()) < MAX_TEXT):
         return "=" + format_decimal(value)
     return "=" + _encoder.encode(value).decode()

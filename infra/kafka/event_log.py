@@ -6,9 +6,12 @@ The topic itself stays uncompressed: the broker would otherwise unpack every mes
 import lz4.block
 import xxhash
 
-from schemas.events import BATCH_VERSION, EventBatch, decode_batch, encode_batch
+from schemas.events import BATCH_VERSION, MAX_REQUEST_BYTES, EventBatch, decode_batch, encode_batch
 
 VERSION_BYTE = bytes([BATCH_VERSION])
+
+#: More than any accepted request can need; a message that claims more would only fill the reader's memory.
+MAX_UNPACKED_BYTES = 2 * MAX_REQUEST_BYTES
 
 
 def identity_seed(tenant_no: int, source: str) -> int:
@@ -31,10 +34,17 @@ def seal(batch: EventBatch) -> bytes:
     return VERSION_BYTE + lz4.block.compress(encode_batch(batch))
 
 
+def unpacked_bytes(message: bytes) -> int:
+    """What the message says it unpacks to; 0 when it says nothing. Not to be trusted beyond MAX_UNPACKED_BYTES."""
+    return int.from_bytes(message[1:5], "little")
+
+
 def unseal(message: bytes) -> EventBatch:
     """The batch of a message. Raises ValueError when it is none that this version can read."""
     if message[:1] != VERSION_BYTE:
         raise ValueError(f"message format {message[:1]!r} is not {VERSION_BYTE!r}")
+    if unpacked_bytes(message) > MAX_UNPACKED_BYTES:
+        raise ValueError(f"the message claims to unpack to more than {MAX_UNPACKED_BYTES} bytes")
     try:
         return decode_batch(lz4.block.decompress(memoryview(message)[1:]))
     except (lz4.block.LZ4BlockError, ValueError) as error:  # msgspec's errors are ValueErrors

@@ -1,0 +1,177 @@
+"""Properties of many events' JSON at once: exact values and groups, as columns.
+
+The rule is `schemas.matching`; this is its fast form for the ordinary case. Whatever is not ordinary (a value that is
+no number, a very large one) is marked odd and left to the rule itself, event by event.
+"""
+
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from functools import lru_cache
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from flows.events import Texts
+from schemas.errors import Reject
+from schemas.matching import quantity_of, value_at
+from schemas.money import EXACT, MAX_SCALE
+
+KNOWN_SHAPES = 1024
+
+#: A value is whole x SCALE + part units of 10^-12, so that sums of either need no more than 64 bits.
+SCALE = 10**MAX_SCALE
+MAX_WHOLE = 1 << 40  # larger values are odd: the sum of a batch of at most 2^22 events stays exact in 64 bits
+MAX_COLUMN = 1 << 22
+
+Path = tuple[str, ...]
+
+
+@lru_cache(maxsize=KNOWN_SHAPES)
+def _decoder(names: tuple[str, ...]) -> msgspec.json.Decoder[Any]:
+    """Decodes the top-level properties `names` into attributes f0, f1, …; None where one is missing."""
+    shape = msgspec.defstruct(
+        "Shape",
+        [(f"f{index}", Any, None) for index in range(len(names))],
+        rename={f"f{index}": name for index, name in enumerate(names)},
+        gc=False,
+    )
+    return msgspec.json.Decoder(shape, float_hook=Decimal)
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Decoded rows of events that share a shape. `broken` is true where the data could not be decoded."""
+
+    rows: list[Any]
+    names: tuple[str, ...]
+    broken: NDArray[np.bool_]
+
+    def column(self, path: Path) -> list[Any]:
+        """What stands at the path in each row; None where nothing does."""
+        attribute = f"f{self.names.index(path[0])}"
+        values = [getattr(row, attribute) for row in self.rows]
+        if len(path) == 1:
+            return values
+        return [value_at(value, path[1:]) if isinstance(value, dict) else None for value in values]
+
+
+def decode_rows(data: Texts, names: tuple[str, ...]) -> Table:
+    """The properties `names` of every event. A row whose data is no JSON object that can be read is broken."""
+    n = len(data)
+    decoder = _decoder(names)
+    lines = pc.call_function("binary_join", [_one_list(data), "\n"])[0].as_py().encode()
+    if lines.count(b"\n") != n - 1:
+        # Outside of strings a line end is white space, and inside of strings JSON has none.
+        return _decode_one_by_one(data, names, decoder)
+    try:
+        rows = decoder.decode_lines(lines)
+    except (ValueError, InvalidOperation):
+        return _decode_one_by_one(data, names, decoder)
+    if len(rows) != n:
+        return _decode_one_by_one(data, names, decoder)
+    return Table(rows, names, np.zeros(n, np.bool_))
+
+
+def _one_list(data: Texts) -> Any:
+    return pa.ListArray.from_arrays(pa.array([0, len(data)], pa.int32()), data)
+
+
+def _decode_one_by_one(data: Texts, names: tuple[str, ...], decoder: msgspec.json.Decoder[Any]) -> Table:
+    rows: list[Any] = []
+    broken = np.zeros(len(data), np.bool_)
+    nothing = decoder.decode(b"{}")
+    for index, text in enumerate(data.to_pylist()):
+        try:
+            rows.append(decoder.decode(text))
+        except (ValueError, InvalidOperation):
+            rows.append(nothing)
+            broken[index] = True
+    return Table(rows, names, broken)
+
+
+@dataclass(frozen=True, slots=True)
+class Values:
+    """Exact values of a column. `present` is false for null or nothing; `odd` rows hold no value here."""
+
+    whole: NDArray[np.int64]
+    part: NDArray[np.int64]
+    present: NDArray[np.bool_]
+    odd: NDArray[np.bool_]
+
+
+def exact_values(column: list[Any]) -> Values:
+    """The numbers of a column, rounded to 12 digits after the point as `schemas.matching.quantity_of` rounds."""
+    n = len(column)
+    assert n <= MAX_COLUMN, "a batch is bounded far below this"
+    if set(map(type, column)) == {int}:
+        try:
+            whole = np.array(column, np.int64)
+        except OverflowError:
+            pass
+        else:
+            odd = (whole >= MAX_WHOLE) | (whole <= -MAX_WHOLE)
+            whole[odd] = 0
+            return Values(whole, np.zeros(n, np.int64), ~odd, odd)
+    units = [_units(value) for value in column]
+    present = np.array([unit is not None for unit in units], np.bool_)
+    odd = np.array([unit is ODD for unit in units], np.bool_)
+    pairs = np.array(
+        [(0, 0) if unit is None or unit is ODD else divmod(unit, SCALE) for unit in units], np.int64
+    ).reshape(n, 2)
+    return Values(pairs[:, 0].copy(), pairs[:, 1].copy(), present & ~odd, odd)
+
+
+#: An `int` of its own, known by identity, that no value can be.
+ODD = -(10 ** (MAX_SCALE + 20))
+
+
+def _units(value: Any) -> int | None:
+    """Units of 10^-12, None for null, ODD for what the ordinary case does not cover."""
+    if value is None:
+        return None
+    if type(value) is int:
+        return value * SCALE if -MAX_WHOLE < value < MAX_WHOLE else ODD
+    if type(value) is Decimal and -20 < value.adjusted() < 12:
+        scaled = value.scaleb(MAX_SCALE, EXACT)
+        units = int(scaled)
+        if units == scaled:
+            return units
+    try:
+        quantity = quantity_of(value)
+    except Reject:
+        return ODD
+    assert quantity is not None, "a value that is there is a number or rejected"
+    return int(quantity.value.scaleb(MAX_SCALE, EXACT)) if abs(quantity.value) < MAX_WHOLE else ODD
+
+
+@dataclass(frozen=True, slots=True)
+class Codes:
+    """A column as codes of its distinct JSON values."""
+
+    codes: NDArray[np.int64]
+    distinct: list[Any]
+
+
+def coded(column: list[Any]) -> Codes:
+    """Each row's value as an index into the distinct ones. Values of different JSON kinds are different values."""
+    if set(map(type, column)) <= {str, type(None)}:
+        encoded = pa.array(column, pa.string()).dictionary_encode(null_encoding="encode")
+        return Codes(encoded.indices.to_numpy().astype(np.int64), encoded.dictionary.to_pylist())
+    known: dict[tuple[type, Any], int] = {}
+    distinct: list[Any] = []
+    codes = np.empty(len(column), np.int64)
+    for row, value in enumerate(column):
+        key = (type(value), value if isinstance(value, str | int | Decimal | None) else _json(value))
+        code = known.setdefault(key, len(distinct))
+        if code == len(distinct):
+            distinct.append(value)
+        codes[row] = code
+    return Codes(codes, distinct)
+
+
+def _json(value: Any) -> bytes:
+    return msgspec.json.encode(value)
