@@ -35,13 +35,15 @@ def main() -> int:
         signal.signal(number, lambda _number, _frame: stopping.set())
     console = Console(stderr=True)
     try:
-        with running_stack(settings, lambda line: console.print(line, highlight=False), console) as stack:
+        with running_stack(
+            settings, lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True), console
+        ) as stack:
             print(json.dumps(stack.record.addresses), flush=True)  # noqa: T201 - the answer of this command
             while not stopping.wait(LOCK_PAUSE_SECONDS):
                 if options.while_locked and not _is_held(options.while_locked):
                     break
     except StackError as error:
-        console.print(f"{error.code}: {error.detail}", markup=False, highlight=False)
+        console.print(f"{error.code}: {error.detail}", markup=False, highlight=False, soft_wrap=True)
         return 1
     finally:
         if options.ephemeral:

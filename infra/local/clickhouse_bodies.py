@@ -11,6 +11,7 @@ import zstandard
 
 PIECE_BYTES = 1024 * 1024
 MAX_CHUNK_LINE_BYTES = 1024
+MAX_DRAIN_BYTES = 256 * 1024 * 1024
 
 BAD_ARGUMENTS = 36
 CANNOT_READ_ALL_DATA = 33
@@ -43,15 +44,33 @@ _DECOMPRESSORS: dict[str, Callable[[], _Decompressor]] = {
 }
 
 
-def plain_pieces(body: BufferedIOBase, headers: Message) -> Iterator[bytes]:
-    """The body's bytes after framing and compression are taken off. Raises BodyError, also for a body cut short."""
-    encoding = (headers.get("Content-Encoding") or "identity").strip().lower()
-    if encoding == "identity":
-        return _raw_pieces(body, headers)
-    if encoding not in _DECOMPRESSORS:
-        known = ", ".join(_DECOMPRESSORS)
-        raise BodyError(UNKNOWN_COMPRESSION_METHOD, f"Unknown compression method {encoding!r}; use one of {known}")
-    return _decompressed(_raw_pieces(body, headers), _DECOMPRESSORS[encoding])
+class Body:
+    """The body of one request, read from the connection as its pieces are taken."""
+
+    def __init__(self, stream: BufferedIOBase, headers: Message) -> None:
+        self._raw = _raw_pieces(stream, headers)
+        self._encoding = (headers.get("Content-Encoding") or "identity").strip().lower()
+
+    def pieces(self) -> Iterator[bytes]:
+        """The bytes with framing and compression taken off. Raises BodyError, also for a body that is cut short."""
+        if self._encoding == "identity":
+            return self._raw
+        if self._encoding not in _DECOMPRESSORS:
+            known = ", ".join(_DECOMPRESSORS)
+            raise BodyError(UNKNOWN_COMPRESSION_METHOD, f"Unknown encoding {self._encoding!r}; use one of {known}")
+        return _decompressed(self._raw, _DECOMPRESSORS[self._encoding])
+
+    def drain(self) -> bool:
+        """Read what nobody took, so that the client comes to read its answer. False when that is too much."""
+        left_bytes = MAX_DRAIN_BYTES
+        try:
+            for piece in self._raw:
+                left_bytes -= len(piece)
+                if left_bytes < 0:
+                    return False
+        except BodyError:
+            return False
+        return True
 
 
 def _raw_pieces(body: BufferedIOBase, headers: Message) -> Iterator[bytes]:

@@ -6,14 +6,22 @@ each request borrows a connection that has exactly its database and settings, an
 
 import re
 import threading
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
-from chdb.state.sqlitelike import Connection, connect
+from chdb.state.sqlitelike import Connection, StreamingResult, connect
 
 MAX_IDLE_CONNECTIONS = 64
+ARROW_CONTINUATION = b"\xff\xff\xff\xff"
+ARROW_END = ARROW_CONTINUATION + b"\0\0\0\0"
+
+#: Formats whose pieces make one valid answer when they are put together.
+_JOINABLE_FORMATS = frozenset(
+    {"Native", "ArrowStream", "RowBinary", "JSONEachRow", "JSONCompactEachRow", "TabSeparated"}
+)
 
 _CODE = re.compile(r"Code: (\d+)\. ")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
@@ -65,6 +73,33 @@ class Engine:
                 result.rows_written(),
                 result.bytes_written(),
             )
+
+    @contextmanager
+    def stream(
+        self, sql: str, output_format: str, session: Session, parameters: Mapping[str, str]
+    ) -> Generator[Iterator[bytes]]:
+        """The result of a SELECT in pieces, so that a large one is never whole in memory.
+
+        Formats with a head or a foot that may stand only once come in one piece. Raises EngineError, also between two
+        pieces; leaving the block early cancels the query.
+        """
+        if output_format not in _JOINABLE_FORMATS:
+            yield iter((self.query(sql, output_format, session, parameters).body,))
+            return
+        with (
+            self._borrow(session) as connection,
+            _engine_errors(),
+            connection.send_query(sql, output_format, params=dict(parameters)) as rows,
+        ):
+            pieces = _pieces(rows)
+            if output_format == "ArrowStream":
+                first = next(pieces, b"")
+                pieces = _one_arrow_stream(chain((first,), pieces)) if first else None
+            if pieces is not None:
+                yield pieces
+                return
+        # No row makes no piece, but an Arrow stream has a schema even so.
+        yield iter((self.query(sql, output_format, session, parameters).body,))
 
     def insert(self, statement: str, input_format: str, session: Session, pieces: Iterable[bytes]) -> Result:
         """Run an INSERT whose data comes in pieces of any size; nothing after a failed piece is stored.
@@ -141,6 +176,24 @@ def _engine_errors() -> Generator[None]:
         if found is None:
             raise EngineError(1002, f"Code: 1002. DB::Exception: {text} (UNKNOWN_EXCEPTION)") from error
         raise EngineError(int(found.group(1)), text[found.start() :]) from error
+
+
+def _pieces(rows: StreamingResult) -> Iterator[bytes]:
+    with _engine_errors():
+        for piece in rows:
+            yield piece.bytes()
+
+
+def _one_arrow_stream(streams: Iterator[bytes]) -> Iterator[bytes]:
+    """Each piece of chDB is an Arrow stream of its own: keep the schema of the first and the end of the last."""
+    schema_bytes = 0
+    for stream in streams:
+        if not schema_bytes:
+            schema_bytes = len(ARROW_CONTINUATION) + 4 + int.from_bytes(stream[4:8], "little")
+            yield stream[: -len(ARROW_END)]
+        else:
+            yield stream[schema_bytes : -len(ARROW_END)]
+    yield ARROW_END
 
 
 def _identifier(name: str) -> str:

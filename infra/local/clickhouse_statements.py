@@ -16,6 +16,7 @@ _TOKEN = re.compile(
 _OUTPUT_FORMAT = re.compile(r"\bFORMAT\s+(\w+)\s*;?\s*(?:SETTINGS\b[^;]*)?;?\s*\Z", re.IGNORECASE)
 #: Words that leave something behind in a session: its connection must not serve another request.
 _SESSION_WORDS = frozenset({b"SET", b"USE"})
+_READING_WORDS = frozenset({b"SELECT", b"WITH"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +46,11 @@ def leaves_traces(text: bytes) -> bool:
     """Whether running this changes the session it runs in."""
     first, second = first_words(text)
     return first in _SESSION_WORDS or second == b"TEMPORARY"
+
+
+def only_reads(text: bytes) -> bool:
+    """Whether this is a SELECT, which may be answered in pieces."""
+    return first_words(text)[0] in _READING_WORDS
 
 
 def parse_insert(text: bytes) -> Insert | None:

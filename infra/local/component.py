@@ -1,5 +1,6 @@
 """What the supervisor has to know of a process that it keeps alive."""
 
+import re
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +11,11 @@ class Probe(Protocol):
     """Asks a server a real question. Returns its version, or raises when there is no answer in time."""
 
     def __call__(self, address: str, timeout_seconds: float) -> str: ...
+
+
+def without_password(address: str) -> str:
+    """The address as it may be shown: `http://default:…@127.0.0.1:8123/x` → `http://default@127.0.0.1:8123/x`."""
+    return re.sub(r"(://[^/@:]*):[^/@]*@", r"\1@", address)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -75,7 +75,9 @@ def _format(data_dir: Path, java: list[str], port: int, controller_port: int) ->
     configuration.write_text(_properties(fresh, port, controller_port), encoding="utf-8")
     cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
     command = [*java, "kafka.tools.StorageTool", "format", "-t", cluster_id, "-c", str(configuration)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=FORMAT_LIMIT_SECONDS, check=False)
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=FORMAT_LIMIT_SECONDS, check=False, umask=0o077
+    )
     if done.returncode != 0:
         raise StackError("local.kafka_format", f"Kafka could not lay out its store: {done.stdout}{done.stderr}")
     fresh.rename(data_dir / "kafka")

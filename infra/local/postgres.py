@@ -26,8 +26,9 @@ INIT_LIMIT_SECONDS = 60
 MAX_CONNECTIONS = 200
 
 INITDB = (
-    *("--username=postgres", "--auth=trust", "--encoding=UTF8"),
+    *("--username=postgres", "--auth=scram-sha-256", "--encoding=UTF8"),
     *("--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C"),  # the same order on every machine
+    *("--set", "scram_iterations=1"),  # the password is random: making it slow to guess would only slow connecting
     "--no-sync",  # nothing is in it yet; the rename below makes it appear at once
 )
 SETTINGS = {
@@ -42,8 +43,8 @@ SETTINGS = {
 }
 
 
-def component(data_dir: Path, port: int, report: Report) -> Component:
-    """The server with its data in `data_dir`/postgres. Loopback only, without a password."""
+def component(data_dir: Path, port: int, password: str, report: Report) -> Component:
+    """The server with its data in `data_dir`/postgres, on loopback."""
     home = data_dir / "postgres"
     user = SYSTEM_USER if os.geteuid() == 0 else None
 
@@ -51,12 +52,12 @@ def component(data_dir: Path, port: int, report: Report) -> Component:
         if user:
             _make_reachable(user, home, report)
         if not home.exists():
-            _initialise(data_dir, home, user)
+            _initialise(data_dir, home, user, password)
         _forget_dead_postmaster(home)
 
     return Component(
         name="postgres",
-        address=f"postgresql://postgres@{LOOPBACK}:{port}/postgres",
+        address=f"postgresql://postgres:{password}@{LOOPBACK}:{port}/postgres",
         command=[str(_binary("postgres")), "-D", str(home), "-p", str(port)]
         + [f"--{name}={value}" for name, value in SETTINGS.items()],
         port=port,
@@ -67,16 +68,20 @@ def component(data_dir: Path, port: int, report: Report) -> Component:
     )
 
 
-def _initialise(data_dir: Path, home: Path, user: str | None) -> None:
+def _initialise(data_dir: Path, home: Path, user: str | None, password: str) -> None:
     """Make the cluster beside its place and rename it: a killed run leaves no half of one under the real name."""
     for dead in data_dir.glob("postgres.*"):
         shutil.rmtree(dead)
-    fresh = data_dir / f"postgres.{uuid.uuid4().hex}"
-    fresh.mkdir(mode=0o700)
+    fresh = data_dir / f"postgres.{uuid.uuid4().hex}" / "data"
+    fresh.mkdir(parents=True)
+    password_file = fresh.with_name("password")
+    password_file.touch(mode=0o600)
+    password_file.write_text(password, encoding="ascii")
     if user:
         shutil.chown(fresh, user, user)
+        shutil.chown(password_file, user, user)
     done = subprocess.run(
-        [str(_binary("initdb")), "-D", str(fresh), *INITDB],
+        [str(_binary("initdb")), "-D", str(fresh), f"--pwfile={password_file}", *INITDB],
         capture_output=True,
         text=True,
         timeout=INIT_LIMIT_SECONDS,
@@ -89,6 +94,7 @@ def _initialise(data_dir: Path, home: Path, user: str | None) -> None:
     if done.returncode != 0:
         raise StackError("local.postgres_init", f"PostgreSQL could not lay out its store: {done.stdout}{done.stderr}")
     fresh.rename(home)
+    shutil.rmtree(fresh.parent)
 
 
 def _forget_dead_postmaster(home: Path) -> None:

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import secrets
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -12,6 +13,7 @@ from infra.local.errors import StackError
 from infra.settings import Settings
 
 RECORD_NAME = "stack.json"
+PASSWORD_FILE = "stack.password"  # noqa: S105 - the name of a file
 LOCK_NAME = "stack.lock"
 
 
@@ -23,6 +25,14 @@ class Record:
     addresses: dict[str, str] = field(default_factory=dict[str, str])
     ports: dict[str, int] = field(default_factory=dict[str, int])
     versions: dict[str, str] = field(default_factory=dict[str, str])
+
+
+def password(data_dir: Path) -> str:
+    """The password of this directory's servers, made at the first start: other users of the machine stay outside."""
+    path = data_dir / PASSWORD_FILE
+    if not path.exists():
+        _replace(path, secrets.token_hex(16))
+    return path.read_text(encoding="ascii")
 
 
 def resolve_data_dir(settings: Settings) -> Path:
@@ -40,9 +50,7 @@ def read(data_dir: Path) -> Record | None:
 
 def write(data_dir: Path, record: Record) -> None:
     """Replace the record in one step."""
-    fresh = data_dir / f"{RECORD_NAME}.new"
-    fresh.write_text(json.dumps(asdict(record), indent=2), encoding="utf-8")
-    fresh.replace(data_dir / RECORD_NAME)
+    _replace(data_dir / RECORD_NAME, json.dumps(asdict(record), indent=2))
 
 
 def running(data_dir: Path) -> Record | None:
@@ -83,3 +91,11 @@ def with_addresses(settings: Settings, record: Record | None) -> Settings:
         return settings
     missing = {name: value for name, value in record.addresses.items() if hasattr(settings, name)}
     return settings.model_copy(update={name: value for name, value in missing.items() if not getattr(settings, name)})
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file that only its owner reads, in one step: a reader sees the old text or the new."""
+    fresh = path.with_name(f"{path.name}.new")
+    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.write(text)
+    fresh.replace(path)

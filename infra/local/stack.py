@@ -85,15 +85,16 @@ def _components(
 ) -> dict[str, Component]:
     """The components to start, each under the name of the setting that would replace it."""
     components: dict[str, Component] = {}
+    password = record.password(data_dir)
     if not settings.kafka_bootstrap:
         cache_dir = settings.cache_dir.expanduser().resolve()
         components["kafka_bootstrap"] = kafka.component(
             data_dir, cache_dir, chosen["kafka"], chosen["kafka_controller"], console
         )
     if not settings.postgres_dsn:
-        components["postgres_dsn"] = postgres.component(data_dir, chosen["postgres"], report)
+        components["postgres_dsn"] = postgres.component(data_dir, chosen["postgres"], password, report)
     if not settings.clickhouse_url:
-        components["clickhouse_url"] = clickhouse.component(data_dir, chosen["clickhouse"])
+        components["clickhouse_url"] = clickhouse.component(data_dir, chosen["clickhouse"], password)
     if not settings.temporal_address:
         components["temporal_address"] = temporal.component(data_dir, chosen["temporal"], chosen["temporal_ui"])
     return components

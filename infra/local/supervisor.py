@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from infra.local import leftovers, ports, warden
-from infra.local.component import Component
+from infra.local.component import Component, without_password
 from infra.local.errors import StackError
 
 MAX_FIRST_TRIES = 3
@@ -27,6 +27,7 @@ WATCH_PAUSE_SECONDS = 0.1
 PROBE_LIMIT_SECONDS = 2.0
 MAX_LOG_BYTES = 16 * 1024 * 1024  # a larger log is put aside as `.1` when its component starts
 LOG_TAIL_BYTES = 2_000
+PRIVATE_UMASK = 0o077  # data is its owner's alone, also where others may pass through the directory above
 
 Report = Callable[[str], None]
 
@@ -148,7 +149,7 @@ class _Kept:
 
     def _spawn(self) -> subprocess.Popen[bytes]:
         component = self.component
-        self._log_path.parent.mkdir(parents=True, exist_ok=True)
+        self._log_path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         if self._log_path.exists() and self._log_path.stat().st_size > MAX_LOG_BYTES:
             self._log_path.replace(self._log_path.with_suffix(".log.1"))
         environment = {
@@ -169,6 +170,7 @@ class _Kept:
                 user=user,
                 group=user,
                 extra_groups=[] if user else None,
+                umask=PRIVATE_UMASK,
             )
 
     def _await_answer(self, process: subprocess.Popen[bytes]) -> None:
@@ -181,7 +183,7 @@ class _Kept:
                 restarted = "again " if self.version else ""
                 self.version = version
                 self.settled.set()
-                where = f" at {component.address}" if component.address else ""
+                where = f" at {without_password(component.address)}" if component.address else ""
                 self._report(f"{component.name} is up {restarted}after {time.monotonic() - started:.1f} s{where}")
                 return
             self._stopping.wait(PROBE_PAUSE_SECONDS)

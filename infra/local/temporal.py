@@ -25,7 +25,7 @@ def component(data_dir: Path, port: int, ui_port: int) -> Component:
         ],
         port=port,
         probe=probe,
-        prepare=lambda: database.parent.mkdir(parents=True, exist_ok=True),
+        prepare=lambda: database.parent.mkdir(parents=True, exist_ok=True, mode=0o700),
     )
 
 

@@ -1,0 +1,426 @@
+"""What we need of ClickHouse, asked through `clickhouse-connect`: the front of the embedded engine must give it, and so
+must a real server, when `METERLINE_TEST_CLICKHOUSE_URL` names one."""
+
+# ruff: noqa: S608 - the names in the statements are made here
+
+import http.client
+import json
+import os
+import threading
+import uuid
+from base64 import b64encode
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from decimal import Decimal
+from http.client import HTTPMessage
+from io import BytesIO
+from urllib.parse import urlencode, urlsplit
+
+import clickhouse_connect
+import lz4.frame
+import pyarrow as pa
+import pytest
+import zstandard
+from clickhouse_connect.driver.client import Client
+from clickhouse_connect.driver.exceptions import DatabaseError, StreamFailureError
+
+ROWS_OF_MANY_BLOCKS = 200_000  # more than three blocks of 65,536
+SYNC = {"async_insert": 0}
+
+
+@pytest.fixture(scope="module")
+def url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A server with a database of this module's own."""
+    server = os.environ.get("METERLINE_TEST_CLICKHOUSE_URL") or request.getfixturevalue("stack").clickhouse_url
+    database = f"contract_{uuid.uuid4().hex[:12]}"
+    client = clickhouse_connect.get_client(dsn=urlsplit(server)._replace(path="/default").geturl())
+    client.command(f"CREATE DATABASE {database}")
+    yield urlsplit(server)._replace(path=f"/{database}").geturl()
+    client.command(f"DROP DATABASE {database}")
+    client.close()
+
+
+@pytest.fixture
+def client(url: str) -> Iterator[Client]:
+    client = clickhouse_connect.get_client(dsn=url, autogenerate_session_id=False)
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def table(client: Client) -> str:
+    """An empty table of (id, name, amount)."""
+    name = f"t_{uuid.uuid4().hex[:12]}"
+    client.command(
+        f"CREATE TABLE {name} (id UInt64, name LowCardinality(String), amount Decimal(38, 12))"
+        " ENGINE = MergeTree ORDER BY id SETTINGS non_replicated_deduplication_window = 100"
+    )
+    return name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    status: int
+    headers: HTTPMessage
+    text: str
+
+    @property
+    def code(self) -> str | None:
+        return self.headers["X-ClickHouse-Exception-Code"]
+
+
+@contextmanager
+def connection_to(url: str) -> Iterator[tuple[http.client.HTTPConnection, dict[str, str]]]:
+    """A plain HTTP connection and the headers that log in."""
+    parts = urlsplit(url)
+    assert parts.hostname
+    login = b64encode(f"{parts.username or 'default'}:{parts.password or ''}".encode()).decode()
+    connection = http.client.HTTPConnection(parts.hostname, parts.port or 8123, timeout=30)
+    try:
+        yield connection, {"Authorization": f"Basic {login}"}
+    finally:
+        connection.close()
+
+
+def send(
+    url: str, query: str, body: bytes | Iterator[bytes], headers: dict[str, str] | None = None, **settings: object
+) -> Answer:
+    """One request without the client library. A body of pieces is sent in chunks."""
+    parameters = {"database": urlsplit(url).path.strip("/"), "query": query, **settings}
+    with connection_to(url) as (connection, login):
+        path = "/?" + urlencode(parameters)
+        connection.request("POST", path, body, login | (headers or {}), encode_chunked=not isinstance(body, bytes))
+        response = connection.getresponse()
+        return Answer(status=response.status, headers=response.headers, text=response.read().decode())
+
+
+def post(
+    url: str, query: str, body: bytes | Iterator[bytes], headers: dict[str, str] | None = None, **settings: object
+) -> Answer:
+    """The answer to a request that must succeed."""
+    answer = send(url, query, body, headers, **settings)
+    assert answer.status == 200, answer.text
+    return answer
+
+
+def arrow_stream(start: int, rows: int, batch_rows: int) -> bytes:
+    batch = pa.table(
+        {
+            "id": pa.array(range(start, start + rows), pa.uint64()),
+            "name": pa.array([f"n{number % 7}" for number in range(rows)]),
+            "amount": pa.array([Decimal("0.000000000001")] * rows, pa.decimal128(38, 12)),
+        }
+    )
+    sink = BytesIO()
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_table(batch, max_chunksize=batch_rows)
+    return sink.getvalue()
+
+
+def count(client: Client, table: str) -> int:
+    return int(client.query(f"SELECT count() FROM {table}").result_rows[0][0])
+
+
+class TestQueries:
+    def test_values_come_back_with_their_types(self, client: Client) -> None:
+        row = client.query(
+            "SELECT 1::UInt8, 'ä', toDecimal128('0.000000000001', 12), NULL, [1, 2], map('a', 1)"
+        ).first_row
+        assert tuple(row) == (1, "ä", Decimal("0.000000000001"), None, [1, 2], {"a": 1})
+
+    def test_no_row_is_an_empty_result(self, client: Client) -> None:
+        assert client.query("SELECT 1 AS a WHERE 0").result_rows == []
+
+    def test_an_empty_arrow_result_has_its_columns(self, client: Client) -> None:
+        assert client.query_arrow("SELECT 1 AS a, 'x' AS b WHERE 0").column_names == ["a", "b"]
+
+    def test_a_result_of_many_blocks_is_whole_in_native(self, client: Client) -> None:
+        numbers = client.query(f"SELECT number FROM numbers({ROWS_OF_MANY_BLOCKS})").result_columns[0]
+        assert len(numbers) == ROWS_OF_MANY_BLOCKS
+        assert sum(numbers) == ROWS_OF_MANY_BLOCKS * (ROWS_OF_MANY_BLOCKS - 1) // 2
+
+    def test_a_result_of_many_blocks_is_one_arrow_stream(self, client: Client) -> None:
+        answer = client.query_arrow(f"SELECT number, toString(number) AS text FROM numbers({ROWS_OF_MANY_BLOCKS})")
+        assert answer.num_rows == ROWS_OF_MANY_BLOCKS
+        assert answer["number"].to_pylist() == list(range(ROWS_OF_MANY_BLOCKS))
+
+    def test_json_rows_come_line_by_line(self, url: str) -> None:
+        query = "SELECT number AS n FROM numbers(3) FORMAT JSONEachRow"
+        answer = post(url, query, b"", output_format_json_quote_64bit_integers=1)
+        assert [json.loads(line) for line in answer.text.splitlines()] == [{"n": "0"}, {"n": "1"}, {"n": "2"}]
+
+    def test_a_statement_may_stand_in_the_body(self, url: str) -> None:
+        assert post(url, "", b"SELECT 1 + 1").text == "2\n"
+
+    def test_a_statement_longer_than_a_url_may_be(self, client: Client) -> None:
+        assert client.query("SELECT length('" + "x" * 200_000 + "')").first_row[0] == 200_000
+
+    def test_an_error_in_the_middle_of_a_long_answer_is_seen(self, client: Client) -> None:
+        with pytest.raises((DatabaseError, StreamFailureError), match="FUNCTION_THROW_IF_VALUE_IS_NON_ZERO"):
+            client.query("SELECT throwIf(number = 1900000) FROM numbers(2000000)").result_columns  # noqa: B018 - it reads
+
+
+class TestParameters:
+    def test_bound_values_keep_their_quotes_and_letters(self, client: Client) -> None:
+        hostile = "a'b\\c\"d`;--\n\t{x:String}é"
+        assert client.query("SELECT {value:String}", parameters={"value": hostile}).first_row[0] == hostile
+
+    def test_types_are_honoured(self, client: Client) -> None:
+        query = "SELECT {a:UInt64} + 1, {b:Decimal(38, 12)}, {c:Array(String)}, {d:DateTime64(6)}::String"
+        values = {"a": 41, "b": Decimal("1.5"), "c": ["x", "y'z"], "d": "2026-01-01 00:00:00.000001"}
+        row = client.query(query, parameters=values).first_row
+        assert tuple(row) == (42, Decimal("1.500000000000"), ["x", "y'z"], "2026-01-01 00:00:00.000001")
+
+    def test_identifiers_can_be_bound(self, client: Client, table: str) -> None:
+        assert client.query("SELECT count() FROM {t:Identifier}", parameters={"t": table}).first_row[0] == 0
+
+    def test_a_long_list_can_be_bound(self, client: Client) -> None:
+        numbers = list(range(20_000))
+        assert client.query("SELECT length({n:Array(UInt32)})", parameters={"n": numbers}).first_row[0] == 20_000
+
+    def test_a_long_list_of_hostile_text_can_be_bound(self, client: Client) -> None:
+        texts = [f"line\r\n--boundary é' {number}" for number in range(2_000)]
+        assert client.query("SELECT {t:Array(String)}", parameters={"t": texts}).first_row[0] == texts
+
+    def test_a_wrong_value_is_refused(self, client: Client) -> None:
+        with pytest.raises(DatabaseError, match=r"Code: (457|72|27|6)\b"):
+            client.query("SELECT {a:UInt8}", parameters={"a": "many"})
+
+
+class TestSettings:
+    def test_a_setting_holds_for_its_query_and_for_no_other(self, client: Client) -> None:
+        query = "SELECT getSetting('max_block_size')"
+        before = client.query(query).first_row[0]
+        assert client.query(query, settings={"max_block_size": 4321}).first_row[0] == 4321
+        assert client.query(query).first_row[0] == before
+
+    def test_a_settings_clause_leaves_nothing_behind(self, client: Client) -> None:
+        query = "SELECT getSetting('max_block_size')"
+        before = client.query(query).first_row[0]
+        assert client.query(f"{query} SETTINGS max_block_size = 4321").first_row[0] == 4321
+        assert client.query(query).first_row[0] == before
+
+    def test_set_and_use_leave_nothing_behind(self, client: Client, url: str) -> None:
+        client.command("SET max_block_size = 1234")
+        client.command("USE system")
+        assert client.query("SELECT getSetting('max_block_size')").first_row[0] != 1234
+        assert client.query("SELECT currentDatabase()").first_row[0] == urlsplit(url).path.strip("/")
+
+    def test_text_settings_keep_their_quotes(self, client: Client) -> None:
+        hostile = "a'b\\c é"
+        query = "SELECT getSetting('log_comment')"
+        assert client.query(query, settings={"log_comment": hostile}).first_row[0] == hostile
+
+    def test_an_unknown_setting_is_an_error_of_clickhouse(self, url: str) -> None:
+        answer = send(url, "SELECT 1", b"", no_such_setting=1)
+        assert answer.code == "115"
+        assert "UNKNOWN_SETTING" in answer.text
+
+
+class TestErrors:
+    @pytest.mark.parametrize(
+        ("query", "code", "name"),
+        [
+            ("SELEC 1", 62, "SYNTAX_ERROR"),
+            ("SELECT * FROM nowhere", 60, "UNKNOWN_TABLE"),
+            ("SELECT nothing", 47, "UNKNOWN_IDENTIFIER"),
+            ("SELECT * FROM nowhere.t", 81, "UNKNOWN_DATABASE"),
+            ("SELECT intDiv(1, 0)", 153, "ILLEGAL_DIVISION"),
+        ],
+    )
+    def test_code_and_text_are_clickhouses_own(self, client: Client, query: str, code: int, name: str) -> None:
+        with pytest.raises(DatabaseError) as caught:
+            client.query(query)
+        assert caught.value.code == code
+        assert name in str(caught.value)
+
+    def test_a_connection_goes_on_after_an_error(self, client: Client) -> None:
+        for _ in range(3):
+            with pytest.raises(DatabaseError):
+                client.insert("nowhere", [[1]], column_names=["id"], column_type_names=["UInt64"])
+            with pytest.raises(DatabaseError):
+                client.query("SELECT * FROM nowhere")
+            assert client.query("SELECT 1").first_row[0] == 1
+
+    def test_a_wrong_password_opens_nothing(self, url: str) -> None:
+        answer = send(url, "SELECT 1", b"", {"Authorization": "Basic " + b64encode(b"default:wrong").decode()})
+        assert answer.status in {401, 403}
+        assert answer.code == "516"
+
+
+class TestInserts:
+    def test_rows_in_native(self, client: Client, table: str) -> None:
+        rows = [[1, "a", Decimal("0.000000000001")], [2, "b", Decimal("-99999999999999999999999999.999999999999")]]
+        summary = client.insert(table, rows, column_names=["id", "name", "amount"], settings=SYNC)
+        assert summary.written_rows == 2
+        assert [list(row) for row in client.query(f"SELECT * FROM {table} ORDER BY id").result_rows] == rows
+
+    @pytest.mark.parametrize("compression", [False, "lz4", "zstd", "gzip"])
+    def test_all_blocks_of_a_native_body_arrive(self, url: str, table: str, compression: str | bool) -> None:
+        client = clickhouse_connect.get_client(dsn=url, compress=compression, autogenerate_session_id=False)
+        columns = [list(range(ROWS_OF_MANY_BLOCKS)), ["x"] * ROWS_OF_MANY_BLOCKS, [Decimal(1)] * ROWS_OF_MANY_BLOCKS]
+        summary = client.insert(
+            table, columns, column_names=["id", "name", "amount"], column_oriented=True, settings=SYNC
+        )
+        assert summary.written_rows == ROWS_OF_MANY_BLOCKS
+        stored = client.query(f"SELECT count(), sum(id), sum(amount) FROM {table}").first_row
+        assert tuple(stored) == (
+            ROWS_OF_MANY_BLOCKS,
+            ROWS_OF_MANY_BLOCKS * (ROWS_OF_MANY_BLOCKS - 1) // 2,
+            Decimal(ROWS_OF_MANY_BLOCKS),
+        )
+        client.close()
+
+    def test_arrow_through_the_client(self, client: Client, table: str) -> None:
+        rows = pa.ipc.open_stream(arrow_stream(0, 70_000, 70_000)).read_all()
+        assert client.insert_arrow(table, rows, settings=SYNC).written_rows == 70_000
+        assert count(client, table) == 70_000
+
+    def test_several_record_batches_in_one_arrow_body(self, url: str, client: Client, table: str) -> None:
+        answer = post(url, f"INSERT INTO {table} FORMAT ArrowStream", arrow_stream(0, 90_000, 20_000), **SYNC)
+        assert json.loads(answer.headers["X-ClickHouse-Summary"])["written_rows"] == "90000"
+        assert count(client, table) == 90_000
+
+    @pytest.mark.parametrize("encoding", ["lz4", "zstd"])
+    def test_all_frames_of_a_compressed_body_are_read(
+        self, url: str, client: Client, table: str, encoding: str
+    ) -> None:
+        compress = {"lz4": lz4.frame.compress, "zstd": zstandard.ZstdCompressor().compress}[encoding]
+        body = arrow_stream(0, 60_000, 20_000)
+        third = len(body) // 3
+        frames = b"".join(map(compress, (body[:third], body[third : 2 * third], body[2 * third :])))
+        post(url, f"INSERT INTO {table} FORMAT ArrowStream", frames, {"Content-Encoding": encoding}, **SYNC)
+        assert count(client, table) == 60_000
+
+    def test_json_rows_keep_every_digit(self, url: str, client: Client, table: str) -> None:
+        lines = (
+            b'{"id": 1, "name": "a", "amount": "12345678901234567890123456.123456789012"}\n{"id": 2, "amount": 0.1}\n'
+        )
+        post(url, f"INSERT INTO {table} FORMAT JSONEachRow", lines, **SYNC)
+        amounts = client.query(f"SELECT amount FROM {table} ORDER BY id").result_columns[0]
+        assert list(amounts) == [Decimal("12345678901234567890123456.123456789012"), Decimal("0.1")]
+
+    def test_statement_and_data_in_one_body(self, url: str, client: Client, table: str) -> None:
+        post(url, "", f"INSERT INTO {table} (id, name) FORMAT TabSeparated\n7\tseven\n8\teight\n".encode(), **SYNC)
+        assert client.query(f"SELECT name FROM {table} ORDER BY id").result_columns[0] == ["seven", "eight"]
+
+    def test_values_and_select_are_inserts_too(self, client: Client, table: str) -> None:
+        client.command(f"INSERT INTO {table} VALUES (1, 'FORMAT', 0), (2, 'b', 0)")
+        client.command(f"INSERT INTO {table} SELECT id + 10, name, amount FROM {table}")
+        assert count(client, table) == 4
+
+    def test_a_chunked_body_is_read_to_its_end(self, url: str, client: Client, table: str) -> None:
+        body = arrow_stream(0, 5_000, 5_000)
+        pieces = (body[start : start + 1_000] for start in range(0, len(body), 1_000))
+        post(url, f"INSERT INTO {table} FORMAT ArrowStream", pieces, {"Transfer-Encoding": "chunked"}, **SYNC)
+        assert count(client, table) == 5_000
+
+    def test_a_large_insert_that_fails_gets_its_error(self, client: Client, url: str, table: str) -> None:
+        body = arrow_stream(0, 300_000, 10_000)  # much more than fits into the buffers of a socket
+        answer = send(url, f"INSERT INTO {table} (nothing) FORMAT ArrowStream", body, **SYNC)
+        assert answer.code == "16"
+        assert count(client, table) == 0
+
+    def test_a_bad_row_stores_nothing_of_its_block(self, url: str, client: Client, table: str) -> None:
+        answer = send(url, f"INSERT INTO {table} FORMAT JSONEachRow", b'{"id": 1}\n{"id": "x"}\n', **SYNC)
+        assert answer.code in {"27", "26", "72"}
+        assert count(client, table) == 0
+
+    @pytest.mark.parametrize("encoding", ["lz4", "zstd", "gzip"])
+    def test_a_body_that_is_not_what_it_says_is_refused(
+        self, url: str, client: Client, table: str, encoding: str
+    ) -> None:
+        answer = send(url, f"INSERT INTO {table} FORMAT JSONEachRow", b'{"id": 1}\n', {"Content-Encoding": encoding})
+        assert answer.status >= 400
+        assert answer.code
+        assert count(client, table) == 0
+
+    def test_a_body_cut_short_by_the_client_stores_nothing(self, url: str, client: Client, table: str) -> None:
+        with connection_to(url) as (connection, login):
+            connection.putrequest("POST", f"/?database={urlsplit(url).path.strip('/')}&async_insert=0")
+            connection.putheader("Authorization", login["Authorization"])
+            connection.putheader("Content-Length", "1000000")
+            connection.endheaders(f"INSERT INTO {table} (id) FORMAT JSONEachRow\n".encode() + b'{"id": 1}\n')
+        assert client.query("SELECT 1").first_row[0] == 1
+        assert count(client, table) == 0
+
+    def test_the_same_token_stores_a_block_once(self, client: Client, table: str) -> None:
+        for _ in range(2):
+            token = {"insert_deduplication_token": "batch-1", "insert_deduplicate": 1, **SYNC}
+            client.insert(table, [[1, "a", 1]], column_names=["id", "name", "amount"], settings=token)
+        client.insert(
+            table, [[1, "a", 1]], column_names=["id", "name", "amount"], settings=SYNC | {"insert_deduplicate": 0}
+        )
+        assert count(client, table) == 2
+
+    def test_a_token_covers_the_targets_of_views_too(self, client: Client) -> None:
+        source, target, view = (f"{kind}_{uuid.uuid4().hex[:8]}" for kind in ("source", "target", "view"))
+        engine = "MergeTree ORDER BY id SETTINGS non_replicated_deduplication_window = 100"
+        client.command(f"CREATE TABLE {source} (id UInt64) ENGINE = {engine}")
+        client.command(f"CREATE TABLE {target} (id UInt64) ENGINE = {engine}")
+        client.command(f"CREATE MATERIALIZED VIEW {view} TO {target} AS SELECT id FROM {source}")
+        for _ in range(2):
+            token = {"insert_deduplication_token": "batch-1", "insert_deduplicate": 1, **SYNC}
+            client.insert(source, [[1], [2]], column_names=["id"], settings=token)
+        assert (count(client, source), count(client, target)) == (2, 2)
+
+    def test_replayed_rows_collapse_under_final(self, client: Client) -> None:
+        name = f"replay_{uuid.uuid4().hex[:8]}"
+        client.command(
+            f"CREATE TABLE {name} (shard UInt8, seq UInt64, n UInt64) ENGINE = ReplacingMergeTree ORDER BY (shard, seq)"
+        )
+        for _ in range(3):
+            client.insert(
+                name, [[0, 1, 5]], column_names=["shard", "seq", "n"], settings=SYNC | {"optimize_on_insert": 0}
+            )
+        assert client.query(f"SELECT sum(n) FROM {name} FINAL").first_row[0] == 5
+
+
+class TestManyClients:
+    def test_clients_at_once_each_get_their_own_answer(self, url: str) -> None:
+        def ask(worker: int) -> bool:
+            client = clickhouse_connect.get_client(dsn=url, autogenerate_session_id=False)
+            answers = [
+                client.query("SELECT {n:UInt64}", parameters={"n": worker * 1_000 + turn}).first_row[0]
+                for turn in range(25)
+            ]
+            client.close()
+            return answers == [worker * 1_000 + turn for turn in range(25)]
+
+        with ThreadPoolExecutor(8) as pool:
+            assert all(pool.map(ask, range(8)))
+
+    def test_inserts_at_once_are_all_stored(self, url: str, client: Client, table: str) -> None:
+        def insert(worker: int) -> None:
+            body = arrow_stream(worker * 20_000, 20_000, 20_000)
+            post(url, f"INSERT INTO {table} FORMAT ArrowStream", body, **SYNC)
+
+        with ThreadPoolExecutor(6) as pool:
+            list(pool.map(insert, range(6)))
+        stored = client.query(f"SELECT count(), uniqExact(id) FROM {table}").first_row
+        assert tuple(stored) == (120_000, 120_000)
+
+    def test_a_slow_query_does_not_hold_up_others(self, url: str, client: Client) -> None:
+        slow = threading.Thread(
+            target=post, args=(url, "SELECT count() FROM numbers(3) WHERE sleepEachRow(0.5) = 0", b""),
+            kwargs={"max_block_size": 1},
+        )  # fmt: skip
+        slow.start()
+        for _ in range(5):
+            assert client.query("SELECT 1").first_row[0] == 1
+        assert slow.is_alive()
+        slow.join()
+
+    def test_databases_are_apart(self, url: str, client: Client) -> None:
+        other = f"other_{uuid.uuid4().hex[:12]}"
+        client.command(f"CREATE DATABASE {other}")
+        client.command(f"CREATE TABLE {other}.t (id UInt64) ENGINE = MergeTree ORDER BY id")
+        client.command(f"INSERT INTO {other}.t VALUES (1)")
+        there = clickhouse_connect.get_client(dsn=urlsplit(url)._replace(path=f"/{other}").geturl())
+        assert there.query("SELECT id FROM t").result_columns[0] == [1]
+        with pytest.raises(DatabaseError, match="Code: 60"):
+            client.query("SELECT id FROM t")
+        there.close()
+        client.command(f"DROP DATABASE {other}")
