@@ -18,12 +18,42 @@ from pricing.rating import quote
 from pricing.statements import Statement, StatementLine
 from pricing.terms import Terms
 from pricing.usage import Usage
-from schemas.billing import Invoice, InvoiceLine, MeteredUsage
+from schemas.billing import BilledSubscription, Invoice, InvoiceLine, MeteredUsage, UsageNeed
+from schemas.catalogue import MeterEntry
 from schemas.errors import Reject
 from schemas.instants import Period
 from schemas.money import format_amount, format_decimal
 
-UNSUPPORTED = "pricing.unsupported"
+
+def usage_needs(
+    subscription: BilledSubscription, statement: Statement, meters: Mapping[tuple[str, str], MeterEntry]
+) -> list[UsageNeed]:
+    """What must be measured before the statement can be priced. `meters` by (tenant_id, key).
+
+    Raises Reject `subscription.unknown_meter` when a price names a meter that is not there.
+    """
+    needs: list[UsageNeed] = []
+    for line in statement.lines:
+        if not line.is_usage:
+            continue
+        key = line.price.meter or ""
+        meter = meters.get((subscription.tenant_id, key))
+        if meter is None:
+            raise Reject(
+                "subscription.unknown_meter", f"price {line.price.key!r} names the meter {key!r}: there is none"
+            )
+        needs.append(
+            UsageNeed(
+                subscription_id=subscription.id,
+                key=line.price.key,
+                tenant_no=subscription.tenant_no,
+                customer_no=subscription.customer_no,
+                meter=meter,
+                period=line.period,
+                by_group=isinstance(line.price.price.model, Matrix),
+            )
+        )
+    return needs
 
 
 def price_statement(terms: Terms, statement: Statement, usage: Mapping[str, MeteredUsage]) -> Invoice:
@@ -59,16 +89,9 @@ def price_statement(terms: Terms, statement: Statement, usage: Mapping[str, Mete
     )
 
 
-def check_billable(price: PlanPrice, pointer: str = "") -> None:
-    """Refuse a price that statements can't feed yet: what a meter's total does not say. Raises Reject."""
-    if price.price.bucket is not None:
-        raise Reject.at(f"{pointer}/bucket", UNSUPPORTED, "a subscription can't be billed by buckets yet")
-
-
 def _line_input(terms: Terms, line: StatementLine, usage: Mapping[str, MeteredUsage]) -> Line:
     price = line.price
     if line.is_usage:
-        check_billable(price)
         return PricedLine(price=price.price, usage=_usage_input(price, usage[price.key]), key=price.key)
     if line.is_part:
         return _part(terms, line)

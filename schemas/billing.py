@@ -6,6 +6,7 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Any
 
+from schemas.catalogue import MeterEntry
 from schemas.instants import Period
 
 
@@ -50,6 +51,22 @@ class BilledSubscription:
     cancel_proration: bool
     billed_until: datetime | None
     next_bill_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsageNeed:
+    """What one usage line must know: what a meter counted for the subscription's customer in a period.
+
+    `key` is the line's; `by_group`: its price is by group, a total is not enough.
+    """
+
+    subscription_id: str
+    key: str
+    tenant_no: int
+    customer_no: int
+    meter: MeterEntry
+    period: Period
+    by_group: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +128,7 @@ class BillingStep:
 
     subscription: BilledSubscription
     invoice: Invoice | None
-    billed_until: datetime
+    billed_until: datetime | None
     next_bill_at: datetime | None
     usage_due: bool
     status: str | None

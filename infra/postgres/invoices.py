@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from psycopg.types.json import Jsonb
-
 from infra.crash_points import crash_point
+from infra.postgres.jsonb import jsonb
 from infra.postgres.pool import PgConnection, Row
 from schemas.billing import BillingStep, Invoice
 from schemas.ids import Prefix, new_id
@@ -29,11 +28,11 @@ FROM invoices i JOIN customers c ON c.id = i.customer_id
 class Saved:
     """What became of a batch of steps, by subscription id.
 
-    `row_versions` of those that were saved. `clashed`: unchanged since it was read, and yet its invoice exists
-    already: a broken invariant. Those in neither have been changed by someone else meanwhile: nothing was done.
+    `clashed`: unchanged since it was read, and yet its invoice exists already: a broken invariant. Those that are
+    neither saved nor clashed have been changed by someone else meanwhile: nothing was done.
     """
 
-    row_versions: dict[str, str]
+    saved: frozenset[str]
     clashed: frozenset[str]
     invoices: int
 
@@ -65,11 +64,13 @@ def save_steps(connection: PgConnection, steps: Sequence[BillingStep], *, now: d
     crash_point("billing.invoices_written")
     _copy_lines(connection, [(invoice_id, invoice) for (_, invoice), invoice_id in zip(invoiced, ids, strict=True)])
     crash_point("billing.lines_written")
-    row_versions = _update_subscriptions(connection, saved)
+    _update_subscriptions(connection, saved)
     events.extend(_closed_event(step, now) for step in saved if step.status in _CLOSED_EVENTS)
     _copy_events(connection, events)
     crash_point("billing.before_commit")
-    return Saved(row_versions=row_versions, clashed=frozenset(clashed), invoices=len(invoiced))
+    return Saved(
+        saved=frozenset(step.subscription.id for step in saved), clashed=frozenset(clashed), invoices=len(invoiced)
+    )
 
 
 def _lock_unchanged(connection: PgConnection, steps: Sequence[BillingStep]) -> list[BillingStep]:
@@ -169,21 +170,20 @@ def _copy_lines(connection: PgConnection, invoices: Sequence[tuple[str, Invoice]
                         line.period.start,
                         line.period.end,
                         line.meter_no,
-                        Jsonb(line.price),
-                        Jsonb(line.explain),
+                        jsonb(line.price),
+                        jsonb(line.explain),
                     )
                 )
 
 
-def _update_subscriptions(connection: PgConnection, steps: Sequence[BillingStep]) -> dict[str, str]:
-    """Write the new states; the new row versions by id."""
-    rows = connection.execute(
+def _update_subscriptions(connection: PgConnection, steps: Sequence[BillingStep]) -> None:
+    connection.execute(
         "UPDATE subscriptions AS s SET billed_until = new.billed_until, next_bill_at = new.next_bill_at,"
         " usage_due = new.usage_due, status = coalesce(new.status, s.status),"
-        " canceled_at = CASE WHEN new.status = 'canceled' THEN s.cancel_at ELSE s.canceled_at END"
+        " canceled_at = CASE WHEN new.status = 'canceled' THEN coalesce(s.canceled_at, s.cancel_at)"
+        " ELSE s.canceled_at END"
         " FROM unnest(%s::text[], %s::timestamptz[], %s::timestamptz[], %s::boolean[], %s::text[])"
-        " AS new (id, billed_until, next_bill_at, usage_due, status) WHERE s.id = new.id"
-        " RETURNING s.id, s.xmin::text AS row_version",
+        " AS new (id, billed_until, next_bill_at, usage_due, status) WHERE s.id = new.id",
         (
             [step.subscription.id for step in steps],
             [step.billed_until for step in steps],
@@ -192,7 +192,6 @@ def _update_subscriptions(connection: PgConnection, steps: Sequence[BillingStep]
             [step.status for step in steps],
         ),
     )
-    return {row["id"]: row["row_version"] for row in rows}
 
 
 def _finalized_event(
@@ -212,7 +211,7 @@ def _finalized_event(
         step.subscription.tenant_id,
         SystemEvent.INVOICE_FINALIZED,
         invoice_id,
-        Jsonb(data),
+        jsonb(data),
         now,
     )
 
@@ -222,7 +221,7 @@ def _closed_event(step: BillingStep, now: datetime) -> tuple[Any, ...]:
     subscription = step.subscription
     data = {"id": subscription.id, "customer": subscription.external_id, "status": step.status}
     event = _CLOSED_EVENTS[step.status]
-    return (new_id(Prefix.SYSTEM_EVENT), subscription.tenant_id, event, subscription.id, Jsonb(data), now)
+    return (new_id(Prefix.SYSTEM_EVENT), subscription.tenant_id, event, subscription.id, jsonb(data), now)
 
 
 def _copy_events(connection: PgConnection, events: Sequence[tuple[Any, ...]]) -> None:

@@ -152,11 +152,13 @@ CREATE TABLE entitlements (
     subscription_id text NOT NULL REFERENCES subscriptions,
     customer_id     text NOT NULL REFERENCES customers,
     feature_id      text NOT NULL REFERENCES features,
-    limit_quantity  numeric(38, 12),  -- null: unlimited (metered features)
+    limit_quantity  numeric,          -- null: unlimited (metered features); 38 digits, 12 after the point
     value           jsonb,            -- boolean and static features
     reset           text,
     enforcement     text,
-    rollover_max    numeric(38, 12),
+    rollover_max    numeric,
+    billing_period  text NOT NULL,    -- of resets by billing_period; the subscription's anchor begins them
+    billing_period_count integer NOT NULL,
     starts_at       timestamptz NOT NULL,
     ends_at         timestamptz,
     UNIQUE (subscription_id, feature_id)
@@ -270,8 +272,8 @@ CREATE TABLE invoice_lines (
     position     integer NOT NULL,
     key          text NOT NULL,
     description  text NOT NULL,
-    quantity     numeric(38, 12),
-    unit_amount  numeric(38, 12),
+    quantity     numeric,
+    unit_amount  numeric,
     exact        numeric NOT NULL,
     amount_minor bigint NOT NULL,
     period_start timestamptz NOT NULL,

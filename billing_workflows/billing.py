@@ -1,0 +1,248 @@
+"""Billing a chunk of due subscriptions: terms → statement → usage, proven → price → one transaction.
+
+Plain functions over open doors; `now` is an argument, so any past period is billed in a plain test. What can't be
+billed parks its own account, with the reason, and the rest of the chunk goes on.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+import structlog
+
+from infra.clickhouse.client import Client
+from infra.clickhouse.metering import measure
+from infra.crash_points import crash_point
+from infra.postgres.billing import DueKey, load_due, load_meters, load_stored_seqs, load_subscriptions, park
+from infra.postgres.invoices import save_steps
+from infra.postgres.pool import Database
+from infra.postgres.shards import usage_as_of
+from pricing.billing import price_statement, usage_needs
+from pricing.statements import Statement, next_bill, next_statement
+from pricing.terms import Terms, read_terms
+from schemas.billing import BilledSubscription, BillingStep, MeteredUsage, UsageNeed
+from schemas.catalogue import MeterEntry
+from schemas.errors import InvariantBroken, MeterlineError
+from schemas.instants import format_instant
+from schemas.workflows import CHUNKS_A_PAGE, ChunkResult, DuePage
+
+log = structlog.get_logger()
+
+MAX_ROUNDS = 36  # statements of one subscription in one activity: three years of months; the next sweep goes on
+MAX_REASON = 500  # characters of a parked account's reason
+NOT_STARTED = frozenset({"draft", "trialing"})  # of a subscription that waits for its first statement
+NEVER = datetime.min.replace(tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Doors:
+    """What billing speaks to, and its settings. `grace`: how long a period may still get events after its end."""
+
+    database: Database
+    clickhouse: Client
+    grace: timedelta
+    chunk_size: int
+    events_topic: str
+    events_partitions: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """How far usage is complete, read before any usage is: `as_of` None before the first batch of every partition."""
+
+    as_of: datetime | None
+    seqs: Mapping[int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """One due subscription with its statement."""
+
+    subscription: BilledSubscription
+    terms: Terms
+    statement: Statement
+
+
+@dataclass(slots=True, kw_only=True)
+class Round:
+    """One pass over a chunk. `parked` has the reason of each; `steps` are ready to be saved."""
+
+    steps: list[BillingStep] = field(default_factory=list[BillingStep])
+    parked: dict[str, str] = field(default_factory=dict[str, str])
+    waiting: int = 0
+
+
+def load_due_page(doors: Doors, *, now: datetime, after_at: datetime | None, after_id: str) -> DuePage:
+    """The next page of due subscriptions, in chunks. Those whose usage is not complete yet are passed by."""
+    after = None if after_at is None else DueKey(next_bill_at=after_at, subscription_id=after_id)
+    limit = CHUNKS_A_PAGE * doors.chunk_size
+    with doors.database.transaction() as connection:
+        as_of = usage_as_of(connection, topic=doors.events_topic, partitions=doors.events_partitions)
+        usage_until = NEVER if as_of is None else as_of - doors.grace
+        due = load_due(connection, now=now, usage_until=usage_until, after=after, limit=limit)
+    ids = [key.subscription_id for key in due]
+    last = due[-1] if len(due) == limit else None
+    return DuePage(
+        chunks=[ids[start : start + doors.chunk_size] for start in range(0, len(ids), doors.chunk_size)],
+        after_at="" if last is None else format_instant(last.next_bill_at),
+        after_id="" if last is None else last.subscription_id,
+    )
+
+
+def bill_chunk(doors: Doors, subscription_ids: Sequence[str], *, now: datetime) -> ChunkResult:
+    """Bill everything of these subscriptions that is due at `now`: a backdated one has several statements.
+
+    Safe to repeat at any time, by several workers at once: a statement is saved only over the very row it was computed
+    from. Raises what the stores raise; then at most the rounds before have been saved.
+    """
+    result = ChunkResult()
+    left = list(subscription_ids)
+    for _ in range(MAX_ROUNDS):
+        done, left = _bill_round(doors, left, now)
+        result = ChunkResult(
+            invoices=result.invoices + done.invoices,
+            statements=result.statements + done.statements,
+            parked=result.parked + done.parked,
+            waiting=result.waiting + done.waiting,
+        )
+        if not left:
+            break
+    return result
+
+
+def _bill_round(doors: Doors, subscription_ids: Sequence[str], now: datetime) -> tuple[ChunkResult, list[str]]:
+    """One statement of each subscription; what was done, and the subscriptions that are due again."""
+    with doors.database.transaction() as connection:
+        stored = Stored(
+            as_of=usage_as_of(connection, topic=doors.events_topic, partitions=doors.events_partitions),
+            seqs=load_stored_seqs(connection),
+        )
+        loaded = load_subscriptions(connection, subscription_ids)
+        meters = load_meters(connection, [subscription.tenant_id for subscription in loaded])
+    subscriptions = {
+        found.id: found for found in loaded if found.next_bill_at is not None and found.next_bill_at <= now
+    }
+    found = Round()
+    accounts = _prepare(doors, subscriptions.values(), stored, now, found)
+    _price(doors, accounts, meters, stored, found)
+    crash_point("billing.priced")
+    return _save(doors, subscriptions, found, now)
+
+
+def _prepare(
+    doors: Doors, subscriptions: Collection[BilledSubscription], stored: Stored, now: datetime, found: Round
+) -> list[Account]:
+    """The accounts that can be billed now; the others are noted in `found`."""
+    accounts: list[Account] = []
+    complete_until = NEVER if stored.as_of is None else stored.as_of - doors.grace
+    for subscription in subscriptions:
+        try:
+            terms = read_terms(subscription)
+            statement = next_statement(terms)
+        except Exception as error:
+            found.parked[subscription.id] = _reason(subscription, error)
+            continue
+        if statement is None or statement.at > now:
+            found.steps.append(_reschedule(subscription, statement))
+        elif statement.has_usage and statement.at > complete_until:
+            found.waiting += 1
+        else:
+            accounts.append(Account(subscription=subscription, terms=terms, statement=statement))
+    return accounts
+
+
+def _price(
+    doors: Doors,
+    accounts: Sequence[Account],
+    meters: Mapping[tuple[str, str], MeterEntry],
+    stored: Stored,
+    found: Round,
+) -> None:
+    """Measure, prove and price all accounts; their steps and reasons to be parked go to `found`."""
+    needs: list[UsageNeed] = []
+    ready: list[Account] = []
+    for account in accounts:
+        try:
+            needs.extend(usage_needs(account.subscription, account.statement, meters))
+        except MeterlineError as error:
+            found.parked[account.subscription.id] = _reason(account.subscription, error)
+        else:
+            ready.append(account)
+    measured = measure(doors.clickhouse, needs, stored.seqs, prove=True)
+    for account in ready:
+        subscription = account.subscription
+        try:
+            if subscription.id in measured.broken:
+                raise InvariantBroken("billing.windows_differ", measured.broken[subscription.id])
+            found.steps.append(_step(account, measured.of(subscription.id), stored))
+        except Exception as error:
+            found.parked[subscription.id] = _reason(subscription, error)
+
+
+def _step(account: Account, usage: Mapping[str, MeteredUsage], stored: Stored) -> BillingStep:
+    subscription, statement = account.subscription, account.statement
+    following = next_bill(account.terms, statement)
+    return BillingStep(
+        subscription=subscription,
+        invoice=price_statement(account.terms, statement, usage) if statement.lines else None,
+        billed_until=statement.at,
+        next_bill_at=following.at,
+        usage_due=following.usage_due,
+        status=_status_after(account),
+        as_of=stored.as_of if statement.has_usage else None,
+    )
+
+
+def _status_after(account: Account) -> str | None:
+    """What the statement makes of the subscription; None: as before."""
+    if not account.statement.is_closing:
+        return "active" if account.subscription.status in NOT_STARTED else None
+    terms = account.terms
+    canceled = terms.cancel_at is not None and terms.cancel_at == terms.stop_at
+    return "canceled" if canceled else "ended"
+
+
+def _reschedule(subscription: BilledSubscription, statement: Statement | None) -> BillingStep:
+    """The row said that something is due, its terms say otherwise: correct the row, or it would come up for ever."""
+    return BillingStep(
+        subscription=subscription,
+        invoice=None,
+        billed_until=subscription.billed_until,
+        next_bill_at=None if statement is None else statement.at,
+        usage_due=statement is not None and statement.has_usage,
+        status=None,
+        as_of=None,
+    )
+
+
+def _reason(subscription: BilledSubscription, error: Exception) -> str:
+    """Why an account is parked, for its row; an error that is not ours goes to the log with its trace as well."""
+    if isinstance(error, MeterlineError):
+        return str(error)[:MAX_REASON]
+    log.error("billing failed", subscription=subscription.id, exc_info=error)
+    return f"billing.failed: {type(error).__name__}: {error}"[:MAX_REASON]
+
+
+def _save(
+    doors: Doors, subscriptions: Mapping[str, BilledSubscription], found: Round, now: datetime
+) -> tuple[ChunkResult, list[str]]:
+    with doors.database.transaction() as connection:
+        saved = save_steps(connection, found.steps, now=now)
+        reasons = found.parked | dict.fromkeys(saved.clashed, "billing.already_invoiced: the statement has an invoice")
+        parked = [
+            subscription_id
+            for subscription_id, reason in reasons.items()
+            if park(connection, subscriptions[subscription_id], reason=reason, now=now)
+        ]
+    crash_point("billing.committed")
+    for subscription_id in parked:
+        log.warning("subscription parked", subscription=subscription_id, reason=reasons[subscription_id])
+    again = [
+        step.subscription.id
+        for step in found.steps
+        if step.subscription.id in saved.saved and step.next_bill_at is not None and step.next_bill_at <= now
+    ]
+    result = ChunkResult(
+        invoices=saved.invoices, statements=len(saved.saved), parked=len(parked), waiting=found.waiting
+    )
+    return result, again

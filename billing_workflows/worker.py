@@ -1,0 +1,73 @@
+"""The Temporal worker: what it runs, how much at once, and how it ends."""
+
+import asyncio
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from datetime import timedelta
+
+import structlog
+from temporalio.client import Client
+from temporalio.worker import Worker
+
+from billing_workflows.activities.billing import BillingActivities
+from billing_workflows.billing import Doors
+from billing_workflows.sweep import BillingSweep
+from infra.clickhouse.client import connect as connect_clickhouse
+from infra.postgres.pool import Database
+from infra.settings import Settings
+from infra.temporal.client import connect as connect_temporal
+from infra.temporal.schedules import ensure_schedule
+from schemas.workflows import BILLING_SWEEP, BILLING_TASK_QUEUE, SweepRequest
+
+log = structlog.get_logger()
+
+SWEEP_SCHEDULE = "billing-sweep"
+ACTIVITY_THREADS = 4  # billing a chunk is mostly CPU; more threads would only share it
+GRACEFUL_SHUTDOWN = timedelta(seconds=30)
+
+
+def make_worker(client: Client, doors: Doors, executor: ThreadPoolExecutor) -> Worker:
+    """A worker with every workflow and activity of billing. `executor` runs the activities."""
+    activities = BillingActivities(doors)
+    return Worker(
+        client,
+        task_queue=BILLING_TASK_QUEUE,
+        workflows=[BillingSweep],
+        activities=[activities.load_due_page, activities.bill_chunk],
+        activity_executor=executor,
+        max_concurrent_activities=ACTIVITY_THREADS,
+        graceful_shutdown_timeout=GRACEFUL_SHUTDOWN,
+    )
+
+
+async def run_worker(settings: Settings) -> None:
+    """Bill what is due until SIGTERM or SIGINT; then finish what runs, and return."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    client = await connect_temporal(settings)
+    database = Database(settings.postgres_dsn, max_connections=ACTIVITY_THREADS + 1)
+    with closing(database), ThreadPoolExecutor(ACTIVITY_THREADS, thread_name_prefix="activity") as executor:
+        clickhouse = connect_clickhouse(settings.clickhouse_url)
+        doors = Doors(
+            database=database,
+            clickhouse=clickhouse,
+            grace=timedelta(seconds=settings.billing_grace_seconds),
+            chunk_size=settings.billing_chunk_size,
+            events_topic=settings.events_topic,
+            events_partitions=settings.events_partitions,
+        )
+        async with make_worker(client, doors, executor):
+            await ensure_schedule(
+                client,
+                schedule_id=SWEEP_SCHEDULE,
+                workflow=BILLING_SWEEP,
+                argument=SweepRequest(),
+                task_queue=BILLING_TASK_QUEUE,
+                every_seconds=settings.billing_sweep_seconds,
+            )
+            log.info("billing worker runs", sweep_seconds=settings.billing_sweep_seconds)
+            await stop.wait()
+            log.info("billing worker ends")
+        clickhouse.close()
