@@ -41,7 +41,8 @@ def check_text(text: str) -> str:
     return text
 
 
-def _read_instant(value: object) -> datetime:
+def read_instant(value: object) -> datetime:
+    """An instant from its text, between MIN_INSTANT and MAX_INSTANT. Raises ValueError."""
     if not isinstance(value, str):
         raise ValueError("must be an RFC 3339 instant such as 2026-01-31T12:00:00Z")
     try:
@@ -113,7 +114,7 @@ MetadataChange = Annotated[
         description="Merged into what is there; null takes a key away.",
     ),
 ]
-Instant = Annotated[datetime, BeforeValidator(_read_instant), WithJsonSchema({"type": "string", "format": "date-time"})]
+Instant = Annotated[datetime, BeforeValidator(read_instant), WithJsonSchema({"type": "string", "format": "date-time"})]
 DecimalText = Annotated[
     str, BeforeValidator(_read_decimal_text), WithJsonSchema({"type": "string", "examples": ["12.5"]})
 ]

@@ -47,6 +47,15 @@ def load_features(connection: PgConnection, *, tenant_id: str, references: Seque
     return {row["key"]: row for row in rows} | {row["id"]: row for row in rows}
 
 
+def load_meter_keys(connection: PgConnection, *, feature_ids: Sequence[str]) -> dict[str, str]:
+    """The key of the meter of each metered feature of these, by the feature's id."""
+    rows = connection.execute(
+        "SELECT features.id, meters.key FROM features JOIN meters ON meters.id = meter_id WHERE features.id = ANY(%s)",
+        (list(feature_ids),),
+    )
+    return {row["id"]: row["key"] for row in rows}
+
+
 def list_features(connection: PgConnection, *, tenant_id: str, before_id: str | None, limit: int) -> list[Row]:
     """The tenant's features, newest first, each with the key of its `meter`."""
     return connection.execute(

@@ -1,0 +1,88 @@
+"""What customers are entitled to, written out a subscription, and how much of it they have used."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+from infra.postgres.jsonb import jsonb
+from infra.postgres.pool import PgConnection, Row
+
+_TERMS = (
+    "SELECT e.no, e.subscription_id, e.customer_id, e.feature_id, e.limit_quantity, e.value, e.reset, e.enforcement,"
+    " e.billing_period, e.billing_period_count, e.starts_at, e.ends_at, f.key AS feature, f.type, m.no AS meter_no,"
+    " c.no AS customer_no, c.external_id AS customer, s.timezone, s.alignment, s.billing_anchor"
+    " FROM entitlements e JOIN features f ON f.id = e.feature_id LEFT JOIN meters m ON m.id = f.meter_id"
+    " JOIN customers c ON c.id = e.customer_id JOIN subscriptions s ON s.id = e.subscription_id"
+)
+
+
+def insert_entitlements(
+    connection: PgConnection,
+    *,
+    tenant_id: str,
+    subscription_id: str,
+    customer_id: str,
+    starts_at: datetime,
+    ends_at: datetime | None,
+    terms: Sequence[dict[str, Any]],
+) -> None:
+    """Write out a plan's entitlements for one subscription.
+
+    `terms`: feature_id, billing_period, billing_period_count, and of limit_quantity, value, reset, enforcement those
+    that the feature's type has.
+    """
+    connection.execute(
+        "INSERT INTO entitlements (tenant_id, subscription_id, customer_id, feature_id, limit_quantity, value, reset,"
+        " enforcement, billing_period, billing_period_count, starts_at, ends_at)"
+        " SELECT %s, %s, %s, feature_id, limit_quantity, value, reset, enforcement, billing_period,"
+        " billing_period_count, %s, %s FROM jsonb_to_recordset(%s) AS terms (feature_id text, limit_quantity numeric,"
+        " value jsonb, reset text, enforcement text, billing_period text, billing_period_count integer)",
+        (tenant_id, subscription_id, customer_id, starts_at, ends_at, jsonb(list(terms))),
+    )
+
+
+def end_entitlements(connection: PgConnection, *, subscription_id: str, ends_at: datetime) -> None:
+    """Let all entitlements of a subscription end at an instant, be it earlier or later than before."""
+    connection.execute("UPDATE entitlements SET ends_at = %s WHERE subscription_id = %s", (ends_at, subscription_id))
+
+
+def load_of_subscription(connection: PgConnection, *, subscription_id: str) -> list[Row]:
+    """All entitlements of a subscription with the terms of their periods."""
+    return connection.execute(_TERMS + " WHERE e.subscription_id = %s ORDER BY e.no", (subscription_id,)).fetchall()
+
+
+def load_of_customers(
+    connection: PgConnection, *, tenant_id: str, customer_ids: Sequence[str], feature_ids: Sequence[str] | None
+) -> list[Row]:
+    """All entitlements, past and future ones too, of the customers to the features (None: to any)."""
+    return connection.execute(
+        _TERMS + " WHERE e.tenant_id = %(tenant_id)s AND e.customer_id = ANY(%(customer_ids)s)"
+        " AND (%(feature_ids)s::text[] IS NULL OR e.feature_id = ANY(%(feature_ids)s)) ORDER BY e.no",
+        {
+            "tenant_id": tenant_id,
+            "customer_ids": list(customer_ids),
+            "feature_ids": None if feature_ids is None else list(feature_ids),
+        },
+    ).fetchall()
+
+
+def load_used(connection: PgConnection, periods: Sequence[tuple[int, datetime]]) -> dict[tuple[int, datetime], Decimal]:
+    """Usage of (entitlement_no, period_start), summed over the shards; what has none is absent."""
+    rows = connection.execute(
+        "SELECT entitlement_no, period_start, sum(used) AS used FROM entitlement_counters"
+        " JOIN unnest(%s::bigint[], %s::timestamptz[]) AS wanted (no, start)"
+        " ON entitlement_no = wanted.no AND period_start = wanted.start GROUP BY entitlement_no, period_start",
+        ([no for no, _ in periods], [start for _, start in periods]),
+    )
+    return {(row["entitlement_no"], row["period_start"]): row["used"] for row in rows}
+
+
+def load_customers(connection: PgConnection, *, tenant_id: str, references: Sequence[str]) -> dict[str, Row]:
+    """Id and external_id of customers by each reference; an id wins over an equal external_id."""
+    rows = connection.execute(
+        "SELECT id, external_id FROM customers WHERE tenant_id = %(tenant_id)s"
+        " AND (id = ANY(%(references)s) OR external_id = ANY(%(references)s))",
+        {"tenant_id": tenant_id, "references": list(references)},
+    ).fetchall()
+    return {row["external_id"]: row for row in rows} | {row["id"]: row for row in rows}

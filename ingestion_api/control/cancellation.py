@@ -1,0 +1,111 @@
+"""Cancelling a subscription: now, at the end of the period that is paid for, or at an instant to come."""
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+from starlette.responses import Response
+
+from infra.postgres import entitlements, subscriptions
+from infra.postgres.pool import PgConnection, Row
+from ingestion_api.control.subscription_terms import to_billed, with_cancellation
+from ingestion_api.control.subscriptions import SubscriptionView, find, tell, to_view
+from ingestion_api.entitlements.terms import append_entries
+from ingestion_api.fields import Body, Unsupported, read_instant
+from ingestion_api.idempotency import AdminCall, Call
+from ingestion_api.routing import house_router
+from pricing.statements import next_statement, paid_until
+from pricing.terms import Terms, read_terms
+from schemas.errors import Conflict, NotFound, Reject
+from schemas.topics import SystemEvent
+
+router = house_router("subscriptions")
+
+
+def check_when(text: str) -> str:
+    """`now`, `period_end` or an instant. Raises ValueError."""
+    if text not in ("now", "period_end"):
+        read_instant(text)
+    return text
+
+
+class CancelBody(Body):
+    """`proration` says whether the unused part of fees paid in advance is credited. `preview` changes nothing."""
+
+    at: Annotated[
+        str, Field(max_length=64, description="`now`, `period_end` or an instant."), AfterValidator(check_when)
+    ]
+    proration: Literal["none", "prorate"] = "none"
+    preview: bool = False
+    invoice: Unsupported = None
+
+
+class CancelView(SubscriptionView):
+    """The subscription after the cancellation; `preview` says that nothing has been changed."""
+
+    preview: bool
+
+
+@router.post("/v1/subscriptions/{subscription}/cancel", response_model=CancelView, operation_id="cancel_subscription")
+def cancel_subscription(subscription: str, body: CancelBody, call: AdminCall) -> Response:
+    """Cancel. Usage up to that instant is billed on a closing invoice; entitlements end with it."""
+    return call.perform(lambda connection: _cancel(connection, subscription, body, call), status=200)
+
+
+def _cancel(connection: PgConnection, subscription_id: str, body: CancelBody, call: Call) -> CancelView:
+    if not subscriptions.lock_subscription(connection, tenant_id=call.tenant_id, subscription_id=subscription_id):
+        raise NotFound("subscription.not_found", f"There is no subscription {subscription_id!r}.")
+    row = find(connection, call.tenant_id, subscription_id, call.now)
+    if row["status_now"] in ("canceled", "ended"):
+        raise Conflict("subscription.already_canceled", f"The subscription is {row['status_now']} already.")
+    terms = read_terms(to_billed(row))
+    cancel_at = _instant_of(body.at, terms, call.now)
+    if body.preview:
+        return {**to_view(_as_canceled(row, cancel_at, call.now), call.now), "preview": True}
+    withdrawn = row["status_now"] == "draft" and cancel_at <= terms.start_at
+    if withdrawn:
+        subscriptions.withdraw_subscription(connection, subscription_id=subscription_id, now=call.now)
+        cancel_at = terms.start_at  # its entitlements begin and end there: there never are any
+    else:
+        _schedule(connection, row, cancel_at, prorate=body.proration == "prorate")
+    ends_at = cancel_at if terms.end_at is None else min(cancel_at, terms.end_at)
+    entitlements.end_entitlements(connection, subscription_id=subscription_id, ends_at=ends_at)
+    view = to_view(find(connection, call.tenant_id, subscription_id, call.now), call.now)
+    event = SystemEvent.SUBSCRIPTION_CANCELED if withdrawn else SystemEvent.SUBSCRIPTION_UPDATED
+    tell(connection, call.principal, event, view, call.now)
+    append_entries(
+        connection,
+        entitlements.load_of_subscription(connection, subscription_id=subscription_id),
+        tenant_no=call.principal.tenant_no,
+    )
+    return {**view, "preview": False}
+
+
+def _instant_of(at: str, terms: Terms, now: datetime) -> datetime:
+    if at == "now":
+        return now
+    if at == "period_end":
+        return paid_until(terms, now)
+    instant = read_instant(at)
+    if instant < now:
+        raise Reject.at("/at", "subscription.invalid_cancel_at", "That has passed: cancel `now`, or at a time to come.")
+    return instant
+
+
+def _as_canceled(row: Row, cancel_at: datetime, now: datetime) -> Row:
+    status = "canceled" if cancel_at <= now else row["status_now"]
+    return {**row, "cancel_at": cancel_at, "status_now": status}
+
+
+def _schedule(connection: PgConnection, row: Row, cancel_at: datetime, *, prorate: bool) -> None:
+    """Write the cancellation and what is billed next under it. The closing statement and the status that goes with
+    it are the sweep's; so is the system event that tells of it."""
+    statement = next_statement(read_terms(with_cancellation(to_billed(row), cancel_at, prorate=prorate)))
+    subscriptions.cancel_subscription(
+        connection,
+        subscription_id=row["id"],
+        cancel_at=cancel_at,
+        prorate=prorate,
+        next_bill_at=None if statement is None else statement.at,
+        usage_due=statement is not None and statement.has_usage,
+    )

@@ -1,0 +1,170 @@
+"""What a subscription's body must satisfy, and what follows from it: its terms, its entitlements, its periods."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields as record_fields
+from dataclasses import replace
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+from infra.postgres.meters import load_meters
+from infra.postgres.pool import PgConnection, Row
+from ingestion_api.control.plan_terms import check_billable
+from ingestion_api.problems import pointer
+from pricing.charges import PlanPrice, PriceType, parse_plan_price, read_commitment, serialize
+from pricing.discounts import read_discounts
+from pricing.fields import Fields
+from pricing.periods import BillingPeriod
+from pricing.terms import INHERITED, Terms, is_usage, read_terms
+from schemas.billing import BilledSubscription
+from schemas.errors import Reject
+from schemas.instants import Period
+
+MAX_QUANTITY = Decimal(10**12)
+MAX_MISSED_PERIODS = 1_000  # periods of one price between a start in the past and now: each makes an invoice at once
+
+FIXED_TERMS = ("key", "type", "meter", "currency")  # an override is of the same price, not another one
+
+
+def to_billed(row: Row) -> BilledSubscription:
+    """A stored subscription as billing sees it."""
+    return BilledSubscription(**{field.name: row[field.name] for field in record_fields(BilledSubscription)})
+
+
+def read_overrides(
+    connection: PgConnection,
+    overrides: Mapping[str, Mapping[str, Any]],
+    prices: Sequence[Mapping[str, Any]],
+    *,
+    tenant_id: str,
+    currency: str,
+) -> dict[str, dict[str, Any]]:
+    """The overrides as whole prices, every default written out. Terms of billing come from the plan's price.
+
+    Raises Reject: `subscription.unknown_price`, `subscription.invalid_override`, `pricing.*`, with the pointer.
+    """
+    by_key = {price["key"]: price for price in prices}
+    stored: dict[str, dict[str, Any]] = {}
+    for key, override in overrides.items():
+        where = pointer("price_overrides", key)
+        price = by_key.get(key)
+        if price is None:
+            raise Reject.at(where, "subscription.unknown_price", f"The plan has no price {key!r}.")
+        for name in FIXED_TERMS:
+            if name in override and override[name] != price.get(name):
+                raise Reject.at(
+                    where + pointer(name), "subscription.invalid_override", f"An override keeps the plan's {name}."
+                )
+        inherited = {name: price[name] for name in INHERITED if name in price}
+        parsed = parse_plan_price({**inherited, **override}, where, currency=currency)
+        meter = _load_meter(connection, tenant_id, parsed.meter)
+        check_billable(parsed, meter, where)
+        stored[key] = serialize(parsed)
+    return stored
+
+
+def _load_meter(connection: PgConnection, tenant_id: str, key: str | None) -> Row | None:
+    return None if key is None else load_meters(connection, tenant_id=tenant_id, references=[key]).get(key)
+
+
+def check_quantities(quantities: Mapping[str, str], prices: Sequence[PlanPrice]) -> None:
+    """Quantities are of the plan's fixed prices, from 0 to MAX_QUANTITY. Raises Reject."""
+    by_key = {price.key: price for price in prices}
+    for key, quantity in quantities.items():
+        where = pointer("quantities", key)
+        price = by_key.get(key)
+        if price is None:
+            raise Reject.at(where, "subscription.unknown_price", f"The plan has no price {key!r}.")
+        if price.price.type is not PriceType.FIXED:
+            raise Reject.at(
+                where, "subscription.invalid_quantity", f"{key!r} is priced by usage: its meter gives the quantity."
+            )
+        if not 0 <= Decimal(quantity) <= MAX_QUANTITY:
+            raise Reject.at(where, "subscription.invalid_quantity", f"Must be from 0 to {MAX_QUANTITY}.")
+
+
+def check_discounts(discounts: Sequence[Mapping[str, Any]]) -> None:
+    """Discounts are `{percent}` or `{amount}` in this release. Raises Reject."""
+    for index, discount in enumerate(discounts):
+        if "coupon" in discount:
+            raise Reject.at(
+                pointer("discounts", index, "coupon"), "request.unsupported_field", "Coupons are not supported yet."
+            )
+    read_discounts(Fields({"discounts": list(discounts)}))
+
+
+def check_commitment(commitment: Mapping[str, Any] | None) -> None:
+    """A commitment has an `amount`, an `overage_factor` and `true_up`. Raises Reject."""
+    if commitment is not None:
+        read_commitment(Fields(commitment, "/commitment"))
+
+
+def check_terms(subscription: BilledSubscription, *, now: datetime) -> Terms:
+    """The terms, once they hold together: an end after the start, and no flood of missed periods. Raises Reject."""
+    if subscription.end_at is not None and subscription.end_at <= subscription.start_at:
+        raise Reject.at("/end_at", "subscription.invalid_end", "The end must be later than the start.")
+    terms = read_terms(subscription)
+    until = now if terms.stop_at is None else min(now, terms.stop_at)
+    for grid in set(terms.grids.values()):
+        if until <= terms.start_at:
+            break
+        if grid.schedule.index_at(until) - grid.schedule.index_at(terms.start_at) > MAX_MISSED_PERIODS:
+            raise Reject.at(
+                "/start_at",
+                "subscription.too_many_missed_periods",
+                f"More than {MAX_MISSED_PERIODS} periods have passed since then, and each would be an invoice.",
+            )
+    return terms
+
+
+def current_period(terms: Terms, now: datetime) -> Period | None:
+    """The longest running billing period, the one that `period_end` speaks of; None before, after and without any."""
+    if now < terms.start_at or (terms.stop_at is not None and terms.stop_at <= now) or not terms.grids:
+        return None
+    period = max((grid.containing(now) for grid in terms.grids.values()), key=lambda period: period.end)
+    end = period.end if terms.stop_at is None else min(period.end, terms.stop_at)
+    return Period(start=max(period.start, terms.start_at), end=end)
+
+
+def entitlement_terms(
+    entitlements: Sequence[Mapping[str, Any]], terms: Terms, meter_of_feature: Mapping[str, str]
+) -> list[dict[str, Any]]:
+    """A plan's entitlements as rows, each with the billing period that its `billing_period` reset follows.
+
+    `meter_of_feature`: the key of a metered feature's meter by feature_id.
+    """
+    rows: list[dict[str, Any]] = []
+    for each in entitlements:
+        period, count = reset_period(terms, meter_of_feature.get(each["feature_id"]))
+        row = {
+            "feature_id": each["feature_id"],
+            "billing_period": period,
+            "billing_period_count": count,
+            "limit_quantity": each.get("limit"),
+            "reset": each.get("reset"),
+            "enforcement": each.get("enforcement"),
+        }
+        rows.append({**row, "value": each["value"]} if "value" in each else row)
+    return rows
+
+
+def reset_period(terms: Terms, meter: str | None) -> tuple[BillingPeriod, int]:
+    """Which billing period resets a limit on a meter: that of the meter's own price, else the shortest of the
+    subscription's prices; `once` (never) when nothing recurs."""
+    recurring = [price for price in terms.prices if price.key in terms.grids]
+    own = [price for price in recurring if is_usage(price) and price.meter == meter]
+    candidates = own or recurring
+    if not candidates:
+        return BillingPeriod.ONCE, 1
+    shortest = min(candidates, key=lambda price: _length(terms, price))
+    return shortest.billing_period, shortest.billing_period_count
+
+
+def _length(terms: Terms, price: PlanPrice) -> timedelta:
+    period = terms.grids[price.key].containing(terms.start_at)
+    return period.end - period.start
+
+
+def with_cancellation(subscription: BilledSubscription, cancel_at: datetime, *, prorate: bool) -> BilledSubscription:
+    """The subscription as it will be once it is to be canceled at an instant."""
+    return replace(subscription, cancel_at=cancel_at, cancel_proration=prorate)
