@@ -16,6 +16,7 @@ from pricing.explain import ZERO, ExplainRow, Explanation
 from pricing.rating import commitment_row, rate
 from pricing.taxes import Tax, tax_base
 from pricing.usage import Usage
+from schemas.errors import Reject
 from schemas.money import ROUNDING, STEPS, currency_exponent, exactly, round_half_away
 
 MAX_LINES = 10_000
@@ -97,7 +98,12 @@ def compute(invoice: InvoiceInput) -> ComputedInvoice:
     Raises Reject when a line can't be priced, with a pointer under `/lines`; ValueError for an unknown currency.
     """
     scale = currency_exponent(invoice.currency)
-    lines = [compute_line(line, scale, f"/lines/{number}") for number, line in enumerate(invoice.lines)]
+    lines: list[ComputedLine] = []
+    for number, line in enumerate(invoice.lines):
+        try:
+            lines.append(compute_line(line, scale))
+        except Reject as reject:
+            raise reject.under(f"/lines/{number}") from None
     if invoice.commitment is not None:
         lines.extend(commitment_lines(invoice.commitment, lines, scale))
     subtotal = sum([line.amount for line in lines], ZERO)
@@ -105,8 +111,8 @@ def compute(invoice: InvoiceInput) -> ComputedInvoice:
     discount = sum(discounts, ZERO)
     taxes = tax_base(invoice.taxes, subtotal - discount, scale)
     total = subtotal - discount + taxes.added
-    available = invoice.credits.quantize(STEPS[scale], ROUND_DOWN, ROUNDING)
-    credits_applied = max(ZERO, min(available, total))
+    owed = max(total, ZERO)
+    credits_applied = min(available(invoice.credits, scale), owed)
     return ComputedInvoice(
         lines=tuple(lines),
         subtotal=subtotal,
@@ -114,18 +120,18 @@ def compute(invoice: InvoiceInput) -> ComputedInvoice:
         tax=taxes.tax,
         total=total,
         credits_applied=credits_applied,
-        amount_due=max(total, ZERO) - credits_applied,
-        customer_credit=max(-total, ZERO),
+        amount_due=owed - credits_applied,
+        customer_credit=owed - total,
         discounts=discounts,
         taxes=taxes.amounts,
     )
 
 
-def compute_line(line: Line, scale: int, pointer: str) -> ComputedLine:
+def compute_line(line: Line, scale: int) -> ComputedLine:
     """A line, priced, discounted, rounded."""
     match line:
         case PricedLine():
-            explanation = rate(line.price, line.usage, pointer)
+            explanation = rate(line.price, line.usage)
             is_usage = line.price.type is PriceType.USAGE
         case AmountLine():
             explanation = explained_amount(line)
@@ -136,6 +142,11 @@ def compute_line(line: Line, scale: int, pointer: str) -> ComputedLine:
         discount_line(line.discounts, explanation)
     exact = explanation.total
     return ComputedLine(line.key, exact, round_half_away(exact, scale), tuple(explanation.rows), is_usage)
+
+
+def available(money: Decimal, scale: int) -> Decimal:
+    """What of a sum of credits can be paid with: whole minor units, rounded down."""
+    return money.quantize(STEPS[scale], ROUND_DOWN, ROUNDING) if money else ZERO
 
 
 def explained_amount(line: AmountLine) -> Explanation:

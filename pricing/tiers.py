@@ -28,11 +28,10 @@ class Tier:
     up_to: Decimal | None  # inclusive; None in the last tier
     after: Decimal = field(compare=False)  # exclusive: the bound of the tier before, 0 in the first
     label: str = field(compare=False)  # how an explanation names the tier
+    flat_label: str = field(init=False, compare=False)
 
-    def part_of(self, quantity: Decimal) -> Decimal:
-        """How much of a quantity above `after` lies in this tier."""
-        up_to = self.up_to
-        return (quantity if up_to is None or quantity <= up_to else up_to) - self.after
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "flat_label", f"flat_amount of {self.label}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

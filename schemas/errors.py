@@ -4,7 +4,7 @@ The roof turns them into what its world speaks: a problem document in the API, a
 a non-retryable failure in a workflow. Codes are public: they may grow, never change.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +64,11 @@ class Reject(MeterlineError):
     def at(cls, pointer: str, code: str, detail: str) -> "Reject":
         """A rejection of one field, named by its JSON pointer."""
         return cls(code, detail, errors=(FieldError(pointer=pointer, code=code, detail=detail),))
+
+    def under(self, pointer: str) -> "Reject":
+        """The same rejection of a body that stands at `pointer` of a larger one."""
+        errors = tuple(replace(error, pointer=pointer + error.pointer) for error in self.errors)
+        return Reject(self.code, self.detail, errors=errors)
 
 
 class Retry(MeterlineError):

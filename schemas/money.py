@@ -5,7 +5,17 @@ the wire and integers of the currency's minor unit at rest. Rounding is half awa
 """
 
 from collections.abc import Callable
-from decimal import ROUND_HALF_UP, Context, Decimal, DivisionByZero, Inexact, InvalidOperation, Overflow, localcontext
+from decimal import (
+    ROUND_HALF_UP,
+    Context,
+    Decimal,
+    DivisionByZero,
+    Inexact,
+    InvalidOperation,
+    Overflow,
+    getcontext,
+    setcontext,
+)
 from fractions import Fraction
 from functools import cache, wraps
 from typing import ParamSpec, TypeVar
@@ -43,8 +53,12 @@ def exactly(function: Callable[P, T]) -> Callable[P, T]:
 
     @wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
-        with localcontext(EXACT):
+        outer = getcontext()
+        setcontext(EXACT)  # `localcontext` would copy it, which costs more than pricing a line
+        try:
             return function(*args, **kwargs)
+        finally:
+            setcontext(outer)
 
     return run
 
