@@ -1,0 +1,19 @@
+"""A migrated ClickHouse database for the queries' tests."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from infra.clickhouse.client import Client, connect
+from infra.migrate import migrate_clickhouse
+from infra.settings import Settings
+from tests.support.stack import fresh_databases
+
+
+@pytest.fixture(scope="module")
+def clickhouse(stack: Settings) -> Iterator[Client]:
+    """A client of a database of this module's own, with all tables."""
+    client = connect(fresh_databases(stack).clickhouse_url)
+    migrate_clickhouse(client)
+    yield client
+    client.close()

@@ -1,0 +1,92 @@
+"""Rows as the usage flow writes them, for tests of the queries."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+from infra.clickhouse.client import Client
+from infra.kafka.event_log import identity_hash
+from schemas.catalogue import MeterEntry
+from schemas.matching import event_groups, event_value, matches, parse_data
+from schemas.money import EXACT
+
+TENANT_NO = 7
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredEvent:
+    id: str
+    customer_no: int
+    occurred_at: datetime
+    data: str
+    type: str = "request"
+    source: str = "api"
+    subject: str = "acme"
+    received_at: datetime | None = None
+    status: str = "counted"
+    code: str = ""
+    extensions: str = ""
+    offset: int = 0
+    meters: Sequence[MeterEntry] = field(default_factory=tuple)
+
+
+def _row(event: StoredEvent, seq: int) -> dict[str, Any]:
+    return {
+        "tenant_no": TENANT_NO,
+        "hash": identity_hash(TENANT_NO, event.source, event.id),
+        "kafka_partition": 0,
+        "kafka_offset": event.offset,
+        "kafka_index": 0,
+        "shard": 0,
+        "seq": seq,
+        "received_at": event.received_at or event.occurred_at,
+        "occurred_at": event.occurred_at,
+        "source": event.source,
+        "id": event.id,
+        "type": event.type,
+        "subject": event.subject,
+        "data": event.data,
+        "extensions": event.extensions,
+    }
+
+
+def _insert(client: Client, table: str, rows: Sequence[dict[str, Any]]) -> None:
+    """A redo of an intent cuts its blocks anew, so ClickHouse's own deduplication of blocks is kept out of it."""
+    settings = {"insert_deduplicate": 0, "async_insert": 0}
+    client.insert(table, [list(row.values()) for row in rows], column_names=list(rows[0]), settings=settings)
+
+
+def store_events(client: Client, events: Sequence[StoredEvent], *, seq: int = 1, redo: bool = False) -> None:
+    """Insert raw rows and minutes of one intent; with `redo` once more, as after a crash between the two stores."""
+    raw = [
+        _row(event, seq) | {"customer_no": event.customer_no, "status": event.status, "code": event.code}
+        for event in events
+    ]
+    minutes: dict[tuple[Any, ...], tuple[int, Decimal]] = defaultdict(lambda: (0, Decimal(0)))
+    for event in events:
+        data = parse_data(event.data)
+        for meter in event.meters:
+            value = event_value(meter, data) if matches(meter, data) else None
+            if value is None or event.status != "counted":
+                continue
+            minute = event.occurred_at.replace(second=0, microsecond=0)
+            key = (meter.meter_no, meter.revision, event.customer_no, minute, event_groups(meter, data))
+            count, total = minutes[key]
+            minutes[key] = (count + 1, EXACT.add(total, value) if meter.value else total)
+    usage = [
+        {"meter_no": m, "revision": r, "customer_no": c, "minute": minute, "group_values": list(groups), "shard": 0,
+         "seq": seq, "event_count": count, "total": total}
+        for (m, r, c, minute, groups), (count, total) in minutes.items()
+    ]  # fmt: skip
+    for _ in range(2 if redo else 1):
+        _insert(client, "events", raw)
+        if usage:
+            _insert(client, "usage_minutes", usage)
+
+
+def store_copies(client: Client, events: Sequence[StoredEvent], *, seq: int = 1) -> None:
+    """Insert later copies of events."""
+    _insert(client, "event_copies", [_row(event, seq) for event in events])
