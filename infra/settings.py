@@ -38,6 +38,8 @@ class Settings(BaseSettings):
     ingest_linger_ms: int = 5
     api_key_cache_seconds: int = 10
 
+    admin_password: str = ""  # of the first console user, admin@localhost
+
     # Flows
     flow_shards: int = 1
     flow_shard: int = 0

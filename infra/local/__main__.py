@@ -8,14 +8,14 @@ import argparse
 import fcntl
 import json
 import shutil
-import signal
 import sys
-import threading
+import time
 from pathlib import Path
 
 from rich.console import Console
 
 from infra.local.errors import StackError
+from infra.local.signals import until_stopped
 from infra.local.stack import running_stack
 from infra.settings import Settings
 
@@ -30,20 +30,14 @@ def main() -> int:
     arguments.add_argument("--ephemeral", action="store_true", help="remove the data directory at the end")
     options = arguments.parse_args()
     settings = Settings(data_dir=options.data_dir) if options.data_dir else Settings()
-    stopping = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda _number, _frame: stopping.set())
-    console = Console(stderr=True)
+    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     try:
-        with running_stack(
-            settings, lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True), console
-        ) as stack:
+        with until_stopped(), running_stack(settings, console.print, console) as stack:
             print(json.dumps(stack.record.addresses), flush=True)  # noqa: T201 - the answer of this command
-            while not stopping.wait(LOCK_PAUSE_SECONDS):
-                if options.while_locked and not _is_held(options.while_locked):
-                    break
+            while options.while_locked is None or _is_held(options.while_locked):
+                time.sleep(LOCK_PAUSE_SECONDS)
     except StackError as error:
-        console.print(f"{error.code}: {error.detail}", markup=False, highlight=False, soft_wrap=True)
+        console.print(error)
         return 1
     finally:
         if options.ephemeral:

@@ -26,7 +26,7 @@ class Component:
     command: Sequence[str]
     address: str = ""
     port: int = 0  # asked only when it listens: client libraries complain aloud about a port that doesn't
-    probe: Probe | None = None  # none: it is ready as soon as it runs
+    probe: Probe | None = None  # none: nothing to ask, so it is up when it has lived for a while
     prepare: Callable[[], None] = field(default=lambda: None)
     environment: Mapping[str, str] = field(default_factory=dict[str, str])
     stop_signal: signal.Signals = signal.SIGTERM

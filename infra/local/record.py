@@ -27,11 +27,11 @@ class Record:
     versions: dict[str, str] = field(default_factory=dict[str, str])
 
 
-def password(data_dir: Path) -> str:
-    """The password of this directory's servers, made at the first start: other users of the machine stay outside."""
-    path = data_dir / PASSWORD_FILE
+def secret(data_dir: Path, name: str, prefix: str = "") -> str:
+    """A secret of this directory, made when it is first asked for and kept in a file that only its owner reads."""
+    path = data_dir / name
     if not path.exists():
-        _replace(path, secrets.token_hex(16))
+        _replace(path, prefix + secrets.token_hex(16))
     return path.read_text(encoding="ascii")
 
 

@@ -85,7 +85,7 @@ def _components(
 ) -> dict[str, Component]:
     """The components to start, each under the name of the setting that would replace it."""
     components: dict[str, Component] = {}
-    password = record.password(data_dir)
+    password = record.secret(data_dir, record.PASSWORD_FILE)
     if not settings.kafka_bootstrap:
         cache_dir = settings.cache_dir.expanduser().resolve()
         components["kafka_bootstrap"] = kafka.component(

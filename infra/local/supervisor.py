@@ -24,6 +24,7 @@ LONGEST_PAUSE_SECONDS = 10.0
 STEADY_SECONDS = 60
 PROBE_PAUSE_SECONDS = 0.05
 WATCH_PAUSE_SECONDS = 0.1
+SETTLE_SECONDS = 2.0  # what can't be asked counts as up when it has lived this long
 PROBE_LIMIT_SECONDS = 2.0
 MAX_LOG_BYTES = 16 * 1024 * 1024  # a larger log is put aside as `.1` when its component starts
 LOG_TAIL_BYTES = 2_000
@@ -38,8 +39,11 @@ class Supervisor:
     def __init__(self, data_dir: Path, report: Report) -> None:
         self._data_dir = data_dir
         self._report = report
-        self._warden = warden.start(data_dir)
         self._kept: dict[str, _Kept] = {}
+        self._closing = False
+        self._warden = warden.start(data_dir)
+        self._warden_watch = threading.Thread(target=self._keep_warden, name="keep-warden", daemon=True)
+        self._warden_watch.start()
 
     def start(self, component: Component) -> None:
         """Start a component in its own thread and return at once."""
@@ -79,9 +83,18 @@ class Supervisor:
     def close(self) -> None:
         """Stop what still runs, then let the warden make sure that nothing is left."""
         self.stop(list(self._kept))
+        self._closing = True
         assert self._warden.stdin is not None
         self._warden.stdin.close()
-        self._warden.wait()
+        self._warden_watch.join()
+
+    def _keep_warden(self) -> None:
+        while True:
+            self._warden.wait()
+            if self._closing:
+                return
+            self._report("the warden ended; starting it again")
+            self._warden = warden.start(self._data_dir)
 
 
 class _Kept:
@@ -178,7 +191,7 @@ class _Kept:
         component = self.component
         started = time.monotonic()
         while process.poll() is None and not self._stopping.is_set():
-            version = _ask(component)
+            version = _ask(component, time.monotonic() - started)
             if version is not None:
                 restarted = "again " if self.version else ""
                 self.version = version
@@ -189,10 +202,10 @@ class _Kept:
             self._stopping.wait(PROBE_PAUSE_SECONDS)
 
 
-def _ask(component: Component) -> str | None:
+def _ask(component: Component, age_seconds: float) -> str | None:
     """The server's version, or None while it does not answer."""
     if component.probe is None:
-        return "running"
+        return "running" if age_seconds > SETTLE_SECONDS else None
     if component.port and ports.is_free(component.port):
         return None
     try:

@@ -1,0 +1,58 @@
+"""The command `meterline`. A command is a line in `COMMANDS`; its module is imported when it runs, so help is quick."""
+
+from importlib import import_module
+from typing import Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+#: Name: where its function (or its `typer.Typer`, when it has commands of its own) stands, and what it is for.
+COMMANDS = {
+    "dev": ("infra.cli.dev:dev", "Run the whole of Meterline here: its servers and its three services."),
+    "doctor": ("infra.cli.doctor:doctor", "Say which servers are used, from where, and whether they answer."),
+    "version": ("infra.cli.version:version", "Say which version this is."),
+}
+
+
+class LazyGroup(TyperGroup):
+    """Lists commands from the table, and imports the one that is run."""
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 - Typer's signature
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002 - Typer's signature
+        """As much of a command as help needs; None for a name that is no command."""
+        return TyperCommand(cmd_name, help=COMMANDS[cmd_name][1]) if cmd_name in COMMANDS else None
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        """The real command, for running it and for its own help."""
+        name, found, rest = super().resolve_command(ctx, args)
+        return name, load(name) if name in COMMANDS else found, rest
+
+
+def load(name: str) -> Any:
+    """Import a command and make it ready to run."""
+    module, attribute = COMMANDS[name][0].split(":")
+    target = getattr(import_module(module), attribute)
+    if isinstance(target, typer.Typer):
+        return typer.main.get_command(target)
+    single = typer.Typer(add_completion=False)
+    single.command(name, help=COMMANDS[name][1])(target)
+    return typer.main.get_command(single)
+
+
+app = typer.Typer(cls=LazyGroup, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+@app.callback()
+def meterline() -> None:
+    """Usage metering and billing: events in, exact usage, entitlement decisions and invoices out."""
+
+
+def main() -> None:
+    """The entry point of `meterline`. Exit status: 0 done, 1 failed, 2 misused."""
+    app(prog_name="meterline")
+
+
+if __name__ == "__main__":
+    main()

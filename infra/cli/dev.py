@@ -1,0 +1,116 @@
+"""`meterline dev`: the embedded servers and the three services of Meterline, in the foreground, until Ctrl-C."""
+
+import sys
+import threading
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from infra.cli.doctor import ask_api
+from infra.clickhouse.client import connect as connect_clickhouse
+from infra.kafka.topics import ensure_topics
+from infra.local import ports, record
+from infra.local.component import Component
+from infra.local.errors import StackError
+from infra.local.signals import until_stopped
+from infra.local.stack import Stack, running_stack
+from infra.migrate import migrate
+from infra.postgres.pool import connect as connect_postgres
+from infra.settings import Settings
+from schemas.errors import MeterlineError
+
+DEFAULT_PORT = 8080
+START_LIMIT_SECONDS = 60
+KEY_FILE = "api.key"
+ADMIN_PASSWORD_FILE = "admin.password"  # noqa: S105 - the name of a file
+
+
+def dev(
+    port: Annotated[int | None, typer.Option(help=f"Default {DEFAULT_PORT} or the next free one; 0: any.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Where everything is kept between two runs.")] = None,
+    api_key: Annotated[str | None, typer.Option(help="The operator's key. Default: made at the first start.")] = None,
+    admin_password: Annotated[str | None, typer.Option(help="Of the console's first user, admin@localhost.")] = None,
+) -> None:
+    """Exit status 0 after Ctrl-C, 1 when something can't start."""
+    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    settings = Settings() if data_dir is None else Settings(data_dir=data_dir)
+    try:
+        with until_stopped(), running_stack(settings, console.print, console) as stack:
+            secrets = {
+                "root_key": api_key or settings.root_key or record.secret(stack.data_dir, KEY_FILE, "mtr_"),
+                "admin_password": admin_password
+                or settings.admin_password
+                or record.secret(stack.data_dir, ADMIN_PASSWORD_FILE),
+            }
+            _prepare_stores(stack.settings, console)
+            url = _start_services(stack, _api_port(port), secrets)
+            stack.note(api_url=url)
+            console.print(f"API key of the tenant `default`: {secrets['root_key']}")
+            console.print(f"Console: {url}/console, user admin@localhost, password {secrets['admin_password']}")
+            if ui := stack.record.addresses.get("temporal_ui"):
+                console.print(f"Workflows: {ui}")
+            print(f"ready {url}", flush=True)
+            threading.Event().wait()
+    except MeterlineError as error:
+        console.print(error)
+        raise typer.Exit(1) from None
+
+
+def _api_port(asked: int | None) -> int:
+    if asked is None:
+        return ports.choose_from(DEFAULT_PORT)
+    if asked == 0:
+        return ports.choose(set())
+    if not ports.is_free(asked):
+        raise StackError("local.port_taken", f"Port {asked} is taken. Name another with --port, or leave it out.")
+    return asked
+
+
+def _prepare_stores(settings: Settings, console: Console) -> None:
+    """Bring tables and topics up to date. Each step may be repeated, so a kill between two does no harm."""
+    client = connect_clickhouse(settings.clickhouse_url)
+    try:
+        with connect_postgres(settings.postgres_dsn) as connection:
+            for name in migrate(connection, client):
+                console.print(f"applied {name}")
+    finally:
+        client.close()
+    for topic in ensure_topics(settings):
+        console.print(f"made the topic {topic}")
+
+
+def _start_services(stack: Stack, port: int, secrets: dict[str, str]) -> str:
+    """Start the three services and wait until the API serves. Returns its base URL."""
+    url = f"http://{ports.LOOPBACK}:{port}"
+    environment = {
+        **stack.environment(),
+        "METERLINE_API_HOST": ports.LOOPBACK,
+        "METERLINE_API_PORT": str(port),
+        **{f"METERLINE_{name.upper()}": value for name, value in secrets.items()},
+    }
+    shards = stack.settings.flow_shards
+    services = [
+        Component(
+            name="api",
+            command=_module("ingestion_api"),
+            address=url,
+            port=port,
+            probe=ask_api,
+            environment=environment,
+        ),
+        Component(name="worker", command=_module("billing_workflows"), environment=environment),
+    ]
+    for shard in range(shards):
+        name = "flow" if shards == 1 else f"flow-{shard}"
+        own = {**environment, "METERLINE_FLOW_SHARD": str(shard)}
+        services.append(Component(name=name, command=_module("flows"), environment=own))
+    for service in services:
+        stack.supervisor.start(service)
+    stack.supervisor.wait_until_ready([service.name for service in services], START_LIMIT_SECONDS)
+    return url
+
+
+def _module(name: str) -> list[str]:
+    return [sys.executable, "-m", name]

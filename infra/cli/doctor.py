@@ -1,0 +1,111 @@
+"""`meterline doctor`: which servers are used, from where, which version, and whether they answer."""
+
+import json
+import urllib.request
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from infra.local import record
+from infra.local.component import Probe, without_password
+from infra.settings import Settings
+
+PROBE_LIMIT_SECONDS = 5
+MAX_ANSWER_BYTES = 64 * 1024
+
+#: Component: the setting that names it, and what asks it.
+STORES = {
+    "postgres": ("postgres_dsn", "infra.postgres.probe"),
+    "kafka": ("kafka_bootstrap", "infra.kafka.probe"),
+    "clickhouse": ("clickhouse_url", "infra.clickhouse.probe"),
+    "temporal": ("temporal_address", "infra.temporal.probe"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """What is known of one component. `detail` says where its address comes from, or what to do next."""
+
+    name: str
+    address: str
+    version: str
+    ok: bool
+    detail: str
+
+
+def doctor(
+    data_dir: Annotated[Path | None, typer.Option(help="Of a running `meterline dev`.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> None:
+    """Ask every component a real question. Exit status 0 when all answer, else 1."""
+    settings = Settings() if data_dir is None else Settings(data_dir=data_dir)
+    findings = examine(settings)
+    healthy = all(finding.ok for finding in findings)
+    if as_json:
+        print(json.dumps({"ok": healthy, "components": [asdict(finding) for finding in findings]}))
+    else:
+        _show(findings)
+    raise typer.Exit(0 if healthy else 1)
+
+
+def examine(settings: Settings) -> list[Finding]:
+    """One finding a component, in a fixed order. Components are asked side by side."""
+    home = record.resolve_data_dir(settings)
+    running = record.running(home)
+    known = running.addresses if running else {}
+
+    def store(name: str) -> Finding:
+        setting, module = STORES[name]
+        given = str(getattr(settings, setting))
+        variable = f"METERLINE_{setting.upper()}"
+        origin = f"from {variable}" if given else f"embedded, data in {home}"
+        address = given or known.get(setting, "")
+        if not address:
+            advice = f"no address, and no stack runs in {home}: start `meterline dev`, or set {variable}"
+            return Finding(name=name, address="", version="", ok=False, detail=advice)
+        logs = f"see {home / 'logs' / f'{name}.log'}" if not given else f"check {variable} and the server behind it"
+        version = None if given or running is None else running.versions.get(name)
+        return _ask(name, address, lambda: import_module(module).probe, version, origin, logs)
+
+    with ThreadPoolExecutor(len(STORES)) as pool:
+        findings = list(pool.map(store, STORES))
+    url = known.get("api_url") or f"http://{settings.api_host}:{settings.api_port}"
+    origin = f"run by `meterline dev`, data in {home}" if "api_url" in known else "from METERLINE_API_HOST and _PORT"
+    return [*findings, _ask("api", url, lambda: ask_api, None, origin, "start `meterline dev` or `meterline api`")]
+
+
+def ask_api(address: str, timeout_seconds: float) -> str:
+    """The version that GET /readyz names. Raises OSError when the service is not ready to serve."""
+    with urllib.request.urlopen(f"{address}/readyz", timeout=timeout_seconds) as response:  # noqa: S310 - our own http URL
+        answer = json.loads(response.read(MAX_ANSWER_BYTES) or b"{}")
+    return str(answer.get("version", "")) if isinstance(answer, dict) else ""
+
+
+def _ask(
+    name: str, address: str, load: Callable[[], Probe], version: str | None, origin: str, next_step: str
+) -> Finding:
+    """`load` imports the client library; `version`, when known, says more than the protocol does."""
+    shown = without_password(address)
+    try:
+        answered = load()(address, PROBE_LIMIT_SECONDS)
+    except Exception as error:  # each client library has errors of its own; every one of them is shown
+        said = " ".join(str(error).split()) or type(error).__name__
+        return Finding(name=name, address=shown, version="", ok=False, detail=f"no answer ({said}); {next_step}")
+    return Finding(name=name, address=shown, version=version or answered, ok=True, detail=origin)
+
+
+def _show(findings: list[Finding]) -> None:
+    table = Table(box=None, pad_edge=False)
+    for heading in ("", "component", "version", "address", ""):
+        table.add_column(heading, overflow="fold")
+    for finding in findings:
+        sign = "[green]✓[/]" if finding.ok else "[red]✗[/]"
+        table.add_row(sign, finding.name, finding.version, finding.address, finding.detail)
+    Console().print(table)
