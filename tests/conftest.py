@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from infra.settings import Settings
+from tests.support.services import Services, running_services
 from tests.support.stack import fresh_databases, shared_stack
 
 
@@ -21,3 +22,10 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
 def fresh_stack(stack: Settings) -> Settings:
     """The run's stack with databases and topics of this test's own."""
     return fresh_databases(stack)
+
+
+@pytest.fixture(scope="session")
+def services(stack: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
+    """API, flow and billing worker over the run's stack, on databases of their own; one set for a test process."""
+    with running_services(fresh_databases(stack), tmp_path_factory.mktemp("services")) as running:
+        yield running
