@@ -1,6 +1,10 @@
 """Names that processes share without importing each other: topics, their settings, system events."""
 
+from datetime import datetime
 from enum import StrEnum
+from typing import Any
+
+import msgspec
 
 
 class SystemEvent(StrEnum):
@@ -21,6 +25,17 @@ class SystemEvent(StrEnum):
     SUBSCRIPTION_PARKED = "subscription.parked"
     INVOICE_FINALIZED = "invoice.finalized"
     EVENT_QUARANTINED = "event.quarantined"
+
+
+class SystemEventMessage(msgspec.Struct, frozen=True):
+    """The JSON value on the topic of system events; its key is `object_id`. The same `id` may come more than once."""
+
+    id: str
+    type: str
+    tenant_id: str
+    object_id: str
+    data: dict[str, Any]
+    created_at: datetime
 
 
 #: `log.message.timestamp.type` of the events topic: the broker's clock, never the sender's. A sender's time far

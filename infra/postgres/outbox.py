@@ -8,6 +8,8 @@ from infra.postgres.pool import PgConnection, Row
 from schemas.ids import Prefix, new_id
 from schemas.topics import SystemEvent
 
+RELAY_LOCK = 0x4D45_4F42  # "MEOB"
+
 
 def append(
     connection: PgConnection, *, tenant_id: str, event: SystemEvent, object_id: str, data: dict[str, Any], now: datetime
@@ -17,6 +19,13 @@ def append(
         "INSERT INTO outbox (id, tenant_id, type, object_id, data, created_at) VALUES (%s, %s, %s, %s, %s, %s)",
         (new_id(Prefix.SYSTEM_EVENT), tenant_id, event, object_id, jsonb(data), now),
     )
+
+
+def become_relay(connection: PgConnection) -> bool:
+    """Whether this session is now the one relay; it stays so until its connection ends. Two would mix up the order."""
+    row = connection.execute("SELECT pg_try_advisory_lock(%s) AS held", (RELAY_LOCK,)).fetchone()
+    assert row is not None
+    return row["held"]
 
 
 def take(connection: PgConnection, *, limit: int) -> list[Row]:

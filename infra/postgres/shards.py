@@ -61,6 +61,12 @@ def claim_partitions(connection: PgConnection, *, topic: str, shard: int, partit
     )
 
 
+def lock_shard(connection: PgConnection, *, shard: int) -> None:
+    """Let one transaction of the shard run at a time. Both threads of a flow, and a flow that was replaced, write the
+    same rows: each begins with this, so that none waits for another in a ring."""
+    connection.execute("SELECT FROM shards WHERE shard = %s FOR UPDATE", (shard,))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartitionState:
     """`next_offset` is the first that no batch has; `stored_until` is None before anything was stored."""

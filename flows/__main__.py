@@ -1,0 +1,135 @@
+"""`python -m flows`: the usage flow of one shard, and the relay of system events. Settings come by environment.
+
+SIGTERM and SIGINT end it cleanly after the batch in hand, with status 0. Anything broken (a store that is away, another
+owner of the shard) ends it with status 1 and a reason in the log; its supervisor starts it again, and it goes on from
+where PostgreSQL says.
+"""
+
+import os
+
+os.environ.setdefault("POLARS_MAX_THREADS", "1")  # polars reads it on import; processes scale here, not threads
+
+import gc
+import signal
+import sys
+import threading
+from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
+
+import structlog
+from bytewax.testing import run_main
+
+from flows.catalogue import Catalogue
+from flows.counters import CounterBook
+from flows.dedup import Dedup
+from flows.groups import GroupWatch
+from flows.outbox import OutboxRelay
+from flows.shards import Shard
+from flows.sink import Sink
+from flows.usage import Stages, rebuilt_filter, usage_flow
+from flows.writer import Writer
+from infra import metrics
+from infra.clickhouse.client import connect as connect_clickhouse
+from infra.clickhouse.sink import stored_identities
+from infra.kafka.consumer import LogReader
+from infra.kafka.system_log import SystemLog
+from infra.postgres.counters import seeded_periods
+from infra.postgres.pool import connect as connect_postgres
+from infra.settings import Settings
+from infra.telemetry import configure_logging
+from schemas.errors import MeterlineError
+from schemas.instants import EPOCH
+
+#: The hot loop makes few cycles: a collection every 50,000 new containers, and hardly ever a full one.
+GC_THRESHOLDS = (50_000, 20, 100)
+
+log = structlog.get_logger()
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+def run(settings: Settings, stop: threading.Event) -> None:
+    """Run the shard until `stop` is set. Raises whatever broke."""
+    with ExitStack() as resources:
+        connection = resources.enter_context(connect_postgres(settings.postgres_dsn))
+        writer_connection = resources.enter_context(connect_postgres(settings.postgres_dsn))
+        client = connect_clickhouse(settings.clickhouse_url)
+        writer_client = connect_clickhouse(settings.clickhouse_url)
+        resources.callback(client.close)
+        resources.callback(writer_client.close)
+        reader = resources.enter_context(LogReader(settings.kafka_bootstrap, settings.events_topic))
+
+        shard = Shard(settings, reader=reader, connection=connection, clock=now, stop=stop)
+        shard.start()
+        window = timedelta(days=settings.dedup_window_days)
+        dedup = Dedup(
+            known=rebuilt_filter(client, shard, window),
+            look_up=lambda hashes: stored_identities(client, hashes),
+            window=window,
+        )
+        writer = Writer(
+            client=writer_client,
+            connection=writer_connection,
+            topic=settings.events_topic,
+            shard=shard.number,
+            interval_seconds=settings.flow_insert_ms / 1000,
+            on_stored=dedup.forget,
+        )
+        catalogue = Catalogue()
+        book = CounterBook(seeded_periods(connection, shard=shard.number, since=EPOCH))
+        sink = Sink(
+            settings, connection=connection, client=client, writer=writer, catalogue=catalogue, book=book, clock=now
+        )
+        stages = Stages(
+            connection=connection,
+            catalogue=catalogue,
+            dedup=dedup,
+            groups=GroupWatch(settings.group_cardinality_limit),
+            partitions=settings.events_partitions,
+        )
+        relay = None
+        if shard.number == 0:
+            relay_connection = resources.enter_context(connect_postgres(settings.postgres_dsn))
+            relay = OutboxRelay(relay_connection, SystemLog(settings.kafka_bootstrap, settings.system_topic), stop)
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(*GC_THRESHOLDS)
+        log.info("flow started", shard=shard.number, partitions=shard.partitions)
+        run_main(usage_flow(shard, stages, sink))
+        writer.close()
+        if relay:
+            relay.close()
+
+
+def main() -> int:
+    """Run until told to stop; the exit status."""
+    settings = Settings()
+    configure_logging(settings, service="flows")
+    metrics.serve(settings.metrics_port)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: stop.set())
+    try:
+        run(settings, stop)
+    except Exception as error:
+        reason = _reason(error)
+        if isinstance(reason, MeterlineError):
+            log.error("flow stopped", code=reason.code, detail=reason.detail)
+        else:
+            log.exception("flow stopped", reason=repr(reason))
+        return 1
+    log.info("flow ended", shard=settings.flow_shard)
+    return 0
+
+
+def _reason(error: BaseException) -> BaseException:
+    """What broke, inside what Bytewax wraps it in."""
+    while error.__cause__ is not None and not isinstance(error, MeterlineError):
+        error = error.__cause__
+    return error
+
+
+if __name__ == "__main__":
+    sys.exit(main())

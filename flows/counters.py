@@ -1,0 +1,170 @@
+"""Which periods of which entitlements are counted, and what a batch adds to each: exactly, event by event at the edges.
+
+Of every entitlement two periods are kept: the one that contains now, and the next. A late event of an older period
+changes no counter (invoices and usage read the windows, not these); a period becomes countable by being seeded.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+
+import numpy as np
+
+from flows.attribute import Attributed
+from flows.catalogue import Catalogue
+from flows.combine import Minutes
+from flows.fields import SCALE
+from pricing.entitlements import EntitlementPeriod, Reset, entitlement_period
+from pricing.periods import Alignment, BillingPeriod
+from schemas.catalogue import EntitlementEntry
+from schemas.instants import MINUTE_MICROS, to_micros
+from schemas.meters import Aggregation
+
+FOREVER = 1 << 60  # microseconds; no instant of an event comes near it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counted:
+    """One period of one entitlement, in microseconds since 1970. It counts from `start` to before `end`."""
+
+    entitlement_no: int
+    customer_no: int
+    meter_no: int
+    start: int
+    end: int
+
+
+class CounterBook:
+    """The counted periods of a shard. A period is `missing` until it was seeded."""
+
+    def __init__(self, seeded: Iterable[tuple[int, datetime]]) -> None:
+        self._seeded = {(number, to_micros(start)) for number, start in seeded}
+        self._counted: dict[int, list[Counted]] = {}
+        self._by_meter: dict[int, dict[int, list[Counted]]] = {}
+        self._next_turn = FOREVER
+
+    def refresh(self, catalogue: Catalogue, now: datetime) -> None:
+        """Take in changed entitlements, and turn to the next period where one has ended."""
+        now_micros = to_micros(now)
+        stale = set(catalogue.changed_entitlements)
+        catalogue.changed_entitlements.clear()
+        if now_micros >= self._next_turn:
+            stale |= {number for number, periods in self._counted.items() if periods and periods[0].end <= now_micros}
+        if not stale:
+            return
+        for number in stale:
+            entry = catalogue.entitlements.get(number)
+            periods = [] if entry is None else list(_counted_periods(entry, now))
+            self._counted[number] = periods
+        self._next_turn = min((periods[0].end for periods in self._counted.values() if periods), default=FOREVER)
+        self._by_meter = defaultdict(lambda: defaultdict(list))
+        for periods in self._counted.values():
+            for period in periods:
+                self._by_meter[period.meter_no][period.customer_no].append(period)
+
+    def missing(self) -> list[Counted]:
+        """Counted periods without a row yet."""
+        return [
+            period
+            for periods in self._counted.values()
+            for period in periods
+            if (period.entitlement_no, period.start) not in self._seeded
+        ]
+
+    def mark_seeded(self, periods: Iterable[Counted]) -> None:
+        """Their rows are committed."""
+        self._seeded |= {(period.entitlement_no, period.start) for period in periods}
+
+    def additions(self, judged: Attributed, combined: list[Minutes]) -> dict[Counted, int]:
+        """What the batch adds to each counted period, in units of 10^-12."""
+        added: dict[Counted, int] = defaultdict(int)
+        for minutes in combined:
+            customers = self._by_meter.get(minutes.meter.meter_no)
+            if not customers:
+                continue
+            counts = minutes.meter.aggregation is Aggregation.COUNT
+            entitled = np.isin(minutes.customers, np.fromiter(customers, np.uint64, len(customers)))
+            edges: set[tuple[int, int]] = set()
+            for row in np.flatnonzero(entitled).tolist():
+                customer, minute = int(minutes.customers[row]), int(minutes.minutes[row])
+                units = int(minutes.counts[row]) * SCALE if counts else minutes.units[row]
+                if not _add_whole_minute(added, customers[customer], minute * MINUTE_MICROS, units):
+                    edges.add((customer, minute))
+            for customer, minute in edges:
+                _add_edge(added, judged, minutes, customers[customer], minute)
+        return added
+
+
+def _add_whole_minute(added: dict[Counted, int], periods: list[Counted], start: int, units: int) -> bool:
+    """Add a minute to the periods that contain it. False: a period begins or ends inside, and nothing was added."""
+    end = start + MINUTE_MICROS
+    touched = [period for period in periods if period.start < end and start < period.end]
+    if any(start < period.start or period.end < end for period in touched):
+        return False
+    for period in touched:
+        added[period] += units
+    return True
+
+
+def _add_edge(
+    added: dict[Counted, int], judged: Attributed, minutes: Minutes, periods: list[Counted], minute: int
+) -> None:
+    """Add the events of a minute, each to the periods that contain its own time."""
+    customer = periods[0].customer_no
+    for occurred_at, units in _events_in(judged, minutes, customer, minute):
+        for period in periods:
+            if period.start <= occurred_at < period.end:
+                added[period] += units
+
+
+def _events_in(judged: Attributed, minutes: Minutes, customer: int, minute: int) -> Iterator[tuple[int, int]]:
+    """(time, units) of what the meter took from this customer's events of the minute."""
+    for taken in judged.contributions:
+        if taken.meter.meter_no != minutes.meter.meter_no:
+            continue
+        times = judged.events.occurred_at[taken.rows]
+        here = (judged.customers[taken.rows] == customer) & (times // MINUTE_MICROS == minute)
+        for row in np.flatnonzero(here).tolist():
+            yield int(times[row]), int(taken.whole[row]) * SCALE + int(taken.part[row])
+    for giant in judged.giants:
+        time = int(judged.events.occurred_at[giant.row])
+        if (
+            giant.meter.meter_no == minutes.meter.meter_no
+            and int(judged.customers[giant.row]) == customer
+            and time // MINUTE_MICROS == minute
+        ):
+            yield time, giant.units
+
+
+def _counted_periods(entry: EntitlementEntry, now: datetime) -> Iterator[Counted]:
+    """The period that contains now (or the first, before the start) and the one after it, within the entitlement."""
+    instant = max(now, entry.starts_at)
+    for _ in range(2):
+        if entry.ends_at is not None and instant >= entry.ends_at:
+            return
+        period = _period(entry, instant)
+        ends = [end for end in (period.end, entry.ends_at) if end is not None]
+        yield Counted(
+            entitlement_no=entry.entitlement_no,
+            customer_no=entry.customer_no,
+            meter_no=entry.meter_no,
+            start=to_micros(period.start),
+            end=to_micros(min(ends)) if ends else FOREVER,
+        )
+        if period.end is None:
+            return
+        instant = period.end
+
+
+def _period(entry: EntitlementEntry, instant: datetime) -> EntitlementPeriod:
+    return entitlement_period(
+        instant,
+        Reset(entry.reset),
+        starts_at=entry.starts_at,
+        timezone=entry.timezone,
+        billing_anchor=entry.billing_anchor,
+        billing_period=BillingPeriod(entry.billing_period),
+        billing_period_count=entry.billing_period_count,
+        alignment=Alignment(entry.alignment),
+    )

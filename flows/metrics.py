@@ -1,0 +1,22 @@
+"""What Prometheus may read of the usage flow."""
+
+from prometheus_client import Counter, Gauge, Histogram
+
+EVENTS = Counter("meterline_flow_events", "Events judged.", ["status"])  # counted, unmatched, quarantined, duplicate
+POISON = Counter("meterline_flow_poison_messages", "Messages of the log that are no batch of events.")
+GROUPS_OVER_LIMIT = Counter(
+    "meterline_flow_groups_over_limit", "Meters that have passed the limit of distinct groups.", ["meter"]
+)
+BATCH_SECONDS = Histogram(
+    "meterline_flow_batch_seconds",
+    "From the poll of a batch to its first commit.",
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0),
+)
+INSERT_SECONDS = Histogram(
+    "meterline_flow_insert_seconds",
+    "One round of inserts into ClickHouse, with its commit.",
+    buckets=(0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0),
+)
+LAG_SECONDS = Gauge("meterline_flow_lag_seconds", "Age of what the counters are complete up to.", ["partition"])
+PENDING_INTENTS = Gauge("meterline_flow_pending_intents", "Batches with offsets moved and rows not yet stored.")
+RELAYED_EVENTS = Counter("meterline_flow_relayed_system_events", "System events the broker has acknowledged.")

@@ -1,0 +1,102 @@
+"""Judged batches as rows of the ClickHouse tables."""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from flows.attribute import Attributed, Status
+from flows.combine import Minutes
+from flows.events import Events
+from schemas.instants import MINUTE_MICROS
+from schemas.meters import Aggregation
+
+Table = Any  # a pyarrow.Table: pyarrow publishes no types
+
+SECOND_MICROS = 1_000_000
+DECIMAL_BYTES = 32  # of decimal256, two's complement, little-endian
+UTC_MICROS = pa.timestamp("us", "UTC")
+UTC_SECONDS = pa.timestamp("s", "UTC")
+
+
+def event_rows(judged: Attributed, *, shard: int, seq: int) -> Table:
+    """First copies, with what became of them."""
+    codes = ["", *sorted(set(judged.codes.values()))]
+    code_of = np.zeros(len(judged.events), np.int32)
+    for row, code in judged.codes.items():
+        code_of[row] = codes.index(code)
+    columns = _log_columns(judged.events, shard=shard, seq=seq)
+    columns["customer_no"] = pa.array(judged.customers)
+    columns["status"] = pa.array([status.name.lower() for status in Status]).take(pa.array(judged.status - 1))
+    columns["code"] = pa.array(codes).take(pa.array(code_of))
+    return pa.table(columns)
+
+
+def copy_rows(events: Events, *, shard: int, seq: int) -> Table:
+    """Later copies, whole."""
+    return pa.table(_log_columns(events, shard=shard, seq=seq))
+
+
+def _log_columns(events: Events, *, shard: int, seq: int) -> dict[str, Any]:
+    n = len(events)
+    types = pa.array([name for _, name in events.kinds], pa.string())
+    return {
+        "tenant_no": pa.array(events.tenants),
+        "hash": pa.FixedSizeBinaryArray.from_buffers(
+            pa.binary(16), n, [None, pa.py_buffer(np.ascontiguousarray(events.words))]
+        ),
+        "kafka_partition": pa.array(events.partitions),
+        "kafka_offset": pa.array(events.offsets),
+        "kafka_index": pa.array(events.indexes),
+        "shard": pa.array(np.full(n, shard, np.uint16)),
+        "seq": pa.array(np.full(n, seq, np.uint64)),
+        "received_at": pa.array(events.received_at).cast(UTC_MICROS),
+        "occurred_at": pa.array(events.occurred_at).cast(UTC_MICROS),
+        "source": events.sources,
+        "id": events.ids,
+        "type": types.take(pa.array(events.kind_codes)),
+        "subject": events.subjects,
+        "data": events.data,
+        "extensions": events.extensions,
+    }
+
+
+def usage_rows(judged: Attributed, combined: list[Minutes], *, shard: int, seq: int) -> Table | None:
+    """Partials of all meters; None when no meter took anything."""
+    if not combined:
+        return None
+    texts = pa.array(list(judged.texts), pa.string())
+    return pa.concat_tables([_minute_rows(minutes, texts, shard=shard, seq=seq) for minutes in combined])
+
+
+def _minute_rows(minutes: Minutes, texts: Any, *, shard: int, seq: int) -> Table:
+    n, width = len(minutes.units), len(minutes.groups)
+    ends = pa.array(np.arange(n + 1, dtype=np.int32) * width)
+    codes = np.stack(minutes.groups, axis=1).reshape(-1) if width else np.zeros(0, np.int64)
+    counts = minutes.meter.aggregation is Aggregation.COUNT
+    return pa.table(
+        {
+            "meter_no": pa.array(np.full(n, minutes.meter.meter_no, np.uint32)),
+            "revision": pa.array(np.full(n, minutes.meter.revision, np.uint32)),
+            "customer_no": pa.array(minutes.customers),
+            "minute": pa.array(minutes.minutes * (MINUTE_MICROS // SECOND_MICROS)).cast(UTC_SECONDS),
+            "group_values": pa.ListArray.from_arrays(ends, texts.take(pa.array(codes))),
+            "shard": pa.array(np.full(n, shard, np.uint16)),
+            "seq": pa.array(np.full(n, seq, np.uint64)),
+            "event_count": pa.array(minutes.counts.astype(np.uint64)),
+            "total": _decimals(np.zeros(n, np.int64).tolist() if counts else minutes.units),
+        }
+    )
+
+
+def _decimals(units: list[int]) -> Any:
+    """Exact units of 10^-12 as decimals of 76 digits."""
+    blob = b"".join(unit.to_bytes(DECIMAL_BYTES, "little", signed=True) for unit in units)
+    return pa.Decimal256Array.from_buffers(pa.decimal256(76, 12), len(units), [None, pa.py_buffer(blob)])
+
+
+def count_by_status(status: NDArray[np.int8]) -> dict[str, int]:
+    """Events in each state, by its name."""
+    counts = np.bincount(status, minlength=len(Status) + 1).tolist()
+    return {state.name.lower(): counts[state] for state in Status}

@@ -1,0 +1,163 @@
+"""The first commit of a batch: offsets, intent, counters and poison in one transaction of PostgreSQL. Then the writer.
+
+After this commit the batch is a function of the log: its ranges, its catalogue and its number are written down, and a
+process that starts over finds it pending and stores the same rows under the same keys.
+"""
+
+import time
+from dataclasses import dataclass
+from decimal import Decimal
+
+from flows.attribute import Attributed
+from flows.catalogue import Catalogue
+from flows.combine import Minutes
+from flows.counters import Counted, CounterBook
+from flows.events import Events
+from flows.metrics import BATCH_SECONDS, EVENTS, LAG_SECONDS, POISON
+from flows.rows import copy_rows, count_by_status, event_rows, usage_rows
+from flows.seed import load_seeds
+from flows.shards import Clock, LogBatch
+from flows.writer import Storable, Writer
+from infra.clickhouse.client import Client
+from infra.crash_points import crash_point
+from infra.postgres.counters import CounterChange, add_to_counters, insert_counters
+from infra.postgres.poison import PoisonMessage, record_poison
+from infra.postgres.pool import PgConnection
+from infra.postgres.shards import advance, commit_intents, lock_shard, write_intent
+from infra.settings import Settings
+from schemas.instants import from_micros
+from schemas.money import EXACT, MAX_SCALE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """A batch with everything decided. `attributed` None: no first copy in it; `copies` None: no later one."""
+
+    log: LogBatch
+    poison: list[PoisonMessage]
+    copies: Events | None
+    attributed: Attributed | None
+    combined: list[Minutes]
+
+
+class Sink:
+    """Stores batches in their order, each exactly once. For one thread; the connection is its own between two calls."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        connection: PgConnection,
+        client: Client,
+        writer: Writer,
+        catalogue: Catalogue,
+        book: CounterBook,
+        clock: Clock,
+    ) -> None:
+        self._topic = settings.events_topic
+        self._shard = settings.flow_shard
+        self._connection = connection
+        self._client = client
+        self._writer = writer
+        self._catalogue = catalogue
+        self._book = book
+        self._clock = clock
+        self._last_seq = 0
+
+    def store(self, batch: Judged) -> None:
+        """Commit the batch in PostgreSQL, unless an earlier process has, and hand its rows to the writer.
+
+        Raises Fenced when another owner has gone on from where this one stands.
+        """
+        log = batch.log
+        if log.intent is None:
+            self._store_progress(log)
+            return
+        if not log.redo:
+            self._commit(batch)
+        self._last_seq = log.intent.seq
+        self._writer.submit(self._rows(batch, log.intent.seq))
+        self._report(batch)
+
+    def _store_progress(self, log: LogBatch) -> None:
+        """Nothing came: say so. Counters that are due are seeded; windows are complete too once the writer is idle."""
+        periods, seeds = self._seeds()
+        stored = self._writer.is_idle()
+        with self._connection.transaction():
+            lock_shard(self._connection, shard=self._shard)
+            advance(self._connection, topic=self._topic, shard=self._shard, ranges=(), until=log.until)
+            insert_counters(self._connection, shard=self._shard, seq=self._last_seq, changes=_changes(seeds))
+            if stored:
+                commit_intents(self._connection, topic=self._topic, shard=self._shard, seqs=(), until=log.until)
+        self._book.mark_seeded(periods)
+        if not stored:
+            self._writer.submit(Storable(seq=None, events=None, copies=None, usage=None, until=log.until, redo=False))
+        self._report_lag(log)
+
+    def _commit(self, batch: Judged) -> None:
+        intent = batch.log.intent
+        assert intent is not None
+        periods, seeds = self._seeds()
+        added = self._book.additions(batch.attributed, batch.combined) if batch.attributed else {}
+        fresh = {period: units + added.get(period, 0) for period, units in seeds.items()}
+        known = {period: units for period, units in added.items() if period not in seeds and units}
+        crash_point("sink.before_commit")
+        with self._connection.transaction():
+            lock_shard(self._connection, shard=self._shard)
+            advance(self._connection, topic=self._topic, shard=self._shard, ranges=intent.ranges, until=batch.log.until)
+            write_intent(self._connection, shard=self._shard, intent=intent, now=self._clock())
+            crash_point("sink.in_transaction")
+            record_poison(self._connection, topic=self._topic, messages=batch.poison)
+            insert_counters(self._connection, shard=self._shard, seq=intent.seq, changes=_changes(fresh))
+            add_to_counters(self._connection, shard=self._shard, seq=intent.seq, changes=_changes(known))
+        self._book.mark_seeded(periods)
+        crash_point("sink.advanced")
+
+    def _seeds(self) -> tuple[list[Counted], dict[Counted, int]]:
+        """Periods that have become countable, and what this shard has stored of each.
+
+        What earlier batches brought must be in ClickHouse to be found there; what this batch brings is added to it.
+        """
+        self._book.refresh(self._catalogue, self._clock())
+        missing = self._book.missing()
+        if not missing:
+            return [], {}
+        self._writer.drain()
+        return missing, load_seeds(self._client, self._shard, missing, self._catalogue)
+
+    def _rows(self, batch: Judged, seq: int) -> Storable:
+        judged = batch.attributed
+        return Storable(
+            seq=seq,
+            events=event_rows(judged, shard=self._shard, seq=seq) if judged else None,
+            copies=copy_rows(batch.copies, shard=self._shard, seq=seq) if batch.copies else None,
+            usage=usage_rows(judged, batch.combined, shard=self._shard, seq=seq) if judged else None,
+            until=batch.log.until,
+            redo=batch.log.redo,
+        )
+
+    def _report(self, batch: Judged) -> None:
+        if batch.attributed:
+            for status, count in count_by_status(batch.attributed.status).items():
+                EVENTS.labels(status).inc(count)
+        if batch.copies:
+            EVENTS.labels("duplicate").inc(len(batch.copies))
+        POISON.inc(len(batch.poison))
+        BATCH_SECONDS.observe(time.monotonic() - batch.log.polled_at)
+        self._report_lag(batch.log)
+
+    def _report_lag(self, log: LogBatch) -> None:
+        now = self._clock()
+        for partition, until in log.until.items():
+            LAG_SECONDS.labels(str(partition)).set((now - until).total_seconds())
+
+
+def _changes(units: dict[Counted, int]) -> list[CounterChange]:
+    return [
+        CounterChange(
+            entitlement_no=period.entitlement_no,
+            period_start=from_micros(period.start),
+            quantity=Decimal(value).scaleb(-MAX_SCALE, EXACT),
+        )
+        for period, value in units.items()
+    ]
