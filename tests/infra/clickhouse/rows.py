@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
+from uuid import uuid4
 
 from infra.clickhouse.client import Client
 from infra.kafka.event_log import identity_hash
@@ -54,8 +55,8 @@ def _row(event: StoredEvent, seq: int) -> dict[str, Any]:
 
 
 def _insert(client: Client, table: str, rows: Sequence[dict[str, Any]]) -> None:
-    """A redo of an intent cuts its blocks anew, so ClickHouse's own deduplication of blocks is kept out of it."""
-    settings = {"insert_deduplicate": 0, "async_insert": 0}
+    """A redo of an intent may cut its blocks anew, so ClickHouse's own deduplication of blocks is kept out of it."""
+    settings = {"insert_deduplication_token": uuid4().hex, "async_insert": 0}
     client.insert(table, [list(row.values()) for row in rows], column_names=list(rows[0]), settings=settings)
 
 
