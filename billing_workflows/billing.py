@@ -168,7 +168,7 @@ def _price(
             found.parked[account.subscription.id] = _reason(account.subscription, error)
         else:
             ready.append(account)
-    measured = measure(doors.clickhouse, needs, stored.seqs, prove=True)
+    measured = measure(doors.clickhouse, needs, stored.seqs)
     for account in ready:
         subscription = account.subscription
         try:

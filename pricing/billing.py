@@ -22,7 +22,9 @@ from schemas.billing import BilledSubscription, Invoice, InvoiceLine, MeteredUsa
 from schemas.catalogue import MeterEntry
 from schemas.errors import Reject
 from schemas.instants import Period
-from schemas.money import format_amount, format_decimal
+from schemas.money import exactly, format_amount, format_decimal, to_minor
+
+MAX_MINOR = 2**63 - 1  # of any amount, in minor units: what the store holds
 
 
 def usage_needs(
@@ -50,17 +52,17 @@ def usage_needs(
                 customer_no=subscription.customer_no,
                 meter=meter,
                 period=line.period,
-                by_group=isinstance(line.price.price.model, Matrix),
             )
         )
     return needs
 
 
+@exactly
 def price_statement(terms: Terms, statement: Statement, usage: Mapping[str, MeteredUsage]) -> Invoice:
     """The invoice of a statement. `usage` has, by the key of its price, what each usage line counted.
 
     Raises Reject when a price can't be applied to the usage: a group that no cell matches, a model that needs more
-    than totals.
+    than totals. And when an amount is beyond MAX_MINOR.
     """
     computed = compute(
         InvoiceInput(
@@ -70,6 +72,8 @@ def price_statement(terms: Terms, statement: Statement, usage: Mapping[str, Mete
             commitment=terms.commitment if statement.has_usage else None,
         )
     )
+    _check_size([line.amount for line in computed.lines], terms.currency)
+    _check_size([computed.subtotal, computed.tax, computed.total], terms.currency)
     lines = [
         _map_line(terms, line, found, usage)
         for line, found in zip(statement.lines, computed.lines, strict=False)  # a commitment's line may follow
@@ -87,6 +91,12 @@ def price_statement(terms: Terms, statement: Statement, usage: Mapping[str, Mete
         credits_applied=computed.credits_applied,
         amount_due=computed.amount_due,
     )
+
+
+def _check_size(amounts: Sequence[Decimal], currency: str) -> None:
+    for amount in amounts:
+        if abs(to_minor(amount, currency)) > MAX_MINOR:
+            raise Reject("pricing.amount_too_large", f"{amount} {currency} is more than an invoice can hold")
 
 
 def _line_input(terms: Terms, line: StatementLine, usage: Mapping[str, MeteredUsage]) -> Line:

@@ -4,10 +4,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
+from functools import reduce
 from typing import Any
 
 from schemas.catalogue import MeterEntry
 from schemas.instants import Period
+from schemas.money import EXACT
 
 
 class InvoiceKind(StrEnum):
@@ -55,10 +57,7 @@ class BilledSubscription:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UsageNeed:
-    """What one usage line must know: what a meter counted for the subscription's customer in a period.
-
-    `key` is the line's; `by_group`: its price is by group, a total is not enough.
-    """
+    """What the usage line `key` must know: what a meter counted for the subscription's customer in a period."""
 
     subscription_id: str
     key: str
@@ -66,7 +65,6 @@ class UsageNeed:
     customer_no: int
     meter: MeterEntry
     period: Period
-    by_group: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +84,7 @@ class MeteredUsage:
 
     @property
     def quantity(self) -> Decimal:
-        return sum((group.quantity for group in self.groups), Decimal(0))
+        return reduce(EXACT.add, (group.quantity for group in self.groups), Decimal(0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

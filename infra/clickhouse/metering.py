@@ -1,12 +1,13 @@
-"""What a batch of usage lines needs, measured together: one query of windows a meter, and the proof beside it."""
+"""What a batch of usage lines needs, measured together, and the proof beside it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 
 from infra.clickhouse.client import Client
-from infra.clickhouse.metered import Span, usage_totals
 from infra.clickhouse.proof import prove_windows
-from schemas.billing import MeteredUsage, UsageNeed
+from infra.clickhouse.usage import GroupKey, Span, usage_totals
+from schemas.billing import GroupQuantity, MeteredUsage, UsageNeed
 from schemas.catalogue import MeterEntry
 
 
@@ -21,37 +22,50 @@ class Measured:
         return self.usage.get(subscription_id, {})
 
 
-def measure(client: Client, needs: Sequence[UsageNeed], stored_seqs: Mapping[int, int], *, prove: bool) -> Measured:
-    """The usage of all needs. With `prove` the windows are compared with the raw events; see `proof`.
-
-    `stored_seqs` must have been read before: what is stored after that is not looked at, so both sides see the same.
-    """
+def measure(client: Client, needs: Sequence[UsageNeed], stored_seqs: Mapping[int, int] | None = None) -> Measured:
+    """The usage of all needs. With `stored_seqs` the windows are compared with the raw events; see `proof`."""
     measured = Measured()
-    for (tenant_no, meter), group in _by_meter(needs).items():
-        spans = [_span(need) for need in group]
-        by_group = any(need.by_group for need in group)
-        usage = usage_totals(
-            client, tenant_no=tenant_no, meter=meter, spans=spans, stored_seqs=stored_seqs, by_group=by_group
-        )
-        mismatches = (
-            prove_windows(client, tenant_no=tenant_no, meter=meter, usage=usage, stored_seqs=stored_seqs)
-            if prove
-            else []
-        )
-        broken = {mismatch.span: str(mismatch) for mismatch in mismatches}
-        for need, span in zip(group, spans, strict=True):
-            measured.usage.setdefault(need.subscription_id, {})[need.key] = usage[span].metered(meter)
+    for tenant_no in sorted({need.tenant_no for need in needs}):
+        own = [need for need in needs if need.tenant_no == tenant_no]
+        meters = {need.meter.meter_no: need.meter for need in own}
+        spans = [_span(need) for need in own]
+        totals = usage_totals(client, tenant_no=tenant_no, meters=meters, spans=spans)
+        broken: dict[Span, str] = {}
+        if stored_seqs is not None:
+            for meter in meters.values():
+                of_meter = sorted({span for span in spans if span.meter_no == meter.meter_no}, key=_place)
+                broken |= prove_windows(
+                    client, tenant_no=tenant_no, meter=meter, spans=of_meter, stored_seqs=stored_seqs
+                )
+        for need, span in zip(own, spans, strict=True):
+            measured.usage.setdefault(need.subscription_id, {})[need.key] = _metered(need.meter, totals[span])
             if span in broken:
                 measured.broken[need.subscription_id] = f"{need.key}: {broken[span]}"
     return measured
 
 
-def _by_meter(needs: Sequence[UsageNeed]) -> dict[tuple[int, MeterEntry], list[UsageNeed]]:
-    groups: dict[tuple[int, MeterEntry], list[UsageNeed]] = {}
-    for need in needs:
-        groups.setdefault((need.tenant_no, need.meter), []).append(need)
-    return groups
-
-
 def _span(need: UsageNeed) -> Span:
-    return Span(customer_no=need.customer_no, start=need.period.start, end=need.period.end)
+    return Span(
+        customer_no=need.customer_no,
+        meter_no=need.meter.meter_no,
+        start=need.period.start,
+        end=need.period.end,
+    )
+
+
+def _place(span: Span) -> tuple[int, object, object]:
+    return span.customer_no, span.start, span.end
+
+
+def _metered(meter: MeterEntry, groups: Mapping[GroupKey, Decimal]) -> MeteredUsage:
+    """Groups in a fixed order; a text is `=` and the value, or empty for a missing property."""
+    return MeteredUsage(
+        meter_no=meter.meter_no,
+        groups=tuple(
+            GroupQuantity(
+                group={name: text[1:] if text else None for name, text in zip(meter.group_by, texts, strict=True)},
+                quantity=quantity,
+            )
+            for texts, quantity in sorted(groups.items())
+        ),
+    )
