@@ -23,6 +23,8 @@ UNKNOWN_FIELD = "request.unknown_field"
 MISSING_FIELD = "request.missing_field"
 INVALID_FIELD = "request.invalid_field"
 
+VARIANT = "variant:"  # of one body's tag where several are taken; it is no place in the body
+
 _STATUS: list[tuple[type[MeterlineError], int, str]] = [
     (errors.Malformed, 400, "The request can't be read"),
     (errors.Unauthenticated, 401, "No valid API key"),
@@ -110,6 +112,7 @@ def to_reject(validation: RequestValidationError) -> Reject:
 
 def _field_error(entry: dict[str, Any]) -> FieldError:
     _, *location = entry["loc"]  # body, query, path or header
+    location = [part for part in location if not str(part).startswith(VARIANT) and part != "[key]"]
     match entry["type"]:
         case "extra_forbidden":
             code, detail = UNKNOWN_FIELD, "There is no such field here."

@@ -3,7 +3,7 @@
 A body is JSON whatever its content type says. Its numbers keep every digit (Decimal), its texts are storable.
 """
 
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine
 from decimal import Decimal
 from typing import Any, cast
 
@@ -48,8 +48,6 @@ class HouseRoute(APIRoute):
         async def handle(request: Request) -> Response:
             if request.url.path.startswith("/v1/"):
                 await authenticate(request)
-            check_path(request.path_params)
-            check_query(request)
             if request.method in METHODS_WITH_BODY:
                 body = await read_body(request)
                 request = _Loaded(request, body, decode_json(body) if body else None)
@@ -109,18 +107,14 @@ def _check_texts(value: object, path: tuple[str | int, ...]) -> None:
             _check_texts(item, (*path, index))
 
 
-def check_path(path_params: Mapping[str, Any]) -> None:
-    """A name that no store can hold names nothing."""
-    for value in path_params.values():
+async def check_names(request: Request) -> None:
+    """A dependency of the whole app: a path that no store can hold names nothing, and parameters can be stored."""
+    for value in request.path_params.values():
         if not _is_storable(str(value)):
             raise NotFound("request.not_found", "No object has such a name.")
-
-
-def check_query(request: Request) -> None:
-    """Query parameters are text that can be stored."""
     for name, value in request.query_params.multi_items():
         if not (_is_storable(name) and _is_storable(value)):
-            raise Reject.at(pointer("query"), "request.invalid_field", "Parameters must be plain Unicode text.")
+            raise Reject.at(pointer(name), "request.invalid_field", "Parameters must be plain Unicode text.")
 
 
 def _is_storable(text: str) -> bool:

@@ -14,6 +14,7 @@ from schemas.errors import Retry
 
 Row = dict[str, Any]
 PgConnection = psycopg.Connection[Row]
+PostgresError = psycopg.Error
 
 jsonb.install()
 

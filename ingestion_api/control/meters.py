@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 from fastapi import Query
-from pydantic import Field
+from pydantic import AfterValidator, Field, WithJsonSchema
 from starlette.responses import Response
 from typing_extensions import TypedDict
 
@@ -36,7 +36,21 @@ MAX_METERS = 500  # in use, of one tenant: a flow holds them all in memory and t
 router = house_router("meters")
 
 Path = Annotated[str, Field(min_length=1, max_length=MAX_PATH_LENGTH)]
-FilterValue = Annotated[str, Field(max_length=MAX_FIELD_LENGTH)] | bool | int | Decimal
+FilterLiteral = str | bool | int | Decimal
+
+
+def check_filter_value(value: object) -> object:
+    """Text, a boolean or a number. Raises ValueError for anything else, and for text that is too long."""
+    if not isinstance(value, str | bool | int | Decimal):
+        raise ValueError("must be a string, a number or a boolean")
+    if isinstance(value, str) and len(value) > MAX_FIELD_LENGTH:
+        raise ValueError(f"must have at most {MAX_FIELD_LENGTH} characters")
+    return value
+
+
+FilterValue = Annotated[
+    Any, AfterValidator(check_filter_value), WithJsonSchema({"type": ["string", "number", "boolean"]})
+]
 
 
 class FilterBody(Body):
@@ -194,7 +208,7 @@ def read_filter(body: FilterBody, index: int) -> Filter:
     )
 
 
-def _read_literal(value: FilterValue, where: str) -> str:
+def _read_literal(value: FilterLiteral, where: str) -> str:
     if not isinstance(value, str | bool):
         try:
             parse_decimal(str(value))
@@ -216,9 +230,7 @@ def read_group_by(names: list[str]) -> list[str]:
                 )
             group = path[0]
         if group in groups or group == "customer":
-            raise Reject.at(
-                pointer("group_by", index), "meter.invalid_group_by", f"{group!r} is there already as a group."
-            )
+            raise Reject.at(pointer("group_by", index), "meter.invalid_group_by", f"{group!r} is a group already.")
         groups.append(group)
     return groups
 

@@ -1,0 +1,87 @@
+"""The control plane as a FastAPI app. `asgi.py` puts the hot path of events in front of it."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from fastapi import Depends, FastAPI
+
+from infra.postgres.tenants import ensure_root_key
+from ingestion_api import access_log, health, openapi, problems
+from ingestion_api.auth import bearer_of, secret_sha256
+from ingestion_api.context import Context
+from ingestion_api.control import (
+    api_keys,
+    cancellation,
+    customers,
+    features,
+    meters,
+    plans,
+    pricing,
+    subscriptions,
+    tenants,
+)
+from ingestion_api.entitlements import routes as entitlements
+from ingestion_api.health import Readier
+from ingestion_api.queries import events, usage
+from ingestion_api.routing import check_names
+
+ROUTERS = (
+    events.router,
+    meters.router,
+    usage.router,
+    customers.router,
+    features.router,
+    plans.router,
+    subscriptions.router,
+    cancellation.router,
+    entitlements.router,
+    pricing.router,
+    tenants.router,
+    api_keys.router,
+    health.router,
+)
+
+
+def create_fastapi(context: Context) -> FastAPI:
+    """The app over a context. Makes sure that METERLINE_ROOT_KEY, if set, opens tenant `default`.
+
+    Raises Unauthenticated when that key could not be sent as a bearer, and Retry when PostgreSQL is away.
+    """
+    if context.settings.root_key:
+        ensure_root(context, datetime.now(UTC))
+    app = build_app()
+    app.state.context = context
+    app.state.readier = Readier(context.settings)
+    return app
+
+
+def build_app() -> FastAPI:
+    """The routes alone, without anything to serve them from: enough for their description."""
+    app = FastAPI(
+        title="Meterline",
+        version=openapi.API_VERSION,
+        summary="Usage metering and billing.",
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        responses=openapi.PROBLEMS,
+        dependencies=[Depends(check_names)],
+    )
+    app.add_middleware(access_log.AccessLog)
+    problems.install(app)
+    for router in ROUTERS:
+        app.include_router(router)
+
+    def describe() -> dict[str, Any]:
+        app.openapi_schema = app.openapi_schema or openapi.describe(app)
+        return app.openapi_schema
+
+    app.openapi = describe
+    return app
+
+
+def ensure_root(context: Context, now: datetime) -> None:
+    """Let METERLINE_ROOT_KEY, and no former one, be the operator key of tenant `default`."""
+    bearer = bearer_of(f"Bearer {context.settings.root_key}")
+    with context.database.transaction() as connection:
+        ensure_root_key(connection, secret_sha256=secret_sha256(bearer), now=now)
