@@ -8,8 +8,10 @@ from typer.core import TyperCommand, TyperGroup
 
 #: Name: where its function (or its `typer.Typer`, when it has commands of its own) stands, and what it is for.
 COMMANDS = {
+    "demo": ("infra.cli.demo.command:demo", "Real requests through the real stack to proven invoices."),
     "dev": ("infra.cli.dev:dev", "Run the whole of Meterline here: its servers and its three services."),
     "doctor": ("infra.cli.doctor:doctor", "Say which servers are used, from where, and whether they answer."),
+    "migrate": ("infra.cli.migrate:migrate", "Bring both stores and the topics to what this version needs."),
     "version": ("infra.cli.version:version", "Say which version this is."),
 }
 
