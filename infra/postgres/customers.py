@@ -144,3 +144,11 @@ def has_open_subscription(connection: PgConnection, *, customer_id: str) -> bool
         (customer_id,),
     ).fetchone()
     return row is not None
+
+
+def load_external_ids(connection: PgConnection, *, tenant_id: str, numbers: Sequence[int]) -> dict[int, str]:
+    """The external_id of each of the tenant's customers with these numbers."""
+    rows = connection.execute(
+        "SELECT no, external_id FROM customers WHERE tenant_id = %s AND no = ANY(%s)", (tenant_id, list(numbers))
+    )
+    return {row["no"]: row["external_id"] for row in rows}
