@@ -1,0 +1,103 @@
+"""kill -9 between any two lines of the sink changes no sum, no count, no counter, no raw row, no judgement of a copy."""
+
+import random
+import signal
+from datetime import timedelta
+from fractions import Fraction
+
+from infra.postgres.catalogue import Change
+from schemas.catalogue import EntitlementEntry, EntryKind
+from schemas.meters import Aggregation
+from tests.support.usage_log import NOON, WAIT_SECONDS, Sent, UsageLog, meter, minute_of
+
+CRASH_POINTS = [
+    "sink.before_commit",
+    "sink.in_transaction",
+    "sink.advanced",
+    "sink.before_inserts",
+    "sink.redoing",
+    "sink.events_inserted",
+    "sink.usage_inserted",
+    "sink.committed",
+]
+LONG_AGO = NOON - timedelta(days=400)
+
+
+def traffic(round_number: int) -> list[Sent]:
+    """Events of three customers over three minutes; some sent before, some twice in one request, some odd."""
+    random_source = random.Random(round_number)
+    events = [
+        Sent(
+            id=f"r{round_number}-{index}",
+            subject=random_source.choice(["acme", "beta", "gamma"]),
+            time=NOON + timedelta(seconds=random_source.randrange(180)),
+            data={"tokens": random_source.choice([1, -2, "2.5", 10**30, None]), "model": random_source.choice("ab")},
+        )
+        for index in range(120)
+    ]
+    again = [Sent(id=f"r{earlier}-{index}", data={"tokens": 999}) for earlier in range(round_number) for index in (3, 5)]
+    return [*events, *again, *events[:10], Sent(id=f"bad-{round_number}", data={"tokens": "many"})]
+
+
+def test_no_kill_between_two_lines_of_the_sink_loses_or_doubles_anything(log: UsageLog) -> None:
+    log.customers({"acme": 1, "beta": 2, "gamma": 3})
+    log.meters(meter(1, group_by=("model",)), meter(2, aggregation=Aggregation.COUNT, value=None))
+    log.catalogue([Change(kind=EntryKind.ENTITLEMENT, tenant_no=1, key="7", entry=entitlement())])
+    sent: list[Sent] = []
+    for number, point in enumerate(CRASH_POINTS):
+        events = traffic(number)
+        log.send(events)
+        sent += events
+        flow = log.start_flow(crash_at=point)
+        _, logged = flow.communicate(timeout=WAIT_SECONDS)
+        assert flow.returncode == -signal.SIGKILL, f"{point} was not reached: {logged.decode()}"
+    with log.flow() as flow:
+        log.wait_stored(flow)
+    check_exact(log, sent)
+
+
+def entitlement() -> EntitlementEntry:
+    """Beta's tokens since long ago, in one period that never ends."""
+    return EntitlementEntry(
+        entitlement_no=7,
+        customer_no=2,
+        meter_no=1,
+        reset="never",
+        timezone="UTC",
+        alignment="anniversary",
+        billing_anchor=LONG_AGO,
+        billing_period="month",
+        billing_period_count=1,
+        starts_at=LONG_AGO,
+        ends_at=None,
+    )
+
+
+def check_exact(log: UsageLog, sent: list[Sent]) -> None:
+    """Everything stored equals a ledger kept with nothing but dictionaries and fractions."""
+    first: dict[str, Sent] = {}
+    for event in sent:
+        first.setdefault(event.id, event)
+    numbers = {"acme": 1, "beta": 2, "gamma": 3}
+    sums: dict[tuple[int, int, object, tuple[str, ...]], tuple[int, Fraction]] = {}
+    for event in first.values():
+        assert isinstance(event.data, dict)
+        tokens = event.data.get("tokens")
+        if tokens == "many":
+            continue
+        minute, customer = minute_of(event.time), numbers[event.subject]
+        taken = [(1, (f"={event.data['model']}",), Fraction(tokens))] if tokens is not None else []
+        for meter_no, groups, value in [*taken, (2, (), Fraction(0))]:
+            count, total = sums.get((meter_no, customer, minute, groups), (0, Fraction(0)))
+            sums[meter_no, customer, minute, groups] = (count + 1, total + value)
+    assert log.usage() == sums
+    stored = log.events()
+    assert stored.keys() == first.keys()
+    assert {event_id for event_id, (status, _, _) in stored.items() if status == "quarantined"} == {
+        event_id for event_id in first if event_id.startswith("bad")
+    }
+    assert len(log.copies()) == len(sent) - len(first)
+    used = sum(total for (meter_no, customer, _, _), (_, total) in sums.items() if (meter_no, customer) == (1, 2))
+    row = log.postgres.execute("SELECT used FROM entitlement_counters WHERE entitlement_no = 7").fetchone()
+    assert row is not None
+    assert row["used"] == used
