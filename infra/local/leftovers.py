@@ -15,7 +15,7 @@ STOP_SIGNAL_MARK = "METERLINE_STACK_STOP_SIGNAL"
 END_LIMIT_SECONDS = 10
 
 
-def mark(data_dir: Path, stop_signal: signal.Signals) -> dict[str, str]:
+def mark(data_dir: Path, stop_signal: signal.Signals = signal.SIGTERM) -> dict[str, str]:
     """What to add to the environment of a child of the stack in `data_dir`."""
     return {DATA_DIR_MARK: str(data_dir), STOP_SIGNAL_MARK: str(int(stop_signal))}
 

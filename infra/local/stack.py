@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from infra.local import clickhouse, kafka, leftovers, ports, postgres, record, temporal
+from infra.local import clickhouse, kafka, kafka_training, leftovers, ports, postgres, record, temporal
 from infra.local.component import Component
 from infra.local.record import Record
 from infra.local.supervisor import Report, Supervisor
@@ -55,6 +55,7 @@ def running_stack(settings: Settings, report: Report, console: Console) -> Gener
         chosen = _choose_ports(record.read(data_dir))
         components = _components(settings, data_dir, chosen, report, console)
         supervisor = Supervisor(data_dir, report)
+        training = None
         try:
             for component in components.values():
                 supervisor.start(component)
@@ -66,9 +67,13 @@ def running_stack(settings: Settings, report: Report, console: Console) -> Gener
             written = Record(process_id=os.getpid(), addresses=addresses, ports=chosen, versions=versions)
             record.write(data_dir, written)
             filled = record.with_addresses(settings, written)
+            if "kafka_bootstrap" in components:
+                training = kafka_training.start(data_dir, _cache_dir(settings))
             yield Stack(settings=filled, data_dir=data_dir, supervisor=supervisor, record=written)
         finally:
             supervisor.close()
+            if training:
+                training.wait()  # the warden has ended it
 
 
 def _choose_ports(last: Record | None) -> dict[str, int]:
@@ -87,9 +92,8 @@ def _components(
     components: dict[str, Component] = {}
     password = record.secret(data_dir, record.PASSWORD_FILE)
     if not settings.kafka_bootstrap:
-        cache_dir = settings.cache_dir.expanduser().resolve()
         components["kafka_bootstrap"] = kafka.component(
-            data_dir, cache_dir, chosen["kafka"], chosen["kafka_controller"], console
+            data_dir, _cache_dir(settings), chosen["kafka"], chosen["kafka_controller"], console
         )
     if not settings.postgres_dsn:
         components["postgres_dsn"] = postgres.component(data_dir, chosen["postgres"], password, report)
@@ -98,3 +102,7 @@ def _components(
     if not settings.temporal_address:
         components["temporal_address"] = temporal.component(data_dir, chosen["temporal"], chosen["temporal_ui"])
     return components
+
+
+def _cache_dir(settings: Settings) -> Path:
+    return settings.cache_dir.expanduser().resolve()
