@@ -92,7 +92,7 @@ def get_usage(
     timezone: Annotated[Timezone, Query(description="An IANA name; windows are of its calendar.")] = "UTC",
     group_by: Annotated[
         list[str],
-        Query(default_factory=list, description="Properties of the meter, or `customer`; repeats or takes commas."),
+        Query(description="Properties of the meter, or `customer`; repeats or takes commas."),
     ] = [],  # noqa: B006 - pydantic copies it
     fill: Annotated[Literal["zero"] | None, Query(description="`zero`: windows without events too.")] = None,
     limit: LongLimit = MAX_LONG_LIMIT,
