@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
+from typing import cast
 from zoneinfo import ZoneInfo
 
 from pricing.charges import PlanPrice, serialize
@@ -18,7 +19,7 @@ from pricing.rating import quote
 from pricing.statements import Statement, StatementLine
 from pricing.terms import Terms
 from pricing.usage import Usage
-from schemas.billing import BilledSubscription, Invoice, InvoiceLine, MeteredUsage, UsageNeed
+from schemas.billing import BilledSubscription, ExplainedRow, Invoice, InvoiceLine, MeteredUsage, UsageNeed
 from schemas.catalogue import MeterEntry
 from schemas.errors import Reject
 from schemas.instants import Period
@@ -181,8 +182,8 @@ def _map_commitment(terms: Terms, statement: Statement, computed: ComputedLine) 
     )
 
 
-def _wire(rows: Sequence[ExplainRow]) -> list[dict[str, object]]:
-    return [dict(row) for row in to_wire(rows)]
+def _wire(rows: Sequence[ExplainRow]) -> list[ExplainedRow]:
+    return [cast("ExplainedRow", row) for row in to_wire(rows)]
 
 
 def _unit_amount(price: PlanPrice, quantity: Decimal, exact: Decimal) -> Decimal | None:

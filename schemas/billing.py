@@ -5,7 +5,7 @@ from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 from functools import reduce
-from typing import Any
+from typing import Any, TypedDict
 
 from schemas.catalogue import MeterEntry
 from schemas.instants import Period
@@ -87,6 +87,15 @@ class MeteredUsage:
         return reduce(EXACT.add, (group.quantity for group in self.groups), Decimal(0))
 
 
+class ExplainedRow(TypedDict):
+    """One summand of a line, in decimal text: quantity x unit amount, or an amount alone."""
+
+    what: str
+    quantity: str | None
+    unit_amount: str | None
+    amount: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InvoiceLine:
     """One line, ready to be stored or shown. `amount` is rounded to the currency, `exact` is not."""
@@ -99,7 +108,7 @@ class InvoiceLine:
     amount: Decimal
     period: Period
     price: dict[str, Any]
-    explain: list[dict[str, Any]]
+    explain: list[ExplainedRow]
     meter_no: int | None = None
 
 

@@ -237,22 +237,22 @@ def list_invoices(
     connection: PgConnection,
     *,
     tenant_id: str,
-    customer: str | None = None,
+    customer_id: str | None = None,
     subscription_id: str | None = None,
     status: str | None = None,
     before_id: str | None = None,
     limit: int,
 ) -> list[Row]:
-    """The tenant's invoices, newest first, from the one before `before_id` on. `customer` is an id or external_id."""
+    """The tenant's invoices, newest first, from the one before `before_id` on, those that the filters let through."""
     return connection.execute(
         _INVOICE_SQL + " WHERE i.tenant_id = %(tenant_id)s"
-        " AND (%(customer)s::text IS NULL OR c.id = %(customer)s OR c.external_id = %(customer)s)"
+        " AND (%(customer_id)s::text IS NULL OR i.customer_id = %(customer_id)s)"
         " AND (%(subscription_id)s::text IS NULL OR i.subscription_id = %(subscription_id)s)"
         " AND (%(status)s::text IS NULL OR i.status = %(status)s)"
         " AND (%(before_id)s::text IS NULL OR i.id < %(before_id)s) ORDER BY i.id DESC LIMIT %(limit)s",
         {
             "tenant_id": tenant_id,
-            "customer": customer,
+            "customer_id": customer_id,
             "subscription_id": subscription_id,
             "status": status,
             "before_id": before_id,

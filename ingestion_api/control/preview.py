@@ -1,0 +1,199 @@
+"""What is to come: the next invoice as it stands, and the running cost of the open period. Never writes.
+
+Terms, statement, usage and prices go through the very functions that issue invoices, so that a preview of a period
+and its invoice are equal.
+"""
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+from decimal import Decimal
+from typing import Literal
+
+from starlette.responses import Response
+from typing_extensions import TypedDict
+
+from infra.clickhouse.client import ClickHouseError
+from infra.clickhouse.metering import measure
+from infra.postgres.billing import load_meters, load_subscription
+from infra.postgres.pool import PgConnection
+from infra.postgres.shards import usage_as_of
+from ingestion_api.answers import answer
+from ingestion_api.auth import Reader
+from ingestion_api.clock import Now
+from ingestion_api.context import Context, FromContext
+from ingestion_api.control.invoices import InvoiceView, LineView, text_of
+from ingestion_api.fields import Body, Instant, Reference
+from ingestion_api.idempotency import ReadCall
+from ingestion_api.routing import house_router
+from ingestion_api.views import Period
+from pricing.billing import price_statement, usage_needs
+from pricing.statements import Statement, next_statement, statement_at
+from pricing.terms import Terms, read_terms
+from schemas.billing import BilledSubscription, Invoice, InvoiceLine, UsageNeed
+from schemas.errors import Conflict, NotFound, Retry
+from schemas.instants import Period as Span
+from schemas.money import EXACT, format_amount, format_decimal
+
+router = house_router("invoices")
+
+
+class PreviewBody(Body):
+    """`as_of`: the invoice that covers this instant, with usage up to it; default: now, with all usage there is."""
+
+    subscription: Reference
+    as_of: Instant | None = None
+
+
+class RunningView(TypedDict):
+    """The usage of the open period and what it costs so far, line by line. `total` adds the lines, before the
+    invoice's own discounts, commitment and taxes."""
+
+    object: Literal["subscription_usage"]
+    subscription: str
+    customer: str
+    currency: str
+    period: Period
+    lines: list[LineView]
+    total: str
+    as_of: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preview:
+    """An invoice that is not issued yet. Every event acknowledged before `as_of` is in its usage."""
+
+    subscription: BilledSubscription
+    statement: Statement
+    invoice: Invoice
+    as_of: datetime | None
+
+
+@router.post("/v1/invoices/preview", response_model=InvoiceView, operation_id="preview_invoice")
+def preview_invoice(body: PreviewBody, call: ReadCall, context: FromContext) -> Response:
+    """The next invoice as it stands now: usage of the open period so far, and the fees of the next in advance."""
+
+    def effect(connection: PgConnection) -> InvoiceView:
+        preview = _preview(connection, context, call.tenant_id, body.subscription, as_of=body.as_of, now=call.now)
+        return to_view(preview, now=call.now)
+
+    return call.perform(effect, status=200)
+
+
+@router.get("/v1/subscriptions/{subscription}/usage", response_model=RunningView, operation_id="get_subscription_usage")
+def get_subscription_usage(subscription: str, principal: Reader, context: FromContext, now: Now) -> Response:
+    """What the usage of the open period costs so far."""
+    with context.database.transaction() as connection:
+        preview = _preview(connection, context, principal.tenant_id, subscription, as_of=None, now=now)
+    return answer(to_running(preview))
+
+
+def _preview(
+    connection: PgConnection,
+    context: Context,
+    tenant_id: str,
+    subscription_id: str,
+    *,
+    as_of: datetime | None,
+    now: datetime,
+) -> Preview:
+    """Raises NotFound, Conflict when the subscription has ended, Retry when a store is away."""
+    settings = context.settings
+    subscription = load_subscription(connection, tenant_id=tenant_id, subscription_id=subscription_id)
+    if subscription is None:
+        raise NotFound("subscription.not_found", f"There is no subscription {subscription_id!r}.")
+    terms = read_terms(subscription)
+    statement = _statement(subscription, terms, as_of or now)
+    complete_until = usage_as_of(connection, topic=settings.events_topic, partitions=settings.events_partitions)
+    needs = usage_needs(subscription, statement, load_meters(connection, [tenant_id]))
+    if as_of is not None:
+        needs = [_clip(need, as_of) for need in needs]
+    try:
+        measured = measure(context.clickhouse, needs)
+    except ClickHouseError as error:
+        raise Retry("store.unavailable", "ClickHouse does not answer.", retry_after_seconds=2) from error
+    invoice = price_statement(terms, statement, measured.of(subscription.id))
+    return Preview(
+        subscription=subscription,
+        statement=statement,
+        invoice=invoice,
+        as_of=complete_until if statement.has_usage else None,
+    )
+
+
+def _statement(subscription: BilledSubscription, terms: Terms, instant: datetime) -> Statement:
+    """The statement that covers the instant; of one that has ended, the closing statement if it is not issued yet."""
+    statement = statement_at(terms, instant)
+    if statement is None and subscription.next_bill_at is not None:
+        statement = next_statement(terms)
+    if statement is None:
+        raise Conflict("subscription.ended", "The subscription has ended: nothing more will be invoiced.")
+    return statement
+
+
+def _clip(need: UsageNeed, as_of: datetime) -> UsageNeed:
+    end = max(need.period.start, min(need.period.end, as_of))
+    return replace(need, period=Span(start=need.period.start, end=end))
+
+
+def to_view(preview: Preview, *, now: datetime) -> InvoiceView:
+    """The invoice as it would be issued, in the shape of one."""
+    invoice, subscription = preview.invoice, preview.subscription
+    currency = invoice.currency
+    return {
+        "object": "invoice",
+        "id": None,
+        "number": None,
+        "status": "draft",
+        "customer": subscription.external_id,
+        "customer_id": subscription.customer_id,
+        "subscription": subscription.id,
+        "currency": currency,
+        "period": {"start": invoice.period.start, "end": invoice.period.end},
+        "subtotal": format_amount(invoice.subtotal, currency),
+        "discount": format_amount(invoice.discount, currency),
+        "tax": format_amount(invoice.tax, currency),
+        "total": format_amount(invoice.total, currency),
+        "credits_applied": format_amount(invoice.credits_applied, currency),
+        "amount_due": format_amount(invoice.amount_due, currency),
+        "amount_paid": format_amount(Decimal(0), currency),
+        "lines": [_to_line(line, currency) for line in invoice.lines],
+        "as_of": preview.as_of,
+        "metadata": {},
+        "created_at": now,
+        "issued_at": None,
+        "finalized_at": None,
+    }
+
+
+def to_running(preview: Preview) -> RunningView:
+    """The usage lines of a preview, added up."""
+    currency = preview.invoice.currency
+    lines = [line for line in preview.invoice.lines if line.meter_no is not None]
+    total = Decimal(0)
+    for line in lines:
+        total = EXACT.add(total, line.amount)
+    return {
+        "object": "subscription_usage",
+        "subscription": preview.subscription.id,
+        "customer": preview.subscription.external_id,
+        "currency": currency,
+        "period": {"start": preview.statement.period.start, "end": preview.statement.period.end},
+        "lines": [_to_line(line, currency) for line in lines],
+        "total": format_amount(total, currency),
+        "as_of": preview.as_of,
+    }
+
+
+def _to_line(line: InvoiceLine, currency: str) -> LineView:
+    return {
+        "key": line.key,
+        "description": line.description,
+        "quantity": text_of(line.quantity),
+        "unit_amount": text_of(line.unit_amount),
+        "exact": format_decimal(line.exact),
+        "amount": format_amount(line.amount, currency),
+        "currency": currency,
+        "period": {"start": line.period.start, "end": line.period.end},
+        "price": line.price,
+        "explain": [{**row} for row in line.explain],
+    }

@@ -1,0 +1,165 @@
+"""Invoices and previews over HTTP, on the real stores. What is previewed is what is issued."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from infra.postgres.api_keys import insert_api_key
+from infra.settings import Settings
+from ingestion_api.auth import new_secret, secret_sha256
+from schemas.ids import Prefix, new_id
+from tests.support.api import Api, running_api
+from tests.support.billing import ADVANCE, METER, USAGE, World, instant, make_world
+from tests.support.stack import fresh_databases
+
+TIERS = {
+    "key": "tokens",
+    "type": "usage",
+    "meter": METER,
+    "model": "graduated",
+    "tiers": [{"up_to": "100", "unit_amount": "0.5"}, {"up_to": None, "unit_amount": "0.25", "flat_amount": "1"}],
+}
+SEATS = {"key": "seats", "type": "fixed", "model": "per_unit", "unit_amount": "10"}
+
+
+@pytest.fixture(scope="module")
+def operator(stack: Settings) -> Iterator[Api]:
+    with running_api(fresh_databases(stack)) as api:
+        make_world(api.settings).close()  # migrates ClickHouse too
+        yield api
+
+
+@pytest.fixture
+def world(operator: Api) -> Iterator[World]:
+    made = make_world(operator.settings)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def api(operator: Api, world: World) -> Api:
+    """The API as a reader of the world's tenant sees it."""
+    secret = new_secret()
+    with world.doors.database.transaction() as connection:
+        insert_api_key(
+            connection,
+            key_id=new_id(Prefix.API_KEY),
+            tenant_id=world.tenant_id,
+            name="reader",
+            role="read",
+            secret_sha256=secret_sha256(secret),
+            now=instant("2025-01-01"),
+        )
+    return Api(settings=operator.settings, database=operator.database, http=operator.with_key(secret))
+
+
+def preview(api: Api, subscription_id: str, as_of: str) -> Any:
+    return api.post("/v1/invoices/preview", {"subscription": subscription_id, "as_of": as_of}, status=200)
+
+
+def test_a_preview_at_the_end_of_a_period_is_the_invoice_of_that_period(world: World, api: Api) -> None:
+    subscription = world.subscribe(
+        ADVANCE, SEATS, TIERS, quantities={"seats": "3"}, discounts=[{"percent": "10"}, {"amount": "1"}]
+    )
+    world.use(subscription, ("2026-01-05", 70), ("2026-01-31T23:59:59", 33), ("2026-02-03", 1000))
+    world.stored_until("2026-02-02")
+    first = preview(api, subscription.id, "2026-01-01T00:00:00Z")
+    second = preview(api, subscription.id, "2026-02-01T00:00:00Z")
+    assert world.invoices() == []
+    world.bill(subscription, now="2026-02-02")
+    issued = api.get("/v1/invoices", subscription=subscription.id, expand="explain")["data"]
+    differing = {"id", "number", "status", "created_at", "issued_at", "finalized_at", "as_of"}
+    for previewed, invoice in zip([second, first], issued, strict=True):
+        assert {k: v for k, v in previewed.items() if k not in differing} == {
+            k: v for k, v in invoice.items() if k not in differing
+        }
+    assert second["as_of"] == issued[0]["as_of"] == "2026-02-02T00:00:00Z"
+    # 70 + 33: 100 x 0.5, 3 x 0.25 and a flat of 1; 49 + 30 + 51.75 = 130.75, less 13.08, less 1
+    assert (second["subtotal"], second["discount"], second["total"]) == ("130.75", "14.08", "116.67")
+
+
+def test_a_preview_counts_usage_up_to_its_instant_and_shows_the_fees_to_come(world: World, api: Api) -> None:
+    subscription = world.subscribe()
+    world.use(subscription, ("2026-01-05", 70), ("2026-01-20", 33))
+    lines = {line["key"]: line for line in preview(api, subscription.id, "2026-01-10T00:00:00Z")["lines"]}
+    assert lines["tokens"]["quantity"] == "70"
+    assert lines["tokens"]["amount"] == "0.70"
+    assert lines["base"]["period"] == {"start": "2026-02-01T00:00:00Z", "end": "2026-03-01T00:00:00Z"}
+
+
+def test_an_invoice_is_found_by_its_id_and_its_number_and_explains_itself(world: World, api: Api) -> None:
+    subscription = world.subscribe(TIERS)
+    world.use(subscription, ("2026-01-05", 104))
+    world.stored_until("2026-02-02")
+    world.bill(subscription, now="2026-02-02")
+    by_number = api.get("/v1/invoices/INV-000001", expand="explain")
+    assert api.get(f"/v1/invoices/{by_number['id']}") == by_number
+    assert by_number["object"] == "invoice"
+    assert by_number["customer"] == subscription.external_id
+    assert by_number["amount_due"] == "52.00"
+    [line] = by_number["lines"]
+    assert line["description"] == "Tokens: 104 units, graduated (1 Jan 2026 – 31 Jan 2026)"
+    assert [(row["quantity"], row["unit_amount"], row["amount"]) for row in line["explain"]] == [
+        ("100", "0.5", "50"),
+        ("4", "0.25", "1"),
+        ("1", "1", "1"),
+    ]
+
+
+def test_lists_are_filtered_and_paged_newest_first(world: World, api: Api) -> None:
+    one, two = world.subscribe(ADVANCE), world.subscribe(ADVANCE)
+    world.bill(one, two, now="2026-03-15")
+    page = api.get("/v1/invoices", limit=4)
+    rest = api.get("/v1/invoices", limit=4, starting_after=page["next_cursor"])
+    assert page["has_more"]
+    assert not rest["has_more"]
+    ids = [invoice["id"] for invoice in page["data"] + rest["data"]]
+    assert ids == sorted(ids, reverse=True)
+    assert len(ids) == 6
+    of_one = api.get("/v1/invoices", customer=one.external_id)["data"]
+    assert {invoice["subscription"] for invoice in of_one} == {one.id}
+    assert api.get("/v1/invoices", subscription=two.id, status="paid")["data"] == []
+    assert len(api.get("/v1/invoices", subscription=two.id, status="open")["data"]) == 3
+
+
+def test_the_running_cost_of_the_open_period_is_shown_line_by_line(world: World, api: Api) -> None:
+    subscription = world.subscribe(start_at="2026-11-01")
+    running = api.get(f"/v1/subscriptions/{subscription.id}/usage")
+    assert running["object"] == "subscription_usage"
+    assert [(line["key"], line["amount"]) for line in running["lines"]] == [("tokens", "0.00")]
+    assert running["total"] == "0.00"
+
+
+def test_another_tenants_invoice_and_subscription_are_not_found(world: World, operator: Api) -> None:
+    subscription = world.subscribe(ADVANCE)
+    world.bill(subscription, now="2026-01-01")
+    [invoice] = world.invoices()
+    other = operator.new_tenant()
+    assert other.get(f"/v1/invoices/{invoice['id']}", status=404)["code"] == "invoice.not_found"
+    assert other.get("/v1/invoices/INV-000001", status=404)["code"] == "invoice.not_found"
+    body = {"subscription": subscription.id}
+    assert other.post("/v1/invoices/preview", body, status=404)["code"] == "subscription.not_found"
+    assert other.get("/v1/invoices")["data"] == []
+
+
+def test_a_subscription_that_has_ended_has_nothing_to_preview(world: World, api: Api) -> None:
+    subscription = world.subscribe(ADVANCE, end_at=instant("2026-01-15"))
+    world.bill(subscription, now="2026-02-01")
+    body = {"subscription": subscription.id}
+    assert api.post("/v1/invoices/preview", body, status=409)["code"] == "subscription.ended"
+
+
+def test_what_is_wrong_with_a_question_is_said(api: Api) -> None:
+    assert api.post("/v1/invoices/preview", {}, status=422)["code"] == "request.missing_field"
+    body = {"subscription": "sub_x", "when": "now"}
+    assert api.post("/v1/invoices/preview", body, status=422)["code"] == "request.unknown_field"
+    assert api.get("/v1/invoices", status=422, limit=0)["code"] == "request.invalid_field"
+    assert api.get("/v1/invoices", status=404, customer="nobody")["code"] == "customer.not_found"
+
+
+def test_the_running_usage_line_has_the_price_it_is_priced_by(world: World, api: Api) -> None:
+    subscription = world.subscribe(USAGE, price_overrides={"tokens": {"model": "per_unit", "unit_amount": "2"}})
+    world.use(subscription, ("2026-01-05", 3))
+    [line] = preview(api, subscription.id, "2026-01-20T00:00:00Z")["lines"]
+    assert (line["unit_amount"], line["amount"], line["price"]["model"]) == ("2", "6.00", "per_unit")
