@@ -38,8 +38,8 @@ class StatementLine:
 
     @property
     def is_part(self) -> bool:
-        """Whether the line is for less than a whole period, and its price is shared out by time."""
-        return self.price.prorate and self.period != self.whole
+        """Whether the line's price is shared out by time: for less than a whole period, or given back."""
+        return self.is_credit or (self.price.prorate and self.period != self.whole)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
