@@ -36,7 +36,7 @@ class Api:
 
     def get(self, path: str, *, status: int = 200, **params: Any) -> Any:
         """The decoded answer of a GET that must have this status."""
-        response = self.http.get(path, params=params)
+        response = self.http.get(path, params=params or None)
         assert response.status_code == status, response.text
         return response.json()
 
