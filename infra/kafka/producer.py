@@ -13,7 +13,7 @@ MAX_QUEUED_MESSAGES = 100_000
 
 #: Called with None when the broker has the message, else with the reason. It must not raise.
 OnDelivery = Callable[[str | None], None]
-Headers = list[tuple[str, str | bytes]]
+Headers = list[tuple[str, str | bytes | None]]
 
 
 class Producer:

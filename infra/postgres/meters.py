@@ -103,3 +103,10 @@ def archive_meter(connection: PgConnection, *, meter_id: str, now: datetime) -> 
     ).fetchone()
     assert row is not None
     return row
+
+
+def load_meters_of_types(connection: PgConnection, *, tenant_id: str, types: Sequence[str]) -> list[Row]:
+    """The tenant's meters of these event types, archived ones too, oldest first."""
+    return connection.execute(
+        "SELECT * FROM meters WHERE tenant_id = %s AND event_type = ANY(%s) ORDER BY id", (tenant_id, list(types))
+    ).fetchall()

@@ -5,6 +5,7 @@ from decimal import Decimal
 from typing import Annotated, Any, Literal, NamedTuple
 from zoneinfo import ZoneInfo
 
+import msgspec
 from fastapi import Query, Request
 from starlette.responses import Response
 from typing_extensions import TypedDict
@@ -22,6 +23,8 @@ from ingestion_api.control import customers, meters
 from ingestion_api.fields import Timezone
 from ingestion_api.paging import MAX_LONG_LIMIT, LongLimit
 from ingestion_api.queries.parameters import (
+    MAX_INSTANT,
+    MIN_INSTANT,
     Cursor,
     CustomerReference,
     From,
@@ -35,6 +38,7 @@ from ingestion_api.routing import house_router
 from schemas.catalogue import MeterEntry
 from schemas.errors import Reject
 from schemas.instants import from_micros, to_micros
+from schemas.meters import MAX_GROUPS
 from schemas.money import format_decimal
 from schemas.windows import WindowSize, window_bounds
 
@@ -73,9 +77,9 @@ class UsageView(TypedDict):
 class Position(NamedTuple):
     """The cursor: the last row of a page."""
 
-    window_start: int
-    customer_no: int
-    groups: list[str]
+    window_start: Annotated[int, msgspec.Meta(ge=to_micros(MIN_INSTANT), le=to_micros(MAX_INSTANT))]
+    customer_no: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+    groups: Annotated[list[str], msgspec.Meta(max_length=MAX_GROUPS)]
 
 
 @router.get("/v1/usage", response_model=UsageView, operation_id="get_usage")
@@ -219,8 +223,6 @@ def _write_position(key: UsageKey) -> str:
 
 def _read_position(cursor: str) -> UsageKey:
     position = decode_cursor(cursor, Position)
-    try:
-        window_start = from_micros(position.window_start)
-    except OverflowError:
-        raise Reject.at("/starting_after", "request.invalid_field", "Give `next_cursor` of the page before.") from None
-    return UsageKey(window_start, position.customer_no, tuple(text.encode() for text in position.groups))
+    return UsageKey(
+        from_micros(position.window_start), position.customer_no, tuple(text.encode() for text in position.groups)
+    )
