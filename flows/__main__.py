@@ -114,7 +114,7 @@ def main() -> int:
     try:
         run(settings, stop)
     except Exception as error:
-        reason = _reason(error)
+        reason = reason_of(error)
         if isinstance(reason, MeterlineError):
             log.error("flow stopped", code=reason.code, detail=reason.detail)
         else:
@@ -124,7 +124,7 @@ def main() -> int:
     return 0
 
 
-def _reason(error: BaseException) -> BaseException:
+def reason_of(error: BaseException) -> BaseException:
     """What broke, inside what Bytewax wraps it in."""
     while error.__cause__ is not None and not isinstance(error, MeterlineError):
         error = error.__cause__

@@ -35,7 +35,9 @@ def traffic(round_number: int) -> list[Sent]:
         )
         for index in range(120)
     ]
-    again = [Sent(id=f"r{earlier}-{index}", data={"tokens": 999}) for earlier in range(round_number) for index in (3, 5)]
+    again = [
+        Sent(id=f"r{earlier}-{index}", data={"tokens": 999}) for earlier in range(round_number) for index in (3, 5)
+    ]
     return [*events, *again, *events[:10], Sent(id=f"bad-{round_number}", data={"tokens": "many"})]
 
 

@@ -5,8 +5,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from flows.__main__ import reason_of, run
 from infra.clickhouse.client import Client
 from infra.clickhouse.client import connect as connect_clickhouse
 from infra.kafka.event_log import identity_hash, partition_of, seal
@@ -175,18 +177,21 @@ class UsageLog:
         return logged.decode()
 
     @contextmanager
-    def flow(self, **environment: str):  # noqa: ANN201
-        """A flow for the length of a block, that must end cleanly."""
-        flow = self.start_flow(**environment)
-        yield flow
-        self.stop_flow(flow)
+    def flow(self, **changes: Any) -> Generator["RunningFlow"]:
+        """A flow in a thread of this process, for the length of a block; it must end cleanly."""
+        flow = RunningFlow(self.settings.model_copy(update=changes))
+        try:
+            yield flow
+        finally:
+            flow.stop()
+        flow.raise_failure()
 
-    def wait_stored(self, flow: subprocess.Popen[bytes] | None = None) -> None:
+    def wait_stored(self, *flows: "RunningFlow") -> None:
         """Wait until everything published is in ClickHouse."""
 
         def stored() -> bool:
-            if flow is not None and flow.poll() is not None:
-                raise AssertionError(f"the flow ended: {flow.communicate()[1].decode()}")
+            for flow in flows:
+                flow.raise_failure()
             row = self.postgres.execute(
                 "SELECT coalesce(sum(next_offset), 0) AS read,"
                 " (SELECT count(*) FROM intents WHERE state = 'pending') AS pending FROM shard_offsets WHERE topic = %s",
@@ -218,6 +223,32 @@ class UsageLog:
     def copies(self) -> list[tuple[str, str]]:
         """(id, data) of later copies."""
         return sorted(self.clickhouse.query("SELECT id, data FROM event_copies FINAL").result_rows)
+
+
+class RunningFlow:
+    """A flow in a thread of this process, without the seconds that a process takes to start."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._stop = threading.Event()
+        self.failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, args=(settings,), daemon=True)
+        self._thread.start()
+
+    def _run(self, settings: Settings) -> None:
+        try:
+            run(settings, self._stop)
+        except Exception as failure:
+            self.failure = reason_of(failure)
+
+    def stop(self) -> None:
+        """End after the batch in hand."""
+        self._stop.set()
+        self._thread.join(WAIT_SECONDS)
+        assert not self._thread.is_alive(), "the flow does not end"
+
+    def raise_failure(self) -> None:
+        if self.failure is not None:
+            raise self.failure
 
 
 def minute_of(time: datetime) -> datetime:
