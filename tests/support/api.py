@@ -13,9 +13,11 @@ from infra.clickhouse import client as clickhouse
 from infra.migrate import migrate_postgres
 from infra.postgres.pool import Database, connect
 from infra.settings import Settings
+from ingestion_api import clock
 from ingestion_api.app import create_fastapi
 from ingestion_api.auth import KeyCache
 from ingestion_api.context import Context
+from schemas.instants import parse_instant
 
 ROOT_KEY = "mtr_root-key-of-the-tests"
 
@@ -44,6 +46,16 @@ class Api:
         """A client of the same app with another key, or none."""
         headers = {} if secret is None else {"authorization": f"Bearer {secret}"}
         return TestClient(self.http.app, raise_server_exceptions=False, headers=headers)
+
+    @contextmanager
+    def at(self, instant: str) -> Generator[None]:
+        """Let it be this instant for every request inside the block."""
+        overrides = self.http.app.dependency_overrides
+        overrides[clock.now] = lambda: parse_instant(instant)
+        try:
+            yield
+        finally:
+            del overrides[clock.now]
 
     def new_tenant(self) -> "Api":
         """The same app as a new tenant's admin sees it."""
