@@ -4,6 +4,7 @@ chDB runs queries of different connections in parallel and keeps settings and th
 each request borrows a connection that has exactly its database and settings, and nobody sees another's.
 """
 
+import os
 import re
 import threading
 from collections.abc import Generator, Iterable, Iterator, Mapping
@@ -15,6 +16,7 @@ from pathlib import Path
 from chdb.state.sqlitelike import Connection, StreamingResult, connect
 
 MAX_IDLE_CONNECTIONS = 64
+MEMORY_SHARE = 0.3  # of the machine's: the engine shares a laptop with all the rest
 ARROW_CONTINUATION = b"\xff\xff\xff\xff"
 ARROW_END = ARROW_CONTINUATION + b"\0\0\0\0"
 
@@ -56,7 +58,8 @@ class Engine:
     """The engine with its data in `home`. Safe for threads; close it before the process ends."""
 
     def __init__(self, home: Path) -> None:
-        self._url = str(home)
+        memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        self._url = f"{home}?max_server_memory_usage={int(memory_bytes * MEMORY_SHARE)}"
         self._lock = threading.Lock()
         self._idle: dict[Session, list[Connection]] = {}
         self._idle_count = 0

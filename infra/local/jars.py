@@ -63,12 +63,13 @@ def fetch(cache_dir: Path, console: Console | None) -> list[Path]:
     Processes that come at once wait for each other. Raises StackError when the network is away or a checksum is wrong.
     """
     root = repository(cache_dir)
-    root.mkdir(parents=True, exist_ok=True)
     jars = pinned()
-    with _lock(cache_dir / "maven.lock"):
-        missing = [jar for jar in jars if not _is_whole(root, jar)]
-        if missing:
-            _download(root, missing, console)
+    if not all(_is_whole(root, jar) for jar in jars):  # a complete cache may be read-only
+        root.mkdir(parents=True, exist_ok=True)
+        with _lock(cache_dir / "maven.lock"):
+            missing = [jar for jar in jars if not _is_whole(root, jar)]
+            if missing:
+                _download(root, missing, console)
     return [root / jar.path for jar in jars]
 
 

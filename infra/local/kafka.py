@@ -25,7 +25,9 @@ JVM_OPTIONS = (
 )
 
 LOG_CONFIGURATION = """\
-rootLogger.level=INFO
+rootLogger.level=WARN
+logger.life.name=kafka.server.KafkaRaftServer
+logger.life.level=INFO
 rootLogger.appenderRef.stdout.ref=stdout
 appender.stdout.type=Console
 appender.stdout.name=stdout
@@ -116,6 +118,9 @@ def _properties(home: Path, port: int, controller_port: int) -> str:
         "transaction.state.log.min.isr": 1,
         "share.coordinator.state.topic.replication.factor": 1,
         "share.coordinator.state.topic.min.isr": 1,
+        # A killed broker may come back when its last session is over; 9 s by default.
+        "broker.session.timeout.ms": 2_000,
+        "broker.heartbeat.interval.ms": 500,
         # A handful of clients: fewer files to open and recover.
         "offsets.topic.num.partitions": 4,
         "transaction.state.log.num.partitions": 4,
