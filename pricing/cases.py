@@ -45,15 +45,15 @@ class CaseResult:
     actual: object
 
 
-def run_case(case: object) -> CaseResult:
-    """Run one case. It never raises for what a case says, however wrong that is."""
+def run_case(case: object, place: str = "?") -> CaseResult:
+    """Run one case. It never raises for what a case says, however wrong that is. `place` names a case without an id."""
     if not isinstance(case, Mapping):
-        return malformed("?", None, "a case is an object")
+        return malformed(place, None, "a case is an object")
     body = cast("Mapping[str, object]", case)
     case_id, kind, expect = body.get("id"), body.get("kind"), body.get("expect")
-    name = case_id if isinstance(case_id, str) and case_id else "?"
-    if name == "?":
-        return malformed(name, expect, "a case has an id")
+    if not isinstance(case_id, str) or not case_id:
+        return malformed(place, expect, "a case has an id")
+    name = case_id
     if unknown := sorted(str(field) for field in body if field not in CASE_FIELDS):
         return malformed(name, expect, f"unknown field {unknown[0]}")
     if not isinstance(kind, str) or kind not in ANSWERS:

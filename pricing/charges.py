@@ -134,6 +134,8 @@ def serialize(price: Price | PlanPrice) -> dict[str, object]:
         return {**terms, **serialize(price.price)}
     body = plain(price)
     del body["model"]
+    if not price.included_quantity:
+        del body["included_quantity"]  # a matrix refuses it, even an empty one
     return {"model": NAMES[type(price.model)], **body, **plain(price.model)}
 
 

@@ -1,0 +1,43 @@
+"""Every example of the pricing documents is true."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from pricing.cases import run_case
+from pricing.models import READERS
+
+ROOT = Path(__file__).resolve().parents[2]
+README = ROOT / "pricing" / "README.md"
+MODELS = ROOT / "docs" / "pricing-models.md"
+
+
+def blocks(path: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", path.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
+CASES = [json.loads(block) for block in blocks(MODELS, "json")]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case["id"])
+def test_each_worked_example_comes_to_what_it_says(case: dict[str, object]) -> None:
+    result = run_case(case)
+    assert result.passed, result
+
+
+def test_every_model_has_a_worked_example() -> None:
+    shown = {case["given"]["price"]["model"] for case in CASES if case["kind"] == "quote"}
+    assert shown == set(READERS)
+
+
+def test_the_code_of_the_readme_runs() -> None:
+    found = blocks(README, "python")
+    assert found
+    for block in found:
+        exec(compile(block, str(README), "exec"), {})  # noqa: S102 - the README's own code
+
+
+def test_the_readme_is_short_enough_to_be_read() -> None:
+    assert len(README.read_text(encoding="utf-8").splitlines()) <= 80

@@ -1,0 +1,149 @@
+"""Entitlements: the decision, and the period that counts."""
+
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pricing.entitlements import Enforcement, Reason, Reset, carried_over, check, entitlement_period
+from pricing.periods import Alignment, BillingPeriod
+from schemas.errors import Reject
+
+AMOUNTS = st.decimals(0, 1000, places=3)
+
+
+def decide(limit: str | None, used: str, quantity: str | None = None, **more: Any) -> tuple[bool, str, str | None, str]:
+    found = check(
+        limit=None if limit is None else Decimal(limit),
+        used=Decimal(used),
+        quantity=None if quantity is None else Decimal(quantity),
+        **more,
+    )
+    return (
+        found.allowed,
+        found.reason.value,
+        None if found.remaining is None else str(found.remaining),
+        str(found.overage),
+    )
+
+
+@pytest.mark.parametrize(
+    ("limit", "used", "quantity", "more", "decision"),
+    [
+        ("10", "9", None, {}, (True, "within_limit", "1", "0")),
+        ("10", "10", None, {}, (False, "limit_exceeded", "0", "0")),
+        ("10", "9", "1", {}, (True, "within_limit", "1", "0")),
+        ("10", "9", "1.001", {}, (False, "limit_exceeded", "1", "0")),
+        ("10", "10", "0", {}, (True, "within_limit", "0", "0")),
+        ("10", "13", None, {}, (False, "limit_exceeded", "0", "3")),
+        ("10", "5", "5", {"reserved": Decimal(1)}, (False, "limit_exceeded", "4", "0")),
+        ("10", "8", "1", {"reserved": Decimal(4)}, (False, "limit_exceeded", "0", "2")),
+        ("10", "13", "1", {"enforcement": Enforcement.SOFT}, (True, "soft_limit_exceeded", "0", "3")),
+        ("0", "0", None, {}, (False, "limit_exceeded", "0", "0")),
+        (None, "1000000", "5", {}, (True, "unlimited", None, "0")),
+    ],
+)
+def test_decisions(limit: str | None, used: str, quantity: str | None, more: Any, decision: Any) -> None:
+    assert decide(limit, used, quantity, **more) == decision
+
+
+@given(AMOUNTS, AMOUNTS, AMOUNTS, AMOUNTS, st.sampled_from(Enforcement))
+def test_a_hard_limit_never_allows_more_than_fits(
+    limit: Decimal, used: Decimal, reserved: Decimal, quantity: Decimal, enforcement: Enforcement
+) -> None:
+    found = check(limit=limit, used=used, reserved=reserved, quantity=quantity, enforcement=enforcement)
+    fits = used + reserved + quantity <= limit
+    assert found.allowed == (fits or enforcement is Enforcement.SOFT)
+    assert (found.reason is Reason.WITHIN_LIMIT) == fits
+    assert found.remaining is not None
+    assert found.remaining >= 0
+    assert found.remaining - found.overage == limit - used - reserved
+
+
+def test_a_negative_quantity_is_rejected() -> None:
+    with pytest.raises(Reject):
+        decide("10", "0", "-1")
+
+
+def test_an_unused_limit_carries_over_up_to_its_bound() -> None:
+    limit = Decimal(100)
+    assert carried_over(limit=limit, used=Decimal(70), rollover_max=None) == 0
+    assert carried_over(limit=limit, used=Decimal(70), rollover_max=Decimal(20)) == 20
+    assert carried_over(limit=limit, used=Decimal(95), rollover_max=Decimal(20)) == 5
+    assert carried_over(limit=limit, used=Decimal(120), rollover_max=Decimal(20)) == 0
+
+
+STARTS = st.datetimes(datetime(2015, 1, 1), datetime(2030, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001 - Hypothesis
+TIMEZONES = st.sampled_from(["UTC", "America/New_York", "Asia/Kolkata", "Australia/Lord_Howe", "America/Sao_Paulo"])
+
+
+@given(
+    STARTS,
+    st.timedeltas(timedelta(0), timedelta(days=900)),
+    st.timedeltas(timedelta(0), timedelta(days=40)),
+    st.sampled_from([reset for reset in Reset if reset is not Reset.NEVER]),
+    TIMEZONES,
+    st.sampled_from(Alignment),
+)
+def test_periods_tile_the_life_of_a_subscription(
+    starts_at: datetime, later: timedelta, trial: timedelta, reset: Reset, timezone: str, alignment: Alignment
+) -> None:
+    def period(instant: datetime) -> Any:
+        return entitlement_period(
+            instant,
+            reset,
+            starts_at=starts_at,
+            timezone=timezone,
+            billing_anchor=starts_at + trial,
+            alignment=alignment,
+        )
+
+    at = starts_at + later
+    found = period(at)
+    assert starts_at <= found.start <= at < found.end
+    assert period(found.start) == found
+    assert period(found.end - timedelta(microseconds=1)) == found
+    assert period(found.end).start == found.end
+
+
+def instant(text: str) -> datetime:
+    return datetime.fromisoformat(text)
+
+
+@pytest.mark.parametrize(
+    ("reset", "start", "end"),
+    [
+        (Reset.HOUR, "2026-03-12T00:00:00+05:30", "2026-03-12T01:00:00+05:30"),
+        (Reset.DAY, "2026-03-12T00:00:00+05:30", "2026-03-13T00:00:00+05:30"),
+        (Reset.WEEK, "2026-03-09T00:00:00+05:30", "2026-03-16T00:00:00+05:30"),
+        (Reset.MONTH, "2026-03-01T00:00:00+05:30", "2026-04-01T00:00:00+05:30"),
+        (Reset.YEAR, "2026-01-20T10:00:00+05:30", "2027-01-01T00:00:00+05:30"),
+        (Reset.BILLING_PERIOD, "2026-02-20T10:00:00+05:30", "2026-03-20T10:00:00+05:30"),
+    ],
+)
+def test_resets_are_of_the_calendar_or_of_the_billing(reset: Reset, start: str, end: str) -> None:
+    anchor = instant("2026-01-20T10:00:00+05:30")
+    at = instant("2026-03-12T00:10:00+05:30")
+    found = entitlement_period(at, reset, starts_at=anchor, timezone="Asia/Kolkata", billing_anchor=anchor)
+    assert (found.start, found.end) == (instant(start), instant(end))
+
+
+def test_what_never_resets_and_what_is_billed_once_never_ends() -> None:
+    anchor = instant("2026-01-20T10:00:00+00:00")
+    terms: Any = {"starts_at": anchor, "timezone": "UTC", "billing_anchor": anchor}
+    for found in (
+        entitlement_period(anchor, Reset.NEVER, **terms),
+        entitlement_period(anchor, Reset.BILLING_PERIOD, billing_period=BillingPeriod.ONCE, **terms),
+    ):
+        assert (found.start, found.end) == (anchor, None)
+
+
+def test_before_the_subscription_there_is_no_period() -> None:
+    anchor = instant("2026-01-20T10:00:00+00:00")
+    with pytest.raises(Reject):
+        entitlement_period(
+            anchor - timedelta(microseconds=1), Reset.DAY, starts_at=anchor, timezone="UTC", billing_anchor=anchor
+        )
