@@ -1,0 +1,29 @@
+"""A process that bills subscriptions once, for tests that kill it: `python -m tests.support.bill_once NOW ID…`."""
+
+import sys
+from contextlib import closing
+from datetime import timedelta
+
+from billing_workflows.billing import Doors, bill_chunk
+from infra.clickhouse.client import connect
+from infra.postgres.pool import Database
+from infra.settings import Settings
+from schemas.instants import parse_instant
+
+
+def main() -> None:
+    settings = Settings()
+    with closing(Database(settings.postgres_dsn, max_connections=1)) as database:
+        doors = Doors(
+            database=database,
+            clickhouse=connect(settings.clickhouse_url),
+            grace=timedelta(0),
+            chunk_size=100,
+            events_topic=settings.events_topic,
+            events_partitions=settings.events_partitions,
+        )
+        bill_chunk(doors, sys.argv[2:], now=parse_instant(sys.argv[1]))
+
+
+if __name__ == "__main__":
+    main()
