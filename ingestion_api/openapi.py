@@ -51,6 +51,7 @@ def describe(app: FastAPI) -> dict[str, Any]:
     components["securitySchemes"] = {
         "bearer": {"type": "http", "scheme": "bearer", "description": "An API key, `mtr_…`."}
     }
+    components["responses"] = {f"Problem{status}": response for status, response in PROBLEMS.items()}
     schema["security"] = [{"bearer": []}]
     schema["paths"].setdefault("/v1/events", {})["post"] = _POST_EVENTS
     for path in _OPEN_PATHS:
@@ -61,7 +62,17 @@ def describe(app: FastAPI) -> dict[str, Any]:
         }
         if path != "/readyz":
             operation["responses"].pop("503", None)
+    _share_problems(schema["paths"])
     return schema
+
+
+def _share_problems(paths: dict[str, Any]) -> None:
+    """Let operations refer to a problem answer instead of repeating it."""
+    for operations in paths.values():
+        for operation in operations.values():
+            for status, response in operation["responses"].items():
+                if list(response.get("content", ())) == [PROBLEM_TYPE]:
+                    operation["responses"][status] = {"$ref": f"#/components/responses/Problem{status}"}
 
 
 _TEXT = {"type": "string"}
