@@ -12,6 +12,7 @@ COMMANDS = {
     "dev": ("infra.cli.dev:dev", "Run the whole of Meterline here: its servers and its three services."),
     "doctor": ("infra.cli.doctor:doctor", "Say which servers are used, from where, and whether they answer."),
     "migrate": ("infra.cli.migrate:migrate", "Bring both stores and the topics to what this version needs."),
+    "preview": ("infra.cli.preview:preview", "Show what the next invoice of a subscription says so far."),
     "version": ("infra.cli.version:version", "Say which version this is."),
 }
 

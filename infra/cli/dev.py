@@ -2,6 +2,7 @@
 
 import sys
 import threading
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
@@ -9,15 +10,11 @@ import typer
 from rich.console import Console
 
 from infra.cli.doctor import ask_api
-from infra.clickhouse.client import connect as connect_clickhouse
-from infra.kafka.topics import ensure_topics
 from infra.local import ports, record
 from infra.local.component import Component
 from infra.local.errors import StackError
 from infra.local.signals import until_stopped
 from infra.local.stack import Stack, running_stack
-from infra.migrate import migrate
-from infra.postgres.pool import connect as connect_postgres
 from infra.settings import Settings
 from schemas.errors import MeterlineError
 
@@ -44,7 +41,8 @@ def dev(
                 or settings.admin_password
                 or record.secret(stack.data_dir, ADMIN_PASSWORD_FILE),
             }
-            _prepare_stores(stack.settings, console)
+            # Imported now, while the servers already run: these client libraries take a second.
+            import_module("infra.cli.stores").prepare(stack.settings, console.print)
             url = _start_services(stack, _api_port(port), secrets)
             stack.note(api_url=url)
             console.print(f"API key of the tenant `default`: {secrets['root_key']}")
@@ -66,19 +64,6 @@ def _api_port(asked: int | None) -> int:
     if not ports.is_free(asked):
         raise StackError("local.port_taken", f"Port {asked} is taken. Name another with --port, or leave it out.")
     return asked
-
-
-def _prepare_stores(settings: Settings, console: Console) -> None:
-    """Bring tables and topics up to date. Each step may be repeated, so a kill between two does no harm."""
-    client = connect_clickhouse(settings.clickhouse_url)
-    try:
-        with connect_postgres(settings.postgres_dsn) as connection:
-            for name in migrate(connection, client):
-                console.print(f"applied {name}")
-    finally:
-        client.close()
-    for topic in ensure_topics(settings):
-        console.print(f"made the topic {topic}")
 
 
 def _start_services(stack: Stack, port: int, secrets: dict[str, str]) -> str:

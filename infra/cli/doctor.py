@@ -2,30 +2,27 @@
 
 import json
 import urllib.request
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from infra.local import record
-from infra.local.component import Probe, without_password
+from infra.local.component import Probe, probe_of, without_password
 from infra.settings import Settings
 
 PROBE_LIMIT_SECONDS = 5
 MAX_ANSWER_BYTES = 64 * 1024
 
-#: Component: the setting that names it, and what asks it.
+#: Component: the setting that names it.
 STORES = {
-    "postgres": ("postgres_dsn", "infra.postgres.probe"),
-    "kafka": ("kafka_bootstrap", "infra.kafka.probe"),
-    "clickhouse": ("clickhouse_url", "infra.clickhouse.probe"),
-    "temporal": ("temporal_address", "infra.temporal.probe"),
+    "postgres": "postgres_dsn",
+    "kafka": "kafka_bootstrap",
+    "clickhouse": "clickhouse_url",
+    "temporal": "temporal_address",
 }
 
 
@@ -62,7 +59,7 @@ def examine(settings: Settings) -> list[Finding]:
     known = running.addresses if running else {}
 
     def store(name: str) -> Finding:
-        setting, module = STORES[name]
+        setting = STORES[name]
         given = str(getattr(settings, setting))
         variable = f"METERLINE_{setting.upper()}"
         origin = f"from {variable}" if given else f"embedded, data in {home}"
@@ -72,13 +69,13 @@ def examine(settings: Settings) -> list[Finding]:
             return Finding(name=name, address="", version="", ok=False, detail=advice)
         logs = f"see {home / 'logs' / f'{name}.log'}" if not given else f"check {variable} and the server behind it"
         version = None if given or running is None else running.versions.get(name)
-        return _ask(name, address, lambda: import_module(module).probe, version, origin, logs)
+        return _ask(name, address, probe_of(name), version, origin, logs)
 
     with ThreadPoolExecutor(len(STORES)) as pool:
         findings = list(pool.map(store, STORES))
     url = known.get("api_url") or f"http://{settings.api_host}:{settings.api_port}"
     origin = f"run by `meterline dev`, data in {home}" if "api_url" in known else "from METERLINE_API_HOST and _PORT"
-    return [*findings, _ask("api", url, lambda: ask_api, None, origin, "start `meterline dev` or `meterline api`")]
+    return [*findings, _ask("api", url, ask_api, None, origin, "start `meterline dev` or `meterline api`")]
 
 
 def ask_api(address: str, timeout_seconds: float) -> str:
@@ -88,13 +85,11 @@ def ask_api(address: str, timeout_seconds: float) -> str:
     return str(answer.get("version", "")) if isinstance(answer, dict) else ""
 
 
-def _ask(
-    name: str, address: str, load: Callable[[], Probe], version: str | None, origin: str, next_step: str
-) -> Finding:
-    """`load` imports the client library; `version`, when known, says more than the protocol does."""
+def _ask(name: str, address: str, probe: Probe, version: str | None, origin: str, next_step: str) -> Finding:
+    """`version`, when known, says more than the protocol does."""
     shown = without_password(address)
     try:
-        answered = load()(address, PROBE_LIMIT_SECONDS)
+        answered = probe(address, PROBE_LIMIT_SECONDS)
     except Exception as error:  # each client library has errors of its own; every one of them is shown
         said = " ".join(str(error).split()) or type(error).__name__
         return Finding(name=name, address=shown, version="", ok=False, detail=f"no answer ({said}); {next_step}")
@@ -102,10 +97,8 @@ def _ask(
 
 
 def _show(findings: list[Finding]) -> None:
-    table = Table(box=None, pad_edge=False)
-    for heading in ("", "component", "version", "address", ""):
-        table.add_column(heading, overflow="fold")
+    console = Console(highlight=False, soft_wrap=True)
     for finding in findings:
         sign = "[green]✓[/]" if finding.ok else "[red]✗[/]"
-        table.add_row(sign, finding.name, finding.version, finding.address, finding.detail)
-    Console().print(table)
+        console.print(f"{sign} [bold]{finding.name:<10}[/] {finding.version}", end="  ")
+        console.print(f"{finding.address}\n  {finding.detail}", markup=False)

@@ -3,8 +3,7 @@
 import sys
 from pathlib import Path
 
-from infra.clickhouse.probe import probe
-from infra.local.component import Component
+from infra.local.component import Component, probe_of
 from infra.local.ports import LOOPBACK
 from infra.local.record import PASSWORD_FILE
 
@@ -27,6 +26,6 @@ def component(data_dir: Path, port: int, password: str) -> Component:
             str(data_dir / PASSWORD_FILE),
         ],
         port=port,
-        probe=probe,
+        probe=probe_of("clickhouse"),
         prepare=lambda: home.mkdir(parents=True, exist_ok=True, mode=0o700),
     )

