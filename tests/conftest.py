@@ -4,10 +4,15 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from infra.settings import Settings
 from tests.support.services import Services, running_services
 from tests.support.stack import fresh_databases, shared_stack
+
+# A slow or busy machine is no failure: what an example must hold has nothing to do with how long it takes.
+settings.register_profile("meterline", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("meterline")
 
 
 @pytest.fixture(scope="session")
