@@ -13,7 +13,7 @@ PERIOD = {"start": "2026-03-01T05:00:00Z", "end": "2026-04-01T04:00:00Z"}
 
 @pytest.fixture
 def acme(api: Api) -> Api:
-    """Customer acme, entitled to 1,000 tokens a month, softly to 10 calls for ever, to sso and a region, not to beta."""
+    """Customer acme, who has 1,000 tokens a month, softly 10 calls for ever, sso and a region, but not beta."""
     api.post("/v1/meters", METER)
     api.post("/v1/features", FEATURE)
     api.post("/v1/features", {"key": "calls", "type": "metered", "meter": "tokens"})
