@@ -13,8 +13,9 @@ LINGER_MS = 5
 class SystemLog:
     """Publishes with acks=all. For one thread."""
 
-    def __init__(self, bootstrap: str, topic: str) -> None:
+    def __init__(self, bootstrap: str, topic: str, *, timeout_seconds: int = DELIVERY_TIMEOUT_SECONDS) -> None:
         self._topic = topic
+        self._timeout_seconds = timeout_seconds
         self._producer = Producer(
             {
                 "bootstrap.servers": bootstrap,
@@ -22,7 +23,7 @@ class SystemLog:
                 "acks": "all",
                 "enable.idempotence": True,
                 "linger.ms": LINGER_MS,
-                "delivery.timeout.ms": DELIVERY_TIMEOUT_SECONDS * 1000,
+                "delivery.timeout.ms": timeout_seconds * 1000,
                 "log_level": 3,
             }
         )
@@ -38,7 +39,7 @@ class SystemLog:
         try:
             for key, value in events:
                 self._producer.produce(self._topic, value, key=key.encode(), on_delivery=delivered)
-            left = self._producer.flush(DELIVERY_TIMEOUT_SECONDS)
+            left = self._producer.flush(self._timeout_seconds)
         except (KafkaException, BufferError) as error:
             raise Retry("broker.unavailable", f"system events could not be published: {error}") from error
         if failures or left:

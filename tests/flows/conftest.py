@@ -10,8 +10,8 @@ from tests.support.usage_log import UsageLog
 
 
 @pytest.fixture(scope="module")
-def log(stack: Settings) -> Iterator[UsageLog]:
+def log(stack: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[UsageLog]:
     """An empty log with stores of its own."""
-    usage_log = UsageLog(fresh_databases(stack))
+    usage_log = UsageLog(fresh_databases(stack), tmp_path_factory.mktemp("flows"))
     yield usage_log
     usage_log.close()

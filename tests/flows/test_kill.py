@@ -1,4 +1,4 @@
-"""kill -9 between any two lines of the sink changes no sum, no count, no counter, no raw row, no judgement of a copy."""
+"""kill -9 between any two lines of the sink changes no sum, no count, no counter, no raw row, no judgement."""
 
 import random
 import signal
@@ -51,11 +51,25 @@ def test_no_kill_between_two_lines_of_the_sink_loses_or_doubles_anything(log: Us
         log.send(events)
         sent += events
         flow = log.start_flow(crash_at=point)
-        _, logged = flow.communicate(timeout=WAIT_SECONDS)
-        assert flow.returncode == -signal.SIGKILL, f"{point} was not reached: {logged.decode()}"
+        assert flow.wait(WAIT_SECONDS) == -signal.SIGKILL, f"{point} was not reached: {flow.logged()}"
     with log.flow() as flow:
         log.wait_stored(flow)
     check_exact(log, sent)
+
+
+def test_a_batch_stored_again_is_judged_by_the_catalogue_of_the_first_time(log: UsageLog) -> None:
+    log.customers({"mover": 21})
+    log.meters(meter(21, event_type="moving"))
+    log.send([Sent(id=f"moving-{index}", type="moving", subject="mover", data={"tokens": 1}) for index in range(9)])
+    flow = log.start_flow(crash_at="sink.events_inserted")
+    assert flow.wait(WAIT_SECONDS) == -signal.SIGKILL, flow.logged()
+    log.customers({"mover": 22})
+    log.meters(meter(21, event_type="moving", value="$.other"), meter(22, event_type="moving"))
+    with log.flow() as running:
+        log.wait_stored(running)
+    found = {key[:2]: value for key, value in log.usage().items() if key[0] in (21, 22)}
+    assert found == {(21, 21): (9, 9)}
+    assert {customer for event_id, (_, _, customer) in log.events().items() if event_id.startswith("moving")} == {21}
 
 
 def entitlement() -> EntitlementEntry:

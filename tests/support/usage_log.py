@@ -1,10 +1,6 @@
 """A log of usage events for tests: what a sender sends, put on the topic as ingest would put it."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -12,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,6 +28,7 @@ from schemas.catalogue import EntryKind, MeterEntry, SubjectEntry
 from schemas.events import EventBatch
 from schemas.instants import to_micros
 from schemas.meters import Aggregation
+from tests.support.flow_process import FlowProcess
 
 NOON = datetime(2026, 3, 10, 12, tzinfo=UTC)
 WAIT_SECONDS = 40
@@ -106,21 +104,20 @@ def meter(no: int, **fields: Any) -> MeterEntry:
 class UsageLog:
     """The stores and topics of one test, a sender, and flows as processes of their own."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, folder: Path) -> None:
         self.settings = settings
+        self._folder = folder
         self.postgres: PgConnection = connect_postgres(settings.postgres_dsn)
         self.clickhouse: Client = connect_clickhouse(settings.clickhouse_url)
         migrate(self.postgres, self.clickhouse)
         ensure_topics(settings)
         self._producer = Producer(settings.kafka_bootstrap, linger_ms=1, timeout_seconds=20, queued_bytes=1 << 26)
         self.messages = 0
-        self._flows: list[subprocess.Popen[bytes]] = []
+        self._flows: list[FlowProcess] = []
 
     def close(self) -> None:
         for flow in self._flows:
-            if flow.poll() is None:
-                flow.kill()
-            flow.wait(10)
+            flow.kill()
         self._producer.close(5)
         self.postgres.close()
         self.clickhouse.close()
@@ -158,23 +155,14 @@ class UsageLog:
         assert not any(failures), failures
         self.messages += len(messages)
 
-    def start_flow(self, **environment: str) -> subprocess.Popen[bytes]:
+    def start_flow(self, **environment: str) -> FlowProcess:
         """A flow process. `environment` adds METERLINE_… settings by their lower-case names."""
         names = ("postgres_dsn", "clickhouse_url", "kafka_bootstrap", "events_topic", "system_topic")
         given = {f"METERLINE_{name.upper()}": str(getattr(self.settings, name)) for name in names}
         given |= {f"METERLINE_{name.upper()}": value for name, value in environment.items()}
-        flow = subprocess.Popen(
-            [sys.executable, "-m", "flows"], env=os.environ | given, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
-        )
+        flow = FlowProcess(given, self._folder / f"flow-{len(self._flows)}.log")
         self._flows.append(flow)
         return flow
-
-    def stop_flow(self, flow: subprocess.Popen[bytes]) -> str:
-        """End a flow as a supervisor would; what it logged. It must end cleanly."""
-        flow.send_signal(signal.SIGTERM)
-        _, logged = flow.communicate(timeout=WAIT_SECONDS)
-        assert flow.returncode == 0, logged.decode()
-        return logged.decode()
 
     @contextmanager
     def flow(self, **changes: Any) -> Generator["RunningFlow"]:
@@ -194,7 +182,8 @@ class UsageLog:
                 flow.raise_failure()
             row = self.postgres.execute(
                 "SELECT coalesce(sum(next_offset), 0) AS read,"
-                " (SELECT count(*) FROM intents WHERE state = 'pending') AS pending FROM shard_offsets WHERE topic = %s",
+                " (SELECT count(*) FROM intents WHERE state = 'pending') AS pending"
+                " FROM shard_offsets WHERE topic = %s",
                 (self.settings.events_topic,),
             ).fetchone()
             assert row is not None
