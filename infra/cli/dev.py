@@ -75,26 +75,28 @@ def _start_services(stack: Stack, port: int, secrets: dict[str, str]) -> str:
         "METERLINE_API_PORT": str(port),
         **{f"METERLINE_{name.upper()}": value for name, value in secrets.items()},
     }
+    api = Component(
+        name="api",
+        command=_module("ingestion_api"),
+        address=url,
+        port=port,
+        probe=ask_api,
+        environment=environment,
+        uses_others=True,
+    )
+    services = [api, _service("worker", "billing_workflows", environment)]
     shards = stack.settings.flow_shards
-    services = [
-        Component(
-            name="api",
-            command=_module("ingestion_api"),
-            address=url,
-            port=port,
-            probe=ask_api,
-            environment=environment,
-        ),
-        Component(name="worker", command=_module("billing_workflows"), environment=environment),
-    ]
     for shard in range(shards):
         name = "flow" if shards == 1 else f"flow-{shard}"
-        own = {**environment, "METERLINE_FLOW_SHARD": str(shard)}
-        services.append(Component(name=name, command=_module("flows"), environment=own))
+        services.append(_service(name, "flows", {**environment, "METERLINE_FLOW_SHARD": str(shard)}))
     for service in services:
         stack.supervisor.start(service)
     stack.supervisor.wait_until_ready([service.name for service in services], START_LIMIT_SECONDS)
     return url
+
+
+def _service(name: str, module: str, environment: dict[str, str]) -> Component:
+    return Component(name=name, command=_module(module), environment=environment, uses_others=True)
 
 
 def _module(name: str) -> list[str]:

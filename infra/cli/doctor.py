@@ -4,6 +4,7 @@ import json
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Annotated
 
@@ -75,7 +76,8 @@ def examine(settings: Settings) -> list[Finding]:
         findings = list(pool.map(store, STORES))
     url = known.get("api_url") or f"http://{settings.api_host}:{settings.api_port}"
     origin = f"run by `meterline dev`, data in {home}" if "api_url" in known else "from METERLINE_API_HOST and _PORT"
-    return [*findings, _ask("api", url, ask_api, None, origin, "start `meterline dev` or `meterline api`")]
+    version = version_of("meterline") if "api_url" in known else None
+    return [*findings, _ask("api", url, ask_api, version, origin, "start `meterline dev` or `meterline api`")]
 
 
 def ask_api(address: str, timeout_seconds: float) -> str:

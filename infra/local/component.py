@@ -15,7 +15,7 @@ class Probe(Protocol):
 
 
 def probe_of(store: str) -> Probe:
-    """The probe in `infra.<store>.probe`. Its client library is imported when it first asks: servers start meanwhile."""
+    """The probe of `infra.<store>.probe`. Its library is imported when it first asks: servers start meanwhile."""
 
     def probe(address: str, timeout_seconds: float) -> str:
         return import_module(f"infra.{store}.probe").probe(address, timeout_seconds)
@@ -41,4 +41,5 @@ class Component:
     environment: Mapping[str, str] = field(default_factory=dict[str, str])
     stop_signal: signal.Signals = signal.SIGTERM
     stop_limit_seconds: float = 15
+    uses_others: bool = False  # a service: it stops before the servers do
     system_user: str | None = None  # the user to run as; only root may name one

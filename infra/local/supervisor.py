@@ -25,7 +25,7 @@ STEADY_SECONDS = 60
 PROBE_PAUSE_SECONDS = 0.05
 WATCH_PAUSE_SECONDS = 0.1
 SETTLE_SECONDS = 2.0  # what can't be asked counts as up when it has lived this long
-PROBE_LIMIT_SECONDS = 2.0
+PROBE_LIMIT_SECONDS = 5.0
 MAX_LOG_BYTES = 16 * 1024 * 1024  # a larger log is put aside as `.1` when its component starts
 LOG_TAIL_BYTES = 2_000
 PRIVATE_UMASK = 0o077  # data is its owner's alone, also where others may pass through the directory above
@@ -81,7 +81,8 @@ class Supervisor:
             one.thread.join()
 
     def close(self) -> None:
-        """Stop what still runs, then let the warden make sure that nothing is left."""
+        """Stop what still runs, services first, then let the warden make sure that nothing is left."""
+        self.stop([name for name, kept in self._kept.items() if kept.component.uses_others])
         self.stop(list(self._kept))
         self._closing = True
         assert self._warden.stdin is not None

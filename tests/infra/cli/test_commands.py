@@ -1,0 +1,94 @@
+"""The command line: help without imports, doctor with advice, dev from ready to Ctrl-C."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+from infra.local import leftovers
+from infra.settings import Settings
+
+COMMAND = [sys.executable, "-m", "infra.cli.app"]
+ADDRESSES = ("postgres_dsn", "clickhouse_url", "kafka_bootstrap", "temporal_address")
+TOPICS = ("events_topic", "balances_topic", "system_topic")
+
+
+def environment(**settings: object) -> dict[str, str]:
+    """An environment in which these settings, and no other addresses, stand."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("METERLINE_")}
+    cache = {"METERLINE_CACHE_DIR": str(Settings().cache_dir)}
+    return clean | cache | {f"METERLINE_{name.upper()}": str(value) for name, value in settings.items()}
+
+
+def run(*arguments: str, **settings: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *arguments], capture_output=True, text=True, timeout=60, check=False, env=environment(**settings)
+    )
+
+
+def test_help_names_every_command_and_imports_none() -> None:
+    code = (
+        "import sys; from infra.cli.app import COMMANDS, main\n"
+        "sys.argv = ['meterline', '--help']\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "print([name for name in ('psycopg', 'infra.cli.dev', 'pydantic', 'temporalio') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert all(name in done.stdout for name in ("dev", "doctor", "version"))
+
+
+def test_an_unknown_command_is_misuse() -> None:
+    assert run("nonsense").returncode == 2
+
+
+def test_version_is_there_for_machines() -> None:
+    assert set(json.loads(run("version", "--json").stdout)) == {"meterline", "python"}
+
+
+def test_doctor_says_what_to_do_when_nothing_runs(tmp_path: Path) -> None:
+    done = run("doctor", "--json", "--data-dir", str(tmp_path), api_port=9)
+    assert done.returncode == 1
+    report: dict[str, Any] = json.loads(done.stdout)
+    assert report["ok"] is False
+    assert [component["name"] for component in report["components"]] == [
+        "postgres", "kafka", "clickhouse", "temporal", "api",
+    ]  # fmt: skip
+    for component in report["components"]:
+        assert set(component) == {"name", "address", "version", "ok", "detail"}
+        assert component["ok"] is False
+        assert "meterline dev" in component["detail"]
+
+
+def test_doctor_shows_no_password(tmp_path: Path) -> None:
+    given = {"postgres_dsn": "postgresql://me:secret@127.0.0.1:9/x", "clickhouse_url": "http://me:secret@127.0.0.1:9/x"}
+    done = run("doctor", "--data-dir", str(tmp_path), api_port=9, **given)
+    assert "secret" not in done.stdout + done.stderr
+    assert "METERLINE_POSTGRES_DSN" in done.stdout
+
+
+def test_dev_serves_until_ctrl_c_on_servers_that_are_given(fresh_stack: Settings, tmp_path: Path) -> None:
+    given = {name: getattr(fresh_stack, name) for name in (*ADDRESSES, *TOPICS)}
+    command = [*COMMAND, "dev", "--port", "0", "--data-dir", str(tmp_path / "data")]
+    with (tmp_path / "stderr").open("w") as log, subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment(**given)
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert line.startswith("ready http://127.0.0.1:"), (tmp_path / "stderr").read_text()
+        url = line.removeprefix("ready ").strip()
+        with urlopen(f"{url}/readyz", timeout=10) as response:  # noqa: S310 - our own http URL
+            assert response.status == 200
+        done = run("doctor", "--json", "--data-dir", str(tmp_path / "data"), **given)
+        assert done.returncode == 0, done.stdout
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
+    assert not leftovers.find(tmp_path / "data")
+    said = (tmp_path / "stderr").read_text()
+    assert "API key of the tenant `default`: mtr_" in said
+    assert "Traceback" not in said
