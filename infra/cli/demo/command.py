@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import sys
 import tempfile
 import threading
 import time
@@ -21,15 +22,18 @@ from infra.cli.demo.screen import invoice_panel, live_table, proof_table
 from infra.cli.demo.stack import Running, running_stack
 from infra.cli.demo.trace import Request, generate_trace, read_trace, shift_to
 from infra.cli.demo.traffic import Progress, send_all
-from schemas.errors import MeterlineError
-from schemas.instants import format_instant
+from schemas.errors import MeterlineError, Retry
+from schemas.instants import format_instant, parse_instant
 
 DEFAULT_RATE = 4_000
 REFRESH_SECONDS = 0.25
 COUNTED_SECONDS = 60  # how long counting and billing may take after the last event
 INVOICES_A_CUSTOMER = 2  # the base fee when the subscription starts, the usage when it ends
 
-console = Console()
+NEVER = datetime.min.replace(tzinfo=UTC)  # before the first batch: counted up to no instant yet
+PLAIN_WIDTH = 110  # of what goes to a file or a log
+
+console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH)
 
 
 def demo(
@@ -86,16 +90,14 @@ def run(stack: Running, source: Path, requests: list[Request], *, rate: int) -> 
     console.print(
         f"2 meters, 2 features, 1 plan, {len(CUSTOMERS)} customers; subscriptions since {format_instant(start)}"
     )
-    show_traffic(stack, api, moved, rate=rate)
-
-    acknowledged_at = datetime.now(UTC)
+    acknowledged_at = show_traffic(stack, api, moved, rate=rate)
     end = acknowledged_at + timedelta(minutes=1)
     wait_until(
         "usage to hold everything acknowledged",
         lambda: usage_complete_until(api, start=start, end=end) >= acknowledged_at,
         seconds=COUNTED_SECONDS,
     )
-    # Copies are acknowledged like any event, so this wait covers them too: they are in the log, and count for nothing.
+    # Copies are acknowledged like any event, so the waits cover them too: they are in the log, and count for nothing.
     checks = api.checks()
     for subscription in subscriptions:
         api.post(f"/v1/subscriptions/{subscription}/cancel", {"at": "now"})
@@ -113,8 +115,9 @@ def run(stack: Running, source: Path, requests: list[Request], *, rate: int) -> 
     return all(Decimal(pipeline) == Decimal(by_hand) for _, _, pipeline, by_hand in figures)
 
 
-def show_traffic(stack: Running, api: Api, requests: list[Request], *, rate: int) -> None:
-    """Send all events while a table shows what arrives."""
+def show_traffic(stack: Running, api: Api, requests: list[Request], *, rate: int) -> datetime:
+    """Send all events while a table shows what arrives, until the counters hold them all; when the last was
+    acknowledged."""
     progress = Progress(total=len(requests))
     events = [event_of(request) for request in requests]
     failures: list[BaseException] = []
@@ -126,18 +129,25 @@ def show_traffic(stack: Running, api: Api, requests: list[Request], *, rate: int
             failures.append(error)
 
     sender = threading.Thread(target=send, name="traffic", daemon=True)
-    started = time.monotonic()
     sender.start()
+    started = time.monotonic()
+    sending_seconds, acknowledged_at, counted_until = 0.0, None, NEVER
     with Live(console=console, auto_refresh=False) as live:
-        while True:
+        while acknowledged_at is None or counted_until < acknowledged_at:
             sender.join(REFRESH_SECONDS)
-            live.update(
-                live_table(progress, elapsed_seconds=time.monotonic() - started, checks=api.checks()), refresh=True
-            )
-            if not sender.is_alive():
-                break
-    if failures:
-        raise RuntimeError(f"sending stopped: {failures[0]}") from failures[0]
+            elapsed = time.monotonic() - started
+            if sender.is_alive():
+                sending_seconds = elapsed
+            elif failures:
+                raise RuntimeError(f"sending stopped: {failures[0]}") from failures[0]
+            elif acknowledged_at is None:
+                acknowledged_at = datetime.now(UTC)
+            elif elapsed > sending_seconds + COUNTED_SECONDS:
+                raise Retry("demo.timeout", f"waited {COUNTED_SECONDS} s in vain for the counters")
+            checks = api.checks()
+            counted_until = min(parse_instant(check["as_of"]) if check["as_of"] else NEVER for check in checks)
+            live.update(live_table(progress, elapsed_seconds=sending_seconds, checks=checks), refresh=True)
+    return acknowledged_at
 
 
 def compare(

@@ -18,11 +18,12 @@ BAR_WIDTH = 24
 def live_table(progress: Progress, *, elapsed_seconds: float, checks: list[dict[str, Any]]) -> RenderableType:
     """Events so far, the rate, the lag, and every counter beside its limit."""
     rate = progress.acknowledged / elapsed_seconds if elapsed_seconds else 0
-    lag = max((check["lag_seconds"] for check in checks), default=0)
+    lags = [Decimal(str(check["lag_seconds"])) for check in checks if check["lag_seconds"] is not None]
+    lag = f"{max(lags):.2f} s behind" if lags else "not counting yet"
     head = Text.assemble(
         (f"{progress.acknowledged:,}", "bold green"),
         f" of {progress.total:,} events acknowledged by Kafka   {rate:,.0f}/s   "
-        f"counters {Decimal(str(lag)):.2f} s behind   {progress.sent_again:,} sent twice on purpose",
+        f"counters {lag}   {progress.sent_again:,} sent twice on purpose",
     )
     table = Table(box=None, padding=(0, 2, 0, 0))
     for name in ("Customer", "Feature", "Used", "Limit", "", "May go on?"):
