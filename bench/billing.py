@@ -1,0 +1,220 @@
+"""How many invoices an hour: real PostgreSQL, ClickHouse and Temporal, subscriptions with five usage lines each.
+
+`python -m bench.billing [--subscriptions 20000] [--workers 2]` against the stores named by METERLINE_… It makes
+databases and a namespace of its own, fills them, lets the sweep bill one month, and drops the databases again. Every
+period is proven against its raw events, as always.
+"""
+
+import argparse
+import asyncio
+import os
+import sys
+import time
+import uuid
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from urllib.parse import urlsplit
+
+from google.protobuf.duration_pb2 import Duration
+from temporalio.api.workflowservice.v1 import RegisterNamespaceRequest
+from temporalio.client import Client
+
+from infra.clickhouse.client import connect as connect_clickhouse
+from infra.migrate import migrate
+from infra.postgres.jsonb import jsonb
+from infra.postgres.pool import PgConnection, connect
+from infra.settings import Settings
+from schemas.ids import Prefix, new_id
+from schemas.workflows import BILLING_SWEEP, BILLING_TASK_QUEUE, SweepRequest
+
+METERS = 5
+EVENTS_A_LINE = 2
+START = datetime(2026, 1, 1, tzinfo=UTC)
+END = datetime(2026, 2, 1, tzinfo=UTC)
+NOW = "2026-02-01T02:00:00Z"
+NAMESPACE_SECONDS = 10
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--subscriptions", type=int, default=20_000)
+    options.add_argument("--workers", type=int, default=2)
+    given = options.parse_args()
+    settings, name = own_stores(Settings())
+    try:
+        tenant_id = fill(settings, given.subscriptions)
+        seconds, totals = asyncio.run(run(settings, given.workers))
+        check(settings, tenant_id, given.subscriptions)
+        rate = given.subscriptions / seconds
+        print(
+            f"{given.subscriptions:,} invoices of {METERS} usage lines in {seconds:.1f} s with {given.workers} workers"
+        )
+        print(f"{rate:,.0f} invoices/s = {rate * 3600 / 1e6:.2f} M an hour; the sweep says {totals}")
+    finally:
+        drop(settings, name)
+
+
+def own_stores(settings: Settings) -> tuple[Settings, str]:
+    """Databases and a namespace of one's own beside whatever the servers hold."""
+    name = f"bench_{uuid.uuid4().hex[:12]}"
+    with connect(settings.postgres_dsn) as connection:
+        connection.execute(f"CREATE DATABASE {name}".encode())
+    own = settings.model_copy(
+        update={
+            "postgres_dsn": urlsplit(settings.postgres_dsn)._replace(path=f"/{name}").geturl(),
+            "clickhouse_url": urlsplit(settings.clickhouse_url)._replace(path=f"/{name}").geturl(),
+            "temporal_namespace": name,
+            "billing_sweep_seconds": 3600,  # the one sweep that is measured is started by hand
+        }
+    )
+    with connect(own.postgres_dsn) as connection, closing(connect_clickhouse(own.clickhouse_url)) as clickhouse:
+        migrate(connection, clickhouse)
+    return own, name
+
+
+def drop(settings: Settings, name: str) -> None:
+    with closing(connect_clickhouse(settings.clickhouse_url)) as clickhouse:
+        clickhouse.command(f"DROP DATABASE {name}")
+    with connect(urlsplit(settings.postgres_dsn)._replace(path="/postgres").geturl()) as connection:
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
+
+
+def fill(settings: Settings, count: int) -> str:
+    """A tenant whose subscriptions have paid their first fees and have a month of usage that is not billed yet."""
+    tenant_id = new_id(Prefix.TENANT)
+    with connect(settings.postgres_dsn) as connection, connection.transaction():
+        tenant_no, meter_nos = fill_catalogue(connection, settings, tenant_id)
+        customer_nos = fill_subscriptions(connection, tenant_id, count)
+    with connect(settings.postgres_dsn) as connection:
+        connection.execute("ANALYZE")
+    fill_usage(settings, tenant_no, meter_nos, customer_nos)
+    return tenant_id
+
+
+def fill_catalogue(connection: PgConnection, settings: Settings, tenant_id: str) -> tuple[int, list[int]]:
+    row = connection.execute(
+        "INSERT INTO tenants (id, name, created_at) VALUES (%s, 'bench', %s) RETURNING no", (tenant_id, START)
+    ).fetchone()
+    assert row is not None
+    meter_nos: list[int] = []
+    for number in range(METERS):
+        meter = connection.execute(
+            "INSERT INTO meters (id, tenant_id, key, name, event_type, aggregation, value, created_at)"
+            " VALUES (%s, %s, %s, 'm', %s, 'sum', '$.n', %s) RETURNING no",
+            (new_id(Prefix.METER), tenant_id, f"m{number}", f"e{number}", START),
+        ).fetchone()
+        assert meter is not None
+        meter_nos.append(meter["no"])
+    tiers = [
+        {"up_to": "10", "unit_amount": "0.5"},
+        {"up_to": "100", "unit_amount": "0.4"},
+        {"up_to": None, "unit_amount": "0.3"},
+    ]
+    usage = {"type": "usage", "model": "graduated", "tiers": tiers}
+    prices = [{"key": f"p{number}", "meter": f"m{number}", **usage} for number in range(METERS)]
+    connection.execute(
+        "INSERT INTO plans (id, tenant_id, key, name, currency, created_at) VALUES ('pln', %s, 'p', 'p', 'USD', %s)",
+        (tenant_id, START),
+    )
+    connection.execute(
+        "INSERT INTO plan_versions (plan_id, version, prices, entitlements, created_at)"
+        " VALUES ('pln', 1, %s, '[]', %s)",
+        (jsonb(prices), START),
+    )
+    connection.execute("INSERT INTO shards (shard, next_seq) VALUES (0, 2)")
+    for partition in range(settings.events_partitions):
+        connection.execute(
+            "INSERT INTO shard_offsets (topic, partition, shard, stored_until) VALUES (%s, %s, 0, %s)",
+            (settings.events_topic, partition, END + timedelta(days=1)),
+        )
+    return row["no"], meter_nos
+
+
+def fill_subscriptions(connection: PgConnection, tenant_id: str, count: int) -> list[int]:
+    ids = [new_id(Prefix.CUSTOMER) for _ in range(count)]
+    with (
+        connection.cursor() as cursor,
+        cursor.copy(
+            "COPY customers (id, tenant_id, external_id, name, currency, timezone, created_at) FROM STDIN"
+        ) as copy,
+    ):
+        for customer_id in ids:
+            copy.write_row((customer_id, tenant_id, customer_id, "c", "USD", "UTC", START))
+    with (
+        connection.cursor() as cursor,
+        cursor.copy(
+            "COPY subscriptions (id, tenant_id, customer_id, plan_id, plan_version, status, currency, timezone,"
+            " start_at, billing_anchor, alignment, billed_until, next_bill_at, created_at) FROM STDIN"
+        ) as copy,
+    ):
+        for customer_id in ids:
+            terms = ("pln", 1, "active", "USD", "UTC", START, START, "anniversary", START, END, START)
+            copy.write_row((new_id(Prefix.SUBSCRIPTION), tenant_id, customer_id, *terms))
+    return [row["no"] for row in connection.execute("SELECT no FROM customers ORDER BY no")]
+
+
+def fill_usage(settings: Settings, tenant_no: int, meter_nos: list[int], customer_nos: list[int]) -> None:
+    """Two events a line, in two minutes, each with its window."""
+    with closing(connect_clickhouse(settings.clickhouse_url)) as clickhouse:
+        for number, meter_no in enumerate(meter_nos):
+            events: list[list[object]] = []
+            minutes: list[list[object]] = []
+            for customer_no in customer_nos:
+                for event in range(EVENTS_A_LINE):
+                    at = START + timedelta(hours=event * 50, minutes=customer_no % 60)
+                    identity = (number << 96 | event << 64 | customer_no).to_bytes(16, "big")
+                    place = [tenant_no, identity, 0, customer_no, event, 0, 1, at, at, "api", "id"]
+                    events.append([*place, f"e{number}", "s", '{"n":60}', "", customer_no, "counted", ""])
+                    minutes.append([meter_no, 1, customer_no, at, [], 0, 1, 1, Decimal(60)])
+            clickhouse.insert("events", events)
+            clickhouse.insert("usage_minutes", minutes)
+
+
+async def run(settings: Settings, workers: int) -> tuple[float, object]:
+    """Seconds from the start of a sweep to its end, with workers that run already."""
+    client = await Client.connect(settings.temporal_address)
+    retention = Duration()
+    retention.FromTimedelta(timedelta(days=1))
+    await client.workflow_service.register_namespace(
+        RegisterNamespaceRequest(namespace=settings.temporal_namespace, workflow_execution_retention_period=retention)
+    )
+    await asyncio.sleep(NAMESPACE_SECONDS)  # the server's parts learn of a new namespace one after another
+    client = await Client.connect(settings.temporal_address, namespace=settings.temporal_namespace)
+    environment = {f"METERLINE_{key.upper()}": str(value) for key, value in settings.model_dump().items()}
+    processes = [
+        await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "billing_workflows", env={**os.environ, **environment}
+        )
+        for _ in range(workers)
+    ]
+    try:
+        await client.execute_workflow(
+            BILLING_SWEEP, SweepRequest(now="2025-01-01T00:00:00Z"), id="warm", task_queue=BILLING_TASK_QUEUE
+        )
+        started = time.monotonic()
+        totals = await client.execute_workflow(
+            BILLING_SWEEP, SweepRequest(now=NOW), id="measured", task_queue=BILLING_TASK_QUEUE
+        )
+        return time.monotonic() - started, totals
+    finally:
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            await process.wait()
+
+
+def check(settings: Settings, tenant_id: str, count: int) -> None:
+    """Every subscription has one invoice of the one right amount: 10 x 0.5 + 90 x 0.4 + 20 x 0.3, five times."""
+    with connect(settings.postgres_dsn) as connection:
+        row = connection.execute(
+            "SELECT count(*) AS invoices, count(DISTINCT subscription_id) AS subscriptions, min(total_minor) AS least,"
+            " max(total_minor) AS most, count(DISTINCT number) AS numbers FROM invoices WHERE tenant_id = %s",
+            (tenant_id,),
+        ).fetchone()
+    right = {"invoices": count, "subscriptions": count, "least": 23_500, "most": 23_500, "numbers": count}
+    assert row == right, f"{row} is not {right}"
+
+
+if __name__ == "__main__":
+    main()
