@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import repeat
+from itertools import accumulate, repeat
 
 import msgspec
 import numpy as np
@@ -27,6 +27,8 @@ from schemas.events import MAX_EVENT_BYTES, MAX_FIELD_LENGTH
 MIN_VECTORIZED = 24
 #: Data up to this length can't make an event too large, whatever its names (four bytes a character at most).
 SAFE_DATA_BYTES = MAX_EVENT_BYTES - 4 * 4 * MAX_FIELD_LENGTH
+#: Of ASCII; other characters are looked at one by one.
+FIRST_PRINTABLE, LAST_PRINTABLE = ord(" "), ord("~")
 SHORTEST_INSTANT = len("2026-01-31T12:00:00Z")
 
 _INSTANT = pa.timestamp("us", tz="UTC")
@@ -40,46 +42,51 @@ class Suspect(Exception):
 
 @dataclass(slots=True)
 class Columns:
-    """Events of one tenant, in the order they were sent. `identities` holds 16 bytes an event."""
+    """Events of one tenant, in the order they were sent; texts are UTF-8. `identities` holds 16 bytes an event."""
 
-    ids: list[str]
+    ids: list[bytes]
     sources: list[str]
     types: list[str]
-    subjects: list[str]
-    data: list[msgspec.Raw]
+    subjects: list[bytes]
+    data: list[bytes]
     times: Int64s
-    untimed: list[int] = field(default_factory=list[int])
+    untimed: list[int]
     extensions: dict[int, str] = field(default_factory=dict[int, str])
     identities: bytes = b""
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    def extend(self, other: "Columns") -> None:
-        """Append the events of another request."""
-        count = len(self.ids)
-        self.ids += other.ids
-        self.sources += other.sources
-        self.types += other.types
-        self.subjects += other.subjects
-        self.data += other.data
-        self.times = np.concatenate((self.times, other.times))
-        self.untimed += [count + index for index in other.untimed]
-        self.extensions.update({count + index: text for index, text in other.extensions.items()})
-        self.identities += other.identities
+
+def concatenate(parts: Sequence[Columns]) -> Columns:
+    """The events of several requests, one request after another."""
+    if len(parts) == 1:
+        return parts[0]
+    starts = list(accumulate((len(part) for part in parts[:-1]), initial=0))
+    placed = list(zip(starts, parts, strict=True))
+    return Columns(
+        ids=[each for part in parts for each in part.ids],
+        sources=[each for part in parts for each in part.sources],
+        types=[each for part in parts for each in part.types],
+        subjects=[each for part in parts for each in part.subjects],
+        data=[each for part in parts for each in part.data],
+        times=np.concatenate([part.times for part in parts]),
+        untimed=[start + index for start, part in placed for index in part.untimed],
+        extensions={start + index: text for start, part in placed for index, text in part.extensions.items()},
+        identities=b"".join([part.identities for part in parts]),
+    )
 
 
 def build_columns(events: Sequence[IncomingEvent], times: Int64s) -> Columns:
     """Columns of checked events."""
-    stamps = [event.time for event in events]
     return Columns(
-        ids=[event.id for event in events],
+        ids=[event.id.encode() for event in events],
         sources=[event.source for event in events],
         types=[event.type for event in events],
-        subjects=[event.subject for event in events],
-        data=[event.data for event in events],
+        subjects=[event.subject.encode() for event in events],
+        data=[bytes(event.data) for event in events],
         times=times,
-        untimed=[index for index, stamp in enumerate(stamps) if stamp is None] if None in stamps else [],
+        untimed=[index for index, event in enumerate(events) if event.time is None],
     )
 
 
@@ -91,42 +98,70 @@ def check_columns(events: Sequence[IncomingEvent], received_micros: int) -> Colu
         except Reject:
             raise Suspect from None
         return build_columns(events, times)
-    columns = build_columns(events, _times(events, received_micros))
-    for names in (columns.ids, columns.subjects, dict.fromkeys(columns.types), dict.fromkeys(columns.sources)):
-        if not "".join(names).isprintable():
-            raise Suspect
-    _check_data(columns.data)
+    stamps = [event.time for event in events]
+    columns = Columns(
+        ids=_check_names([event.id for event in events]),
+        sources=[event.source for event in events],
+        types=[event.type for event in events],
+        subjects=_check_names([event.subject for event in events]),
+        data=_check_data([event.data for event in events]),
+        times=_check_times(stamps, received_micros),
+        untimed=[index for index, stamp in enumerate(stamps) if stamp is None] if None in stamps else [],
+    )
+    if not "".join([*dict.fromkeys(columns.types), *dict.fromkeys(columns.sources)]).isprintable():
+        raise Suspect
     return columns
 
 
-def _times(events: Sequence[IncomingEvent], received_micros: int) -> Int64s:
+def _check_names(names: list[str]) -> list[bytes]:
+    """The names as UTF-8. They are joined by NUL, which none of them may hold: one that did would be two."""
+    joined = "\0".join(names)
+    encoded = joined.encode()
+    letters = np.frombuffer(encoded, np.uint8)
+    plain = np.count_nonzero(letters < FIRST_PRINTABLE) == len(names) - 1 and letters.max() <= LAST_PRINTABLE
+    if not plain and not "".join(names).isprintable():
+        raise Suspect
+    return encoded.split(b"\0")
+
+
+def _check_data(data: list[msgspec.Raw]) -> list[bytes]:
+    """The texts of `data`. Outside of strings JSON has no NUL, and inside none that is not escaped."""
+    joined = b"\0".join(data)  # pyright: ignore[reportArgumentType, reportCallIssue] - Raw is a buffer
+    ends = np.flatnonzero(np.frombuffer(joined + b"\0", np.uint8) == 0)
+    starts = np.concatenate(([0], ends[:-1] + 1))
+    lengths = ends - starts
+    if lengths.max() > SAFE_DATA_BYTES or (np.frombuffer(joined, np.uint8)[starts] != ord("{")).any():
+        raise Suspect
+    texts = joined.split(b"\0")
+    if lengths.max() > 2 * MAX_DATA_DEPTH and any(map(may_be_deep, texts)):
+        raise Suspect
+    return texts
+
+
+def _check_times(stamps: list[str | None], received_micros: int) -> Int64s:
     """Microseconds of all events' times. Reads the common form of an instant, UTC with `Z`."""
-    texts = pa.array([event.time for event in events], pa.string())
-    lengths = np.diff(np.frombuffer(texts.buffers()[1], np.int32, len(events) + 1))
-    bytes_ = np.frombuffer(texts.buffers()[2] or b"", np.uint8)
-    ends = np.cumsum(lengths)[lengths > 0] - 1
-    shortest = lengths[lengths > 0].min(initial=SHORTEST_INSTANT)
-    if shortest < SHORTEST_INSTANT or (bytes_[ends] != ord("Z")).any() or len(ends) + texts.null_count != len(events):
+    texts = pa.array(stamps, pa.string())
+    if texts.null_count == len(stamps):
+        return np.full(len(stamps), received_micros)
+    ends = np.frombuffer(texts.buffers()[1], np.int32, len(stamps) + 1)
+    lengths = np.diff(ends)
+    lasts = ends[1:]
+    if texts.null_count:
+        given = lengths > 0
+        if np.count_nonzero(given) + texts.null_count != len(stamps):
+            raise Suspect  # an empty text
+        lengths, lasts = lengths[given], lasts[given]
+    if lengths.min() < SHORTEST_INSTANT or (np.frombuffer(texts.buffers()[2], np.uint8)[lasts - 1] != ord("Z")).any():
         raise Suspect
     try:
         # Of what is so long and ends in Z, this reads RFC 3339 with at most six digits of a second, and no more.
         instants = texts.cast(_INSTANT).cast(pa.int64())
     except pa.ArrowInvalid:
         raise Suspect from None
-    times = instants.fill_null(received_micros).to_numpy()
+    times = instants.fill_null(received_micros).to_numpy() if texts.null_count else instants.to_numpy()
     if times.min() < MIN_MICROS or times.max() >= min(MAX_MICROS, received_micros + MAX_FUTURE_MICROS + 1):
         raise Suspect
     return times
-
-
-def _check_data(data: list[msgspec.Raw]) -> None:
-    lengths = np.fromiter(map(len, map(memoryview, data)), np.int64, len(data))  # pyright: ignore[reportArgumentType]
-    joined = np.frombuffer(b"".join(data), np.uint8)  # pyright: ignore[reportArgumentType, reportCallIssue]
-    if lengths.max() > SAFE_DATA_BYTES or (joined[np.cumsum(lengths) - lengths] != ord("{")).any():
-        raise Suspect
-    long = np.flatnonzero(lengths > 2 * MAX_DATA_DEPTH)
-    if any(may_be_deep(bytes(data[index])) for index in long):
-        raise Suspect
 
 
 def identify(columns: Columns, tenant_no: int) -> int:
@@ -134,7 +169,7 @@ def identify(columns: Columns, tenant_no: int) -> int:
     sources = dict.fromkeys(columns.sources)
     seeds = {source: identity_seed(tenant_no, source) for source in sources}
     of_each = repeat(next(iter(seeds.values()))) if len(seeds) == 1 else map(seeds.__getitem__, columns.sources)
-    columns.identities = b"".join(map(xxhash.xxh3_128_digest, map(str.encode, columns.ids), of_each))
+    columns.identities = b"".join(map(xxhash.xxh3_128_digest, columns.ids, of_each))
     if len(columns) == 1:
         return 0
     words = np.sort(np.frombuffer(columns.identities, np.uint64)[::2])

@@ -1,8 +1,9 @@
 """Columns to messages: split by the partition of each identity, and cut at a size that every broker takes."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from operator import itemgetter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ MAX_SHARED_NAMES = 64  # a longer dictionary of sources or types is made anew fo
 FIXED_BYTES_AN_EVENT = 16 + 8 + 2 * 5
 
 IntArray = NDArray[np.int64]
+Reorder = Callable[[list[bytes]], tuple[bytes, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +32,8 @@ class Packed:
 class _Texts:
     """A column of texts in the order of partitions: slices are cheap."""
 
-    def __init__(self, texts: list[bytes], order: list[int]) -> None:
-        ordered = [texts[index] for index in order]
+    def __init__(self, texts: list[bytes], reorder: Reorder) -> None:
+        ordered = reorder(texts)
         self.joined = b"".join(ordered)
         self.lengths = np.fromiter(map(len, ordered), np.int64, len(ordered))
         self.ends = np.cumsum(self.lengths)
@@ -46,13 +48,13 @@ class _Texts:
 class _Names:
     """A column of few distinct texts as a dictionary and codes."""
 
-    def __init__(self, names: list[str], order: list[int]) -> None:
+    def __init__(self, names: list[str], order: IntArray) -> None:
         self._distinct = list(dict.fromkeys(names))
         if len(self._distinct) == 1:
             self._codes = np.zeros(len(names), "<u2")
             return
         code_of = {name: code for code, name in enumerate(self._distinct)}
-        self._codes = np.array([code_of[names[index]] for index in order], "<u2")
+        self._codes = np.fromiter(map(code_of.__getitem__, names), "<u2", len(names))[order]
 
     def cut(self, start: int, end: int) -> tuple[list[str], bytes]:
         """The dictionary and the codes of [start, end)."""
@@ -66,14 +68,15 @@ class _Names:
 def pack(columns: Columns, tenant_no: int, partitions: int) -> list[Packed]:
     """All events of the columns (at most 65,536) as sealed messages, in their order within each partition."""
     identities = np.frombuffer(columns.identities, "<u8").reshape(-1, 2)
-    partition_of = (identities[:, 0] % partitions).astype(np.int64)
+    partition_of = (identities[:, 0] % partitions).astype(np.uint16)  # sorts by radix
     order = np.argsort(partition_of, kind="stable")
     order_list: list[int] = order.tolist()
-    ids = _Texts([text.encode() for text in columns.ids], order_list)
-    subjects = _Texts([text.encode() for text in columns.subjects], order_list)
-    data = _Texts([bytes(raw) for raw in columns.data], order_list)
-    sources = _Names(columns.sources, order_list)
-    types = _Names(columns.types, order_list)
+    reorder = _reorder(order_list)
+    ids = _Texts(columns.ids, reorder)
+    subjects = _Texts(columns.subjects, reorder)
+    data = _Texts(columns.data, reorder)
+    sources = _Names(columns.sources, order)
+    types = _Names(columns.types, order)
     hashes = identities[order]
     times = columns.times[order]
     untimed = np.isin(order, columns.untimed) if columns.untimed else None
@@ -108,6 +111,13 @@ def pack(columns: Columns, tenant_no: int, partitions: int) -> list[Packed]:
             )
             messages.append(Packed(partition, seal(batch), end - start))
     return messages
+
+
+def _reorder(order: list[int]) -> Reorder:
+    """A function that gives the items of a list in another order."""
+    if len(order) == 1:
+        return tuple
+    return itemgetter(*order)
 
 
 def _cuts(sizes: IntArray, first: int, last: int) -> Iterator[tuple[int, int]]:

@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Awaitable
 
 from infra.kafka.producer import Headers, Producer
-from ingestion_api.ingest.columns import Columns
+from ingestion_api.ingest.columns import Columns, concatenate
 from ingestion_api.ingest.pack import pack
 from schemas.errors import Retry
 from schemas.events import HEADER_COUNT, HEADER_TENANT_NO
@@ -21,10 +21,11 @@ POLL_SECONDS = 0.002
 class _Group:
     """Requests of one tenant whose events share messages, and so one fate."""
 
-    __slots__ = ("columns", "error", "undelivered", "waiting")
+    __slots__ = ("count", "error", "parts", "undelivered", "waiting")
 
     def __init__(self) -> None:
-        self.columns: Columns | None = None
+        self.parts: list[Columns] = []
+        self.count = 0
         self.waiting: list[asyncio.Future[None]] = []
         self.undelivered = 0
         self.error: Retry | None = None
@@ -102,12 +103,10 @@ class Publisher:
         group = self._groups.get(tenant_no)
         if group is None:
             group = self._groups[tenant_no] = _Group()
-        if group.columns is None:
-            group.columns = columns
-        else:
-            group.columns.extend(columns)
+        group.parts.append(columns)
+        group.count += len(columns)
         group.waiting.append(future)
-        if len(group.columns) >= FULL_GROUP_EVENTS:
+        if group.count >= FULL_GROUP_EVENTS:
             self._send(tenant_no, self._groups.pop(tenant_no))
         elif self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(self._linger_seconds, self._send_all)
@@ -120,9 +119,8 @@ class Publisher:
             self._send(tenant_no, group)
 
     def _send(self, tenant_no: int, group: _Group) -> None:
-        assert group.columns is not None
-        messages = pack(group.columns, tenant_no, self._partitions)
-        group.columns = None
+        messages = pack(concatenate(group.parts), tenant_no, self._partitions)
+        group.parts = []
         group.undelivered = len(messages)
 
         def delivered(error: str | None) -> None:
