@@ -33,12 +33,10 @@ from infra.clickhouse.client import connect as connect_clickhouse
 from infra.clickhouse.sink import stored_identities
 from infra.kafka.consumer import LogReader
 from infra.kafka.system_log import SystemLog
-from infra.postgres.counters import seeded_periods
 from infra.postgres.pool import connect as connect_postgres
 from infra.settings import Settings
 from infra.telemetry import configure_logging
 from schemas.errors import MeterlineError
-from schemas.instants import EPOCH
 
 #: The hot loop makes few cycles: a collection every 50,000 new containers, and hardly ever a full one.
 GC_THRESHOLDS = (50_000, 20, 100)
@@ -78,7 +76,7 @@ def run(settings: Settings, stop: threading.Event) -> None:
             on_stored=dedup.forget,
         )
         catalogue = Catalogue()
-        book = CounterBook(seeded_periods(connection, shard=shard.number, since=EPOCH))
+        book = CounterBook()
         sink = Sink(
             settings, connection=connection, client=client, writer=writer, catalogue=catalogue, book=book, clock=now
         )

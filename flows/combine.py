@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from math import prod
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -42,28 +44,60 @@ def _sums(judged: Attributed, contributions: Sequence[Contribution]) -> Minutes:
     """Sums of ordinary values: whole and part apart, each exact in 64 bits (see `fields.MAX_WHOLE`)."""
     meter = contributions[0].meter
     rows = np.concatenate([c.rows for c in contributions])
-    names = [f"g{index}" for index in range(len(meter.group_by))]
-    columns = {
+    keys = {
         "customer": judged.customers[rows],
         "minute": judged.events.occurred_at[rows] // MINUTE_MICROS,
-        **{name: np.concatenate([c.groups[index] for c in contributions]) for index, name in enumerate(names)},
+    } | {f"g{index}": np.concatenate([c.groups[index] for c in contributions]) for index in range(len(meter.group_by))}
+    packing = _packing(keys)
+    values = {
         "whole": np.concatenate([c.whole for c in contributions]),
         "part": np.concatenate([c.part for c in contributions]),
     }
+    columns = keys if packing is None else {"packed": _pack(keys, packing)}
     grouped = (
-        pl.DataFrame(columns)
-        .group_by(["customer", "minute", *names])
+        pl.DataFrame(columns | values)
+        .group_by(list(columns))
         .agg(pl.len().alias("count"), pl.col("whole").sum(), pl.col("part").sum())
     )
+    if packing is None:
+        found = {name: grouped[name].to_numpy() for name in keys}
+    else:
+        found = _unpack(grouped["packed"].to_numpy(), packing)
     wholes, parts = grouped["whole"].to_list(), grouped["part"].to_list()
     return Minutes(
         meter=meter,
-        customers=grouped["customer"].to_numpy(),
-        minutes=grouped["minute"].to_numpy(),
-        groups=[grouped[name].to_numpy() for name in names],
+        customers=found.pop("customer").astype(np.uint64),
+        minutes=found.pop("minute"),
+        groups=list(found.values()),
         counts=grouped["count"].to_numpy().astype(np.int64),
         units=[whole * SCALE + part for whole, part in zip(wholes, parts, strict=True)],
     )
+
+
+#: By name of a key column: its least value, and how many values fit between that and its greatest.
+Packing = dict[str, tuple[int, int]]
+
+
+def _packing(keys: dict[str, NDArray[Any]]) -> Packing | None:
+    """How the key columns fit one 64-bit number (polars groups by one key twice as fast); None: they don't."""
+    packing = {name: (int(column.min()), int(column.max()) - int(column.min()) + 1) for name, column in keys.items()}
+    return packing if prod(width for _, width in packing.values()) < 1 << 62 else None
+
+
+def _pack(keys: dict[str, NDArray[Any]], packing: Packing) -> NDArray[np.int64]:
+    packed = np.zeros(len(keys["customer"]), np.int64)
+    for name, (least, width) in packing.items():
+        packed = packed * width + (keys[name].astype(np.int64) - least)
+    return packed
+
+
+def _unpack(packed: NDArray[np.int64], packing: Packing) -> dict[str, NDArray[np.int64]]:
+    """The key columns, in the order of the packing."""
+    found: dict[str, NDArray[np.int64]] = {}
+    for name, (least, width) in reversed(packing.items()):
+        packed, rest = np.divmod(packed, width)
+        found[name] = rest + least
+    return {name: found[name] for name in packing}
 
 
 def _with_giants(judged: Attributed, meter_no: int, contributions: Sequence[Contribution]) -> Minutes:

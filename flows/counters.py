@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from heapq import heappop, heappush
 
 import numpy as np
 
@@ -36,45 +37,57 @@ class Counted:
 
 
 class CounterBook:
-    """The counted periods of a shard. A period is `missing` until it was seeded."""
+    """The counted periods of a shard. A period is `missing` until its row is known to exist."""
 
-    def __init__(self, seeded: Iterable[tuple[int, datetime]]) -> None:
-        self._seeded = {(number, to_micros(start)) for number, start in seeded}
+    def __init__(self) -> None:
         self._counted: dict[int, list[Counted]] = {}
-        self._by_meter: dict[int, dict[int, list[Counted]]] = {}
-        self._next_turn = FOREVER
+        self._by_meter: dict[int, dict[int, list[Counted]]] = defaultdict(lambda: defaultdict(list))
+        self._missing: dict[Counted, None] = {}
+        self._turns: list[tuple[int, int]] = []  # a heap: when the first period of an entitlement ends, and its number
 
-    def refresh(self, catalogue: Catalogue, now: datetime) -> None:
-        """Take in changed entitlements, and turn to the next period where one has ended."""
+    def refresh(self, catalogue: Catalogue, now: datetime) -> list[Counted]:
+        """Take in changed entitlements, and turn to the next period where one has ended. Periods that are counted from
+        now on, and were not before, come back: some of them may have a row of an earlier process."""
         now_micros = to_micros(now)
         stale = set(catalogue.changed_entitlements)
         catalogue.changed_entitlements.clear()
-        if now_micros >= self._next_turn:
-            stale |= {number for number, periods in self._counted.items() if periods and periods[0].end <= now_micros}
-        if not stale:
-            return
-        for number in stale:
+        while self._turns and self._turns[0][0] <= now_micros:
+            stale.add(heappop(self._turns)[1])
+        fresh: list[Counted] = []
+        for number in sorted(stale):
             entry = catalogue.entitlements.get(number)
-            periods = [] if entry is None else list(_counted_periods(entry, now))
-            self._counted[number] = periods
-        self._next_turn = min((periods[0].end for periods in self._counted.values() if periods), default=FOREVER)
-        self._by_meter = defaultdict(lambda: defaultdict(list))
-        for periods in self._counted.values():
-            for period in periods:
-                self._by_meter[period.meter_no][period.customer_no].append(period)
+            fresh += self._replace(number, [] if entry is None else list(_counted_periods(entry, now)))
+        return fresh
 
     def missing(self) -> list[Counted]:
         """Counted periods without a row yet."""
-        return [
-            period
-            for periods in self._counted.values()
-            for period in periods
-            if (period.entitlement_no, period.start) not in self._seeded
-        ]
+        return list(self._missing)
 
     def mark_seeded(self, periods: Iterable[Counted]) -> None:
-        """Their rows are committed."""
-        self._seeded |= {(period.entitlement_no, period.start) for period in periods}
+        """Their rows exist."""
+        for period in periods:
+            self._missing.pop(period, None)
+
+    def _replace(self, number: int, periods: list[Counted]) -> list[Counted]:
+        """Count these periods of an entitlement and no others; those that are new."""
+        former = self._counted.pop(number, [])
+        for period in former:
+            customers = self._by_meter[period.meter_no]
+            customers[period.customer_no].remove(period)
+            if not customers[period.customer_no]:
+                del customers[period.customer_no]
+        if periods:
+            self._counted[number] = periods
+            heappush(self._turns, (periods[0].end, number))
+        for period in periods:
+            self._by_meter[period.meter_no][period.customer_no].append(period)
+        rows = {period.start for period in former if period not in self._missing}
+        for period in former:
+            self._missing.pop(period, None)
+        # A period that only ends earlier or later than before keeps its row: the start is its key.
+        fresh = [period for period in periods if period.start not in rows]
+        self._missing |= dict.fromkeys(fresh)
+        return fresh
 
     def additions(self, judged: Attributed, combined: list[Minutes]) -> dict[Counted, int]:
         """What the batch adds to each counted period, in units of 10^-12."""

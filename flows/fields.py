@@ -7,6 +7,7 @@ no number, a very large one) is marked odd and left to the rule itself, event by
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from functools import lru_cache
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -52,8 +53,7 @@ class Table:
 
     def column(self, path: Path) -> list[Any]:
         """What stands at the path in each row; None where nothing does."""
-        attribute = f"f{self.names.index(path[0])}"
-        values = [getattr(row, attribute) for row in self.rows]
+        values = list(map(attrgetter(f"f{self.names.index(path[0])}"), self.rows))
         if len(path) == 1:
             return values
         return [value_at(value, path[1:]) if isinstance(value, dict) else None for value in values]
@@ -107,22 +107,29 @@ def exact_values(column: list[Any]) -> Values:
     """The numbers of a column, rounded to 12 digits after the point as `schemas.matching.quantity_of` rounds."""
     n = len(column)
     assert n <= MAX_COLUMN, "a batch is bounded far below this"
-    if set(map(type, column)) == {int}:
-        try:
-            whole = np.array(column, np.int64)
-        except OverflowError:
-            pass
+    part = np.zeros(n, np.int64)
+    present = np.ones(n, np.bool_)
+    odd = np.zeros(n, np.bool_)
+    others = [row for row, kind in enumerate(map(type, column)) if kind is not int]
+    plain = column.copy() if others else column
+    for row in others:
+        units = _units(column[row])
+        if units is None or units is ODD:
+            plain[row] = 0
+            present[row] = False
+            odd[row] = units is ODD
         else:
-            odd = (whole >= MAX_WHOLE) | (whole <= -MAX_WHOLE)
-            whole[odd] = 0
-            return Values(whole, np.zeros(n, np.int64), ~odd, odd)
-    units = [_units(value) for value in column]
-    present = np.array([unit is not None for unit in units], np.bool_)
-    odd = np.array([unit is ODD for unit in units], np.bool_)
-    pairs = np.array(
-        [(0, 0) if unit is None or unit is ODD else divmod(unit, SCALE) for unit in units], np.int64
-    ).reshape(n, 2)
-    return Values(pairs[:, 0].copy(), pairs[:, 1].copy(), present & ~odd, odd)
+            plain[row], part[row] = divmod(units, SCALE)
+    whole = np.array(
+        [min(max(value, -MAX_WHOLE), MAX_WHOLE) for value in plain] if _any_huge(plain) else plain, np.int64
+    )
+    huge = (whole >= MAX_WHOLE) | (whole <= -MAX_WHOLE)
+    return Values(whole, part, present & ~huge, odd | huge)
+
+
+def _any_huge(values: list[int]) -> bool:
+    """Whether some value does not fit 64 bits."""
+    return max(values) >> 63 > 0 or min(values) >> 63 < -1
 
 
 #: An `int` of its own, known by identity, that no value can be.
@@ -133,8 +140,6 @@ def _units(value: Any) -> int | None:
     """Units of 10^-12, None for null, ODD for what the ordinary case does not cover."""
     if value is None:
         return None
-    if type(value) is int:
-        return value * SCALE if -MAX_WHOLE < value < MAX_WHOLE else ODD
     if type(value) is Decimal and -20 < value.adjusted() < 12:
         scaled = value.scaleb(MAX_SCALE, EXACT)
         units = int(scaled)

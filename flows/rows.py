@@ -92,7 +92,7 @@ def _minute_rows(minutes: Minutes, texts: Any, *, shard: int, seq: int) -> Table
 
 def _decimals(units: list[int]) -> Any:
     """Exact units of 10^-12 as decimals of 76 digits."""
-    blob = b"".join(unit.to_bytes(DECIMAL_BYTES, "little", signed=True) for unit in units)
+    blob = b"".join([unit.to_bytes(DECIMAL_BYTES, "little", signed=True) for unit in units])
     return pa.Decimal256Array.from_buffers(pa.decimal256(76, 12), len(units), [None, pa.py_buffer(blob)])
 
 

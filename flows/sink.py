@@ -20,7 +20,7 @@ from flows.shards import Clock, LogBatch
 from flows.writer import Storable, Writer
 from infra.clickhouse.client import Client
 from infra.crash_points import crash_point
-from infra.postgres.counters import CounterChange, add_to_counters, insert_counters
+from infra.postgres.counters import CounterChange, add_to_counters, existing_counters, insert_counters
 from infra.postgres.poison import PoisonMessage, record_poison
 from infra.postgres.pool import PgConnection
 from infra.postgres.shards import advance, commit_intents, lock_shard, write_intent
@@ -118,7 +118,12 @@ class Sink:
 
         What earlier batches brought must be in ClickHouse to be found there; what this batch brings is added to it.
         """
-        self._book.refresh(self._catalogue, self._clock())
+        fresh = {
+            (p.entitlement_no, from_micros(p.start)): p for p in self._book.refresh(self._catalogue, self._clock())
+        }
+        if fresh:
+            existing = existing_counters(self._connection, shard=self._shard, keys=list(fresh))
+            self._book.mark_seeded(fresh[key] for key in existing)
         missing = self._book.missing()
         if not missing:
             return [], {}

@@ -22,11 +22,15 @@ class CounterChange:
     quantity: Decimal
 
 
-def seeded_periods(connection: PgConnection, *, shard: int, since: datetime) -> set[tuple[int, datetime]]:
-    """(entitlement, period start) of the shard's rows whose period starts at or after `since`."""
+def existing_counters(
+    connection: PgConnection, *, shard: int, keys: Sequence[tuple[int, datetime]]
+) -> set[tuple[int, datetime]]:
+    """Which of these (entitlement, period start) have a row of the shard."""
     rows = connection.execute(
-        "SELECT entitlement_no, period_start FROM entitlement_counters WHERE shard = %s AND period_start >= %s",
-        (shard, since),
+        "SELECT e.entitlement_no, e.period_start FROM entitlement_counters e"
+        " JOIN unnest(%s::bigint[], %s::timestamptz[]) AS k (no, start)"
+        " ON e.entitlement_no = k.no AND e.period_start = k.start WHERE e.shard = %s",
+        ([number for number, _ in keys], [start for _, start in keys], shard),
     )
     return {(row["entitlement_no"], row["period_start"]) for row in rows}
 
