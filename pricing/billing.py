@@ -6,7 +6,7 @@ from decimal import Decimal
 from typing import cast
 from zoneinfo import ZoneInfo
 
-from pricing.charges import PlanPrice, serialize
+from pricing.charges import PlanPrice
 from pricing.discounts import read_discounts
 from pricing.explain import ZERO, ExplainRow, to_wire
 from pricing.fields import Fields
@@ -154,7 +154,7 @@ def _map_line(
         exact=computed.exact,
         amount=computed.amount,
         period=line.period,
-        price=serialize(price),
+        price=terms.bodies[price.key],
         explain=_wire(computed.explain),
         meter_no=None if metered is None else metered.meter_no,
     )

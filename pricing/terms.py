@@ -12,7 +12,7 @@ from typing import cast
 
 import msgspec
 
-from pricing.charges import Commitment, PlanPrice, PriceType, parse_plan_price, read_commitment
+from pricing.charges import Commitment, PlanPrice, PriceType, parse_plan_price, read_commitment, serialize
 from pricing.fields import Fields, read_decimal
 from pricing.periods import Alignment, BillingPeriod, Schedule, add_units, resolve, schedule
 from schemas.billing import BilledSubscription
@@ -26,14 +26,24 @@ KNOWN_PRICE_LISTS = 1_024  # parsed plans kept in memory; a plan's version never
 INHERITED = ("key", "type", "meter", "currency", "billing_period", "billing_period_count", "timing", "prorate")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Grid:
-    """The periods of one price, whole ones: a first period cut short is still part of a whole one."""
+    """The periods of one price, whole ones: a first period cut short is still part of a whole one.
+
+    Found periods are kept: the prices of a subscription ask for the same few again and again.
+    """
 
     schedule: Schedule
+    _found: dict[datetime, Period] = field(default_factory=dict[datetime, Period], repr=False)
 
     def containing(self, instant: datetime) -> Period:
         """The whole period with start <= instant < end."""
+        period = self._found.get(instant)
+        if period is None:
+            period = self._found[instant] = self._find(instant)
+        return period
+
+    def _find(self, instant: datetime) -> Period:
         terms = self.schedule
         n = terms.index_at(instant)
         if n == 0 and terms.short:
@@ -43,13 +53,13 @@ class Grid:
 
     def ending(self, instant: datetime) -> Period:
         """The whole period with start < instant <= end."""
-        period = self.containing(instant)
-        return self.containing(period.start - datetime.resolution) if period.start == instant else period
+        return self.containing(instant - datetime.resolution)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terms:
-    """What decides a subscription's statements. `grids` by key; a price that is billed once has none.
+    """What decides a subscription's statements. `bodies` are the prices as they are stored and shown, `grids` their
+    periods, both by key; a price that is billed once has no grid.
 
     `end_at` is part of the contract from its first day: the last period is cut short by it as the first is by
     `start_at`. `cancel_at` comes later: what was charged in advance stays charged, or is credited when
@@ -60,6 +70,7 @@ class Terms:
     timezone: str
     start_at: datetime
     prices: tuple[PlanPrice, ...]
+    bodies: Mapping[str, Mapping[str, object]]
     grids: Mapping[str, Grid]
     quantities: Mapping[str, Decimal]
     discounts: Sequence[Mapping[str, object]] = ()  # of the invoice, one after another
@@ -80,7 +91,9 @@ class Terms:
 
 def read_terms(subscription: BilledSubscription) -> Terms:
     """The terms of a stored subscription. Raises Reject `pricing.*` when a price or another term can't be read."""
-    prices = resolve_prices(subscription.prices, subscription.price_overrides, currency=subscription.currency)
+    bodies = override_prices(subscription.prices, subscription.price_overrides)
+    parsed = _parse_all(msgspec.json.encode(bodies), subscription.currency)
+    prices = parsed.prices
     alignment = Alignment(subscription.alignment)
     # A calendar has its own cuts: the anchor says nothing but where the first, short period begins.
     anchor = subscription.start_at if alignment is Alignment.CALENDAR else subscription.billing_anchor
@@ -89,6 +102,7 @@ def read_terms(subscription: BilledSubscription) -> Terms:
         timezone=subscription.timezone,
         start_at=subscription.start_at,
         prices=prices,
+        bodies=parsed.bodies,
         grids=make_grids(prices, anchor=anchor, timezone=subscription.timezone, alignment=alignment),
         quantities={key: read_decimal(text, f"/quantities/{key}") for key, text in subscription.quantities.items()},
         discounts=tuple(subscription.discounts),
@@ -100,24 +114,19 @@ def read_terms(subscription: BilledSubscription) -> Terms:
     )
 
 
-def resolve_prices(
-    prices: Sequence[Mapping[str, object]], overrides: Mapping[str, Mapping[str, object]], *, currency: str
-) -> tuple[PlanPrice, ...]:
+def override_prices(
+    prices: Sequence[Mapping[str, object]], overrides: Mapping[str, Mapping[str, object]]
+) -> Sequence[Mapping[str, object]]:
     """The plan's prices, those that are overridden replaced. An override is a whole price: model and modifiers are its
-    own; the terms of INHERITED that it does not name are the plan's. Raises Reject, also for an unknown key.
+    own; the terms of INHERITED that it does not name are the plan's. Raises Reject for an unknown key.
     """
-    known = {str(price.get("key")) for price in prices}
+    if not overrides:
+        return prices
+    known = {price.get("key") for price in prices}
     for key in overrides:
         if key not in known:
             raise Reject.at(f"/price_overrides/{key}", "subscription.unknown_price", f"the plan has no price {key!r}")
-    if not overrides:
-        return _parse_all(msgspec.json.encode(prices), currency)
-    return tuple(
-        parse_plan_price(
-            _overridden(price, overrides.get(str(price.get("key")))), f"/prices/{index}", currency=currency
-        )
-        for index, price in enumerate(prices)
-    )
+    return [_overridden(price, overrides.get(str(price.get("key")))) for price in prices]
 
 
 def _overridden(price: Mapping[str, object], override: Mapping[str, object] | None) -> Mapping[str, object]:
@@ -126,10 +135,19 @@ def _overridden(price: Mapping[str, object], override: Mapping[str, object] | No
     return {**{name: price[name] for name in INHERITED if name in price}, **override}
 
 
+@dataclass(frozen=True, slots=True)
+class _Parsed:
+    """A list of prices, read, and written out again with every default."""
+
+    prices: tuple[PlanPrice, ...]
+    bodies: Mapping[str, Mapping[str, object]]
+
+
 @lru_cache(maxsize=KNOWN_PRICE_LISTS)
-def _parse_all(encoded: bytes, currency: str) -> tuple[PlanPrice, ...]:
+def _parse_all(encoded: bytes, currency: str) -> _Parsed:
     bodies = cast("list[object]", msgspec.json.decode(encoded))
-    return tuple(parse_plan_price(body, f"/prices/{index}", currency=currency) for index, body in enumerate(bodies))
+    prices = tuple(parse_plan_price(body, f"/prices/{index}", currency=currency) for index, body in enumerate(bodies))
+    return _Parsed(prices, {price.key: serialize(price) for price in prices})
 
 
 def make_grids(

@@ -1,5 +1,6 @@
 """What billing passes between stores, pricing and the API: a subscription's terms, the usage they need, an invoice."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -107,7 +108,7 @@ class InvoiceLine:
     exact: Decimal
     amount: Decimal
     period: Period
-    price: dict[str, Any]
+    price: Mapping[str, object]
     explain: list[ExplainedRow]
     meter_no: int | None = None
 

@@ -194,6 +194,6 @@ def _to_line(line: InvoiceLine, currency: str) -> LineView:
         "amount": format_amount(line.amount, currency),
         "currency": currency,
         "period": {"start": line.period.start, "end": line.period.end},
-        "price": line.price,
+        "price": {**line.price},
         "explain": [{**row} for row in line.explain],
     }
