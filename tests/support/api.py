@@ -2,7 +2,7 @@
 
 import secrets
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from starlette.testclient import TestClient
 
 from infra.clickhouse import client as clickhouse
-from infra.migrate import migrate_postgres
+from infra.migrate import migrate
 from infra.postgres.pool import Database, connect
 from infra.settings import Settings
 from ingestion_api import clock
@@ -65,13 +65,12 @@ class Api:
 
 @contextmanager
 def running_api(settings: Settings) -> Generator[Api]:
-    """An API over these stores; PostgreSQL is migrated first."""
+    """An API over these stores, migrated first."""
     settings = settings.model_copy(update={"root_key": ROOT_KEY})
-    connection = connect(settings.postgres_dsn)
-    migrate_postgres(connection)
-    connection.close()
-    database = Database(settings.postgres_dsn)
     store = clickhouse.connect(settings.clickhouse_url)
+    with closing(connect(settings.postgres_dsn)) as connection:
+        migrate(connection, store)
+    database = Database(settings.postgres_dsn)
     context = Context(
         settings=settings,
         database=database,

@@ -172,6 +172,13 @@ def test_a_number_that_writes_out_endlessly_is_refused(catalog: Api) -> None:
     assert (response.status_code, response.json()["code"]) == (422, "plan.invalid_entitlement")
 
 
+def test_a_static_number_keeps_every_digit_through_the_store(catalog: Api) -> None:
+    number = b"12345678901234567890.123456789012"
+    body = b'{"key":"p","currency":"USD","entitlements":[{"feature":"region","value":{"n":' + number + b"}}]}"
+    assert number in catalog.http.post("/v1/plans", content=body).content
+    assert number in catalog.http.get("/v1/plans/p").content
+
+
 def test_a_version_stands_beside_those_before(catalog: Api) -> None:
     first = catalog.post("/v1/plans", PLAN)
     second = catalog.post("/v1/plans/pro/versions", {"prices": [FLAT]})
