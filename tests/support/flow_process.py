@@ -3,6 +3,7 @@
 It is `flows.__main__.main` with an environment of its own, all the way to the exit status.
 """
 
+import ctypes
 import importlib
 import multiprocessing
 import os
@@ -13,6 +14,8 @@ from pathlib import Path
 
 from infra import crash_points
 
+PR_SET_PDEATHSIG = 1  # of Linux's prctl
+
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["tests.support.flow_process", "flows.__main__"])
 
@@ -20,6 +23,7 @@ _context.set_forkserver_preload(["tests.support.flow_process", "flows.__main__"]
 def _main(environment: dict[str, str], log: str) -> None:
     from flows.__main__ import main  # the server has imported it before
 
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # a test run that is killed leaves no flow behind
     os.environ |= environment
     importlib.reload(crash_points)  # it reads the environment when it is imported
     with Path(log).open("wb") as output:
