@@ -5,11 +5,14 @@ import time
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from infra.metrics import HTTP_REQUESTS, HTTP_SECONDS
 from ingestion_api.problems import CONTENT_TYPE, internal_problem
 from schemas.ids import Prefix, new_id
+
+CLIENT_GONE = 499  # as nginx counts those who hang up before they are answered
 
 _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 _log = structlog.get_logger("meterline.api")
@@ -44,6 +47,8 @@ class AccessLog:
 
         try:
             await self._app(scope, receive, send_named)
+        except ClientDisconnect:
+            status = CLIENT_GONE  # nobody is left to answer; nothing has been done
         except Exception:
             _log.exception("request failed", request_id=request_id, method=scope["method"], path=scope["path"])
             if status:  # the answer has begun: cut the connection, so that nobody takes half of it for the whole

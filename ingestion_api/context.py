@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import Depends, Request
 
 from infra.clickhouse.client import Client
+from infra.kafka.producer import Producer
 from infra.postgres.pool import Database
 from infra.settings import Settings
 from ingestion_api.auth import KeyCache
@@ -18,7 +19,7 @@ class Context:
     database: Database
     clickhouse: Client
     keys: KeyCache
-    producer: Any  # of the raw route of events, the only one that publishes
+    producer: Producer | None  # of the raw route of events, the only one that publishes
     started_at: datetime
 
 

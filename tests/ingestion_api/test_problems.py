@@ -1,4 +1,6 @@
+import asyncio
 import json
+from typing import Any
 
 import pytest
 
@@ -158,3 +160,27 @@ def test_a_store_that_is_away_is_503_with_retry_after(operator: Api) -> None:
         object.__setattr__(context, "database", kept)
     assert (response.status_code, response.json()["code"]) == (503, "store.unavailable")
     assert int(response.headers["retry-after"]) >= 1
+
+
+def test_a_client_that_hangs_up_is_no_crash(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
+    sent: list[Any] = []
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/v1/customers",
+        "raw_path": b"/v1/customers",
+        "query_string": b"",
+        "headers": [(b"authorization", api.http.headers["authorization"].encode()), (b"x-request-id", b"gone-1")],
+    }
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    asyncio.run(api.http.app(scope, receive, send))  # pyright: ignore[reportArgumentType]
+    assert sent == []
+    captured = capsys.readouterr()
+    [line] = [line for line in (captured.out + captured.err).splitlines() if "gone-1" in line]
+    assert "499" in line
