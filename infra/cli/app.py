@@ -11,8 +11,11 @@ COMMANDS = {
     "demo": ("infra.cli.demo.command:demo", "Real requests through the real stack to proven invoices."),
     "dev": ("infra.cli.dev:dev", "Run the whole of Meterline here: its servers and its three services."),
     "doctor": ("infra.cli.doctor:doctor", "Say which servers are used, from where, and whether they answer."),
+    "explain": ("infra.cli.explain:explain", "Say what became of one event."),
     "migrate": ("infra.cli.migrate:migrate", "Bring both stores and the topics to what this version needs."),
     "preview": ("infra.cli.preview:preview", "Show what the next invoice of a subscription says so far."),
+    "send": ("infra.cli.send:send", "Send the events of a file."),
+    "usage": ("infra.cli.usage:usage", "Show what a meter counted."),
     "version": ("infra.cli.version:version", "Say which version this is."),
 }
 
