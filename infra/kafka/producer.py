@@ -1,5 +1,6 @@
 """The idempotent producer: a message is on the log when its delivery callback says so, and not before."""
 
+import logging
 from collections.abc import Callable
 
 from confluent_kafka import KafkaError, KafkaException, Message
@@ -10,6 +11,8 @@ from schemas.errors import Retry
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 MAX_BROKER_BATCH_BYTES = 1024 * 1024
 MAX_QUEUED_MESSAGES = 100_000
+
+_log = logging.getLogger("meterline.kafka")  # librdkafka's own words, passed on by `poll`
 
 #: Called with None when the broker has the message, else with the reason. It must not raise.
 OnDelivery = Callable[[str | None], None]
@@ -39,7 +42,7 @@ class Producer:
             "socket.nagle.disable": True,
             "reconnect.backoff.max.ms": 1000,  # a broker that comes back is found within a second
         }
-        self._current = KafkaProducer(self._config)
+        self._current = KafkaProducer(self._config, logger=_log)
         self._retired: list[KafkaProducer] = []
 
     def send(self, topic: str, partition: int, value: bytes, headers: Headers, on_delivery: OnDelivery) -> None:
@@ -58,7 +61,7 @@ class Producer:
                 raise Retry("broker.unavailable", f"The broker refused the events: {error}") from error
             # An idempotent producer that lost its place on the log is of no more use; what it holds fails by itself.
             self._retired.append(self._current)
-            self._current = KafkaProducer(self._config)
+            self._current = KafkaProducer(self._config, logger=_log)
             raise Retry("broker.unavailable", "The connection to the broker was renewed; send again.") from error
 
     def poll(self) -> None:
