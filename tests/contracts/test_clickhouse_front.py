@@ -142,9 +142,12 @@ class TestQueries:
         assert sum(numbers) == ROWS_OF_MANY_BLOCKS * (ROWS_OF_MANY_BLOCKS - 1) // 2
 
     def test_a_result_of_many_blocks_is_one_arrow_stream(self, client: Client) -> None:
-        answer = client.query_arrow(f"SELECT number, toString(number) AS text FROM numbers({ROWS_OF_MANY_BLOCKS})")
-        assert answer.num_rows == ROWS_OF_MANY_BLOCKS
+        query = f"SELECT number, toString(number) AS text FROM numbers({ROWS_OF_MANY_BLOCKS})"
+        stream = pa.BufferReader(client.raw_query(query, fmt="ArrowStream"))
+        answer = pa.ipc.open_stream(stream).read_all()
         assert answer["number"].to_pylist() == list(range(ROWS_OF_MANY_BLOCKS))
+        assert answer["text"][-1].as_py() == str(ROWS_OF_MANY_BLOCKS - 1)
+        assert stream.read() == b""  # and nothing after its end
 
     def test_json_rows_come_line_by_line(self, url: str) -> None:
         query = "SELECT number AS n FROM numbers(3) FORMAT JSONEachRow"
@@ -160,6 +163,12 @@ class TestQueries:
     def test_an_error_in_the_middle_of_a_long_answer_is_seen(self, client: Client) -> None:
         with pytest.raises((DatabaseError, StreamFailureError), match="FUNCTION_THROW_IF_VALUE_IS_NON_ZERO"):
             client.query("SELECT throwIf(number = 1900000) FROM numbers(2000000)").result_columns  # noqa: B018 - it reads
+
+    def test_an_error_in_mid_answer_stands_between_announced_marks(self, url: str) -> None:
+        answer = send(url, "SELECT throwIf(number = 1900000) FROM numbers(2000000)", b"")
+        tag = answer.headers["X-ClickHouse-Exception-Tag"]
+        assert f"__exception__\r\n{tag}\r\nCode: 395." in answer.text
+        assert answer.text.endswith(f" {tag}\r\n__exception__\r\n")
 
 
 class TestParameters:
