@@ -8,6 +8,9 @@ from starlette.responses import Response
 
 from infra.postgres import entitlements, subscriptions
 from infra.postgres.pool import PgConnection, Row
+from ingestion_api.context import Context, FromContext
+from ingestion_api.control import preview
+from ingestion_api.control.invoices import InvoiceView
 from ingestion_api.control.subscription_terms import to_billed, with_cancellation
 from ingestion_api.control.subscriptions import SubscriptionView, find, tell, to_view
 from ingestion_api.entitlements.terms import append_entries
@@ -41,18 +44,22 @@ class CancelBody(Body):
 
 
 class CancelView(SubscriptionView):
-    """The subscription after the cancellation; `preview` says that nothing has been changed."""
+    """The subscription after the cancellation. `preview` says that nothing has been changed; `invoice` is then the
+    next one under it, with the usage so far: the closing one unless another comes before."""
 
     preview: bool
+    invoice: InvoiceView | None
 
 
 @router.post("/v1/subscriptions/{subscription}/cancel", response_model=CancelView, operation_id="cancel_subscription")
-def cancel_subscription(subscription: str, body: CancelBody, call: AdminCall) -> Response:
+def cancel_subscription(subscription: str, body: CancelBody, call: AdminCall, context: FromContext) -> Response:
     """Cancel. Usage up to that instant is billed on a closing invoice; entitlements end with it."""
-    return call.perform(lambda connection: _cancel(connection, subscription, body, call), status=200)
+    return call.perform(lambda connection: _cancel(connection, subscription, body, call, context), status=200)
 
 
-def _cancel(connection: PgConnection, subscription_id: str, body: CancelBody, call: Call) -> CancelView:
+def _cancel(
+    connection: PgConnection, subscription_id: str, body: CancelBody, call: Call, context: Context
+) -> CancelView:
     if not subscriptions.lock_subscription(connection, tenant_id=call.tenant_id, subscription_id=subscription_id):
         raise NotFound("subscription.not_found", f"There is no subscription {subscription_id!r}.")
     row = find(connection, call.tenant_id, subscription_id, call.now)
@@ -61,7 +68,7 @@ def _cancel(connection: PgConnection, subscription_id: str, body: CancelBody, ca
     terms = read_terms(to_billed(row))
     cancel_at = _instant_of(body.at, terms, call.now)
     if body.preview:
-        return {**to_view(_as_canceled(row, cancel_at, call.now), call.now), "preview": True}
+        return _preview(connection, context, row, cancel_at, body, call.now)
     withdrawn = row["status_now"] == "draft" and cancel_at <= terms.start_at
     if withdrawn:
         subscriptions.withdraw_subscription(connection, subscription_id=subscription_id, now=call.now)
@@ -78,7 +85,22 @@ def _cancel(connection: PgConnection, subscription_id: str, body: CancelBody, ca
         entitlements.load_of_subscription(connection, subscription_id=subscription_id),
         tenant_no=call.principal.tenant_no,
     )
-    return {**view, "preview": False}
+    return {**view, "preview": False, "invoice": None}
+
+
+def _preview(
+    connection: PgConnection, context: Context, row: Row, cancel_at: datetime, body: CancelBody, now: datetime
+) -> CancelView:
+    """What the cancellation would make of the subscription and of its next invoice."""
+    subscription = with_cancellation(to_billed(row), cancel_at, prorate=body.proration == "prorate")
+    terms = read_terms(subscription)
+    statement = None if cancel_at <= terms.start_at else next_statement(terms)
+    invoice: InvoiceView | None = None
+    if statement is not None and statement.lines:
+        invoice = preview.to_view(
+            preview.preview_statement(connection, context, subscription, terms, statement), now=now
+        )
+    return {**to_view(_as_canceled(row, cancel_at, now), now), "preview": True, "invoice": invoice}
 
 
 def _instant_of(at: str, terms: Terms, now: datetime) -> datetime:

@@ -97,14 +97,27 @@ def _preview(
     now: datetime,
 ) -> Preview:
     """Raises NotFound, Conflict when the subscription has ended, Retry when a store is away."""
-    settings = context.settings
     subscription = load_subscription(connection, tenant_id=tenant_id, subscription_id=subscription_id)
     if subscription is None:
         raise NotFound("subscription.not_found", f"There is no subscription {subscription_id!r}.")
     terms = read_terms(subscription)
     statement = _statement(subscription, terms, as_of or now)
+    return preview_statement(connection, context, subscription, terms, statement, as_of=as_of)
+
+
+def preview_statement(
+    connection: PgConnection,
+    context: Context,
+    subscription: BilledSubscription,
+    terms: Terms,
+    statement: Statement,
+    *,
+    as_of: datetime | None = None,
+) -> Preview:
+    """The invoice of a statement with the usage there is, up to `as_of` if given. Raises Retry when a store is away."""
+    settings = context.settings
     complete_until = usage_as_of(connection, topic=settings.events_topic, partitions=settings.events_partitions)
-    needs = usage_needs(subscription, statement, load_meters(connection, [tenant_id]))
+    needs = usage_needs(subscription, statement, load_meters(connection, [subscription.tenant_id]))
     if as_of is not None:
         needs = [_clip(need, as_of) for need in needs]
     try:

@@ -79,6 +79,17 @@ def test_a_preview_changes_nothing(api: Api, subscription: str) -> None:
     assert row_of(api, subscription) == before
 
 
+def test_a_preview_shows_the_closing_invoice_with_what_it_credits(api: Api, subscription: str) -> None:
+    kept = cancel(api, subscription, at="now", preview=True)["invoice"]
+    assert [line["key"] for line in kept["lines"]] == ["tokens"]
+    assert (kept["status"], kept["total"]) == ("draft", "0.00")
+    credited = cancel(api, subscription, at="now", proration="prorate", preview=True)["invoice"]
+    amounts = {line["key"]: line["amount"] for line in credited["lines"]}
+    # of the 2,674,800 seconds of March in New York 802,800 have passed: 49 − 14.71 and 30 − 9.00
+    assert amounts == {"base": "-34.29", "seats": "-21.00", "tokens": "0.00"}
+    assert cancel(api, subscription, at="now")["invoice"] is None
+
+
 def test_a_subscription_is_canceled_once(api: Api, subscription: str) -> None:
     cancel(api, subscription, at="now")
     assert cancel(api, subscription, status=409, at="now")["code"] == "subscription.already_canceled"
