@@ -46,6 +46,7 @@ class Score:
     acknowledged_requests: int = 0
     retries: int = 0
     gave_up: int = 0
+    elapsed_seconds: float = 0.0  # from the first request's due instant to the last answer
     latencies: list[float] = field(default_factory=list[float])
 
 
@@ -128,6 +129,7 @@ class Generator:
         self._loop = asyncio.get_running_loop()
         self._next_id = options.first_id
         self._open = 0
+        self._started = 0.0
         rng = random.Random(options.seed)
         self._templates = [make_template(options.events, options.source, rng) for _ in range(TEMPLATES)]
         self._dated: list[bytes] = []
@@ -139,7 +141,7 @@ class Generator:
         self._date()
         for _ in range(options.connections):
             await self._connect()
-        started = self._loop.time()
+        started = self._started = self._loop.time()
         reported, interval = started, 1 / (options.rate / options.events)
         made = 0
         while (now := self._loop.time()) < started + options.seconds:
@@ -185,7 +187,9 @@ class Generator:
         if accepted:
             self._open -= 1
             self._score.acknowledged_requests += 1
-            self._score.latencies.append(self._loop.time() - work.due_at)
+            now = self._loop.time()
+            self._score.latencies.append(now - work.due_at)
+            self._score.elapsed_seconds = now - self._started
             self._send_waiting()
             return
         work.attempts += 1
@@ -242,6 +246,7 @@ def main() -> None:
     answer = {
         "acknowledged": score.acknowledged_requests * options.events,
         "requests": score.acknowledged_requests,
+        "elapsed_seconds": score.elapsed_seconds,
         "retries": score.retries,
         "gave_up": score.gave_up,
         "latencies_ms": [round(seconds * 1000, 3) for seconds in sorted(score.latencies)],

@@ -8,6 +8,7 @@ from typer.core import TyperCommand, TyperGroup
 
 #: Name: where its function (or its `typer.Typer`, when it has commands of its own) stands, and what it is for.
 COMMANDS = {
+    "bench": ("infra.cli.bench:bench", "Measure: ingest, billing, pricing."),
     "demo": ("infra.cli.demo.command:demo", "Real requests through the real stack to proven invoices."),
     "dev": ("infra.cli.dev:dev", "Run the whole of Meterline here: its servers and its three services."),
     "doctor": ("infra.cli.doctor:doctor", "Say which servers are used, from where, and whether they answer."),

@@ -1,0 +1,27 @@
+"""`meterline bench`: the benchmarks, each a process with options of its own (`meterline bench ingest --help`)."""
+
+import subprocess
+import sys
+
+import typer
+
+#: What stands in `bench/`, and what it measures.
+BENCHMARKS = {
+    "ingest": "Events a second through the whole pipeline, their freshness, and what each process pays.",
+    "billing": "Invoices an hour, with all stores real.",
+    "pricing": "Invoices a second of the pricing engine alone.",
+}
+
+bench = typer.Typer(no_args_is_help=True, add_completion=False, help="Measure.")
+
+
+def _register(name: str, about: str) -> None:
+    def run(context: typer.Context) -> None:
+        raise typer.Exit(subprocess.call([sys.executable, "-m", f"bench.{name}", *context.args]))
+
+    settings = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+    bench.command(name, help=about, context_settings=settings, add_help_option=False)(run)
+
+
+for _name, _about in BENCHMARKS.items():
+    _register(_name, _about)
