@@ -1,5 +1,7 @@
 """The topics, made once before the services start."""
 
+import time
+
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import (
     AdminClient,
@@ -13,6 +15,7 @@ from schemas.errors import InvariantBroken, Retry
 from schemas.topics import EVENTS_TOPIC_CONFIG
 
 ANSWER_TIMEOUT_SECONDS = 15
+METADATA_POLL_SECONDS = 0.05
 SYSTEM_PARTITIONS = 1  # system events keep their order
 HOUR_MS = 3_600_000
 
@@ -65,9 +68,19 @@ def _create(admin: AdminClient, topics: list[NewTopic]) -> list[str]:
     return created
 
 
+def _partition_count(admin: AdminClient, name: str) -> int:
+    """Partitions of a topic that exists. One that was just made takes a moment to reach the broker's metadata."""
+    deadline = time.monotonic() + ANSWER_TIMEOUT_SECONDS
+    while True:
+        count = len(admin.list_topics(name, timeout=ANSWER_TIMEOUT_SECONDS).topics[name].partitions)
+        if count or time.monotonic() > deadline:
+            return count
+        time.sleep(METADATA_POLL_SECONDS)
+
+
 def _check(admin: AdminClient, settings: Settings) -> None:
     name = settings.events_topic
-    partitions = len(admin.list_topics(name, timeout=ANSWER_TIMEOUT_SECONDS).topics[name].partitions)
+    partitions = _partition_count(admin, name)
     if partitions != settings.events_partitions:
         raise InvariantBroken(
             "topic.partitions_differ",

@@ -20,6 +20,10 @@ def customers(log: UsageLog) -> None:
     log.customers({"acme": 1, "beta": 2})
 
 
+#: Between two events of a slow sender: partitions are drained in between, and many events come before an insert.
+PAUSE_SECONDS = 0.02
+
+
 def total(log: UsageLog, meter_no: int) -> tuple[int, Decimal]:
     """Events and sum of a meter over everything."""
     rows = log.clickhouse.query(
@@ -127,6 +131,7 @@ def test_everything_acknowledged_before_as_of_is_in_the_answer(log: UsageLog) ->
         while not enough.is_set():
             log.send([Sent(id=f"honest-{len(acknowledged)}", type="honest")])
             acknowledged.append(datetime.now(UTC))
+            enough.wait(PAUSE_SECONDS)
 
     with log.flow() as flow:
         sender = threading.Thread(target=send)
@@ -208,6 +213,19 @@ def test_a_counter_starts_from_what_is_stored_and_ends_at_its_period_to_the_micr
     with log.flow() as flow:
         log.wait_stored(flow)
     assert used(log, meter_no) == used(log, meter_no + 100) == (7 if counts else 1132)
+
+
+def test_a_counter_starts_with_what_is_still_on_its_way_to_clickhouse(log: UsageLog) -> None:
+    log.meters(meter(24, event_type="on.its.way"))
+    now = datetime.now(UTC)
+    with log.flow(flow_insert_ms=60_000) as flow:
+        log.send([Sent(id="stored", type="on.its.way", time=now, data={"tokens": 1})])
+        log.wait_stored(flow)
+        log.send([Sent(id="waiting", type="on.its.way", time=now, data={"tokens": 10})])
+        wait_for(lambda: log.pending() == 1, "the second batch waits for its insert")
+        log.catalogue([entitlement(24, meter_no=24, starts_at=now - timedelta(days=1), reset="never")])
+        wait_for(lambda: used(log, 24) is not None, "the counter is seeded")
+    assert used(log, 24) == 11
 
 
 def test_a_late_event_of_a_period_before_the_present_one_makes_no_counter(log: UsageLog) -> None:

@@ -191,6 +191,12 @@ class UsageLog:
 
         wait_for(stored, "everything published is stored")
 
+    def pending(self) -> int:
+        """Batches whose offsets have moved and whose rows are not surely stored."""
+        row = self.postgres.execute("SELECT count(*) AS n FROM intents WHERE state = 'pending'").fetchone()
+        assert row is not None
+        return row["n"]
+
     def usage(self) -> dict[tuple[int, int, datetime, tuple[str, ...]], tuple[int, Decimal]]:
         """{(meter, customer, minute, groups): (events, sum)}."""
         rows = self.clickhouse.query(
