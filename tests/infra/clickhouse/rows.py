@@ -34,10 +34,10 @@ class StoredEvent:
     meters: Sequence[MeterEntry] = field(default_factory=tuple)
 
 
-def _row(event: StoredEvent, seq: int) -> dict[str, Any]:
+def _row(event: StoredEvent, seq: int, tenant_no: int) -> dict[str, Any]:
     return {
-        "tenant_no": TENANT_NO,
-        "hash": identity_hash(TENANT_NO, event.source, event.id),
+        "tenant_no": tenant_no,
+        "hash": identity_hash(tenant_no, event.source, event.id),
         "kafka_partition": 0,
         "kafka_offset": event.offset,
         "kafka_index": 0,
@@ -60,10 +60,12 @@ def _insert(client: Client, table: str, rows: Sequence[dict[str, Any]]) -> None:
     client.insert(table, [list(row.values()) for row in rows], column_names=list(rows[0]), settings=settings)
 
 
-def store_events(client: Client, events: Sequence[StoredEvent], *, seq: int = 1, redo: bool = False) -> None:
+def store_events(
+    client: Client, events: Sequence[StoredEvent], *, seq: int = 1, redo: bool = False, tenant_no: int = TENANT_NO
+) -> None:
     """Insert raw rows and minutes of one intent; with `redo` once more, as after a crash between the two stores."""
     raw = [
-        _row(event, seq) | {"customer_no": event.customer_no, "status": event.status, "code": event.code}
+        _row(event, seq, tenant_no) | {"customer_no": event.customer_no, "status": event.status, "code": event.code}
         for event in events
     ]
     minutes: dict[tuple[Any, ...], tuple[int, Decimal]] = defaultdict(lambda: (0, Decimal(0)))
@@ -88,6 +90,6 @@ def store_events(client: Client, events: Sequence[StoredEvent], *, seq: int = 1,
             _insert(client, "usage_minutes", usage)
 
 
-def store_copies(client: Client, events: Sequence[StoredEvent], *, seq: int = 1) -> None:
+def store_copies(client: Client, events: Sequence[StoredEvent], *, seq: int = 1, tenant_no: int = TENANT_NO) -> None:
     """Insert later copies of events."""
-    _insert(client, "event_copies", [_row(event, seq) for event in events])
+    _insert(client, "event_copies", [_row(event, seq, tenant_no) for event in events])
