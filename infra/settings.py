@@ -37,8 +37,7 @@ class Settings(BaseSettings):
     ingest_ack_timeout_seconds: int = 10
     ingest_linger_ms: int = 5
     api_key_cache_seconds: int = 10
-
-    admin_password: str = ""  # of the first console user, admin@localhost
+    admin_password: str = ""  # of the first user of the tenant `default`, admin@localhost
 
     # Flows
     flow_shards: int = 1

@@ -5,7 +5,8 @@ from typing import Any
 
 from fastapi import Depends, FastAPI
 
-from infra.postgres.tenants import ensure_root_key
+from infra.postgres.tenants import ROOT_TENANT_ID, ensure_root_key
+from infra.postgres.users import ensure_user
 from ingestion_api import access_log, health, openapi, problems
 from ingestion_api.auth import bearer_of, secret_sha256
 from ingestion_api.context import Context
@@ -44,6 +45,9 @@ ROUTERS = (
     api_keys.router,
     health.router,
 )
+
+
+FIRST_USER = "admin@localhost"
 
 
 def create_fastapi(context: Context) -> FastAPI:
@@ -85,7 +89,18 @@ def build_app() -> FastAPI:
 
 
 def ensure_root(context: Context, now: datetime) -> None:
-    """Let METERLINE_ROOT_KEY, and no former one, be the operator key of tenant `default`."""
-    bearer = bearer_of(f"Bearer {context.settings.root_key}")
+    """Let METERLINE_ROOT_KEY, and no former one, be the operator key of tenant `default`; with
+    METERLINE_ADMIN_PASSWORD set, let its first user sign in with that."""
+    settings = context.settings
+    bearer = bearer_of(f"Bearer {settings.root_key}")
     with context.database.transaction() as connection:
         ensure_root_key(connection, secret_sha256=secret_sha256(bearer), now=now)
+        if settings.admin_password:
+            ensure_user(
+                connection,
+                tenant_id=ROOT_TENANT_ID,
+                email=FIRST_USER,
+                role="operator",
+                password=settings.admin_password,
+                now=now,
+            )

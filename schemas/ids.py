@@ -10,6 +10,7 @@ class Prefix(StrEnum):
 
     TENANT = "ten"
     API_KEY = "key"
+    USER = "usr"
     CUSTOMER = "cus"
     METER = "mtr"
     FEATURE = "fea"

@@ -28,7 +28,9 @@ def dev(
     port: Annotated[int | None, typer.Option(help=f"Default {DEFAULT_PORT} or the next free one; 0: any.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Where everything is kept between two runs.")] = None,
     api_key: Annotated[str | None, typer.Option(help="The operator's key. Default: made at the first start.")] = None,
-    admin_password: Annotated[str | None, typer.Option(help="Of the console's first user, admin@localhost.")] = None,
+    admin_password: Annotated[
+        str | None, typer.Option(help="Of the first user, admin@localhost. Default: made at the first start.")
+    ] = None,
 ) -> None:
     """Exit status 0 after Ctrl-C, 1 when something can't start."""
     console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
@@ -46,7 +48,7 @@ def dev(
             url = _start_services(stack, _api_port(port), secrets)
             stack.note(api_url=url)
             console.print(f"API key of the tenant `default`: {secrets['root_key']}")
-            console.print(f"Console: {url}/console, user admin@localhost, password {secrets['admin_password']}")
+            console.print(f"First user: admin@localhost, password {secrets['admin_password']}")
             if ui := stack.record.addresses.get("temporal_ui"):
                 console.print(f"Workflows: {ui}")
             print(f"ready {url}", flush=True)

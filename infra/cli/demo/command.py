@@ -180,7 +180,7 @@ def compare(
 def leave_running(stack: Running, folder: Path) -> None:
     """Say what there is to look at, and wait for Ctrl-C."""
     console.rule("[bold]Still running")
-    console.print(f"API            {stack.url}  (docs at {stack.url}/docs)", highlight=False)
+    console.print(f"API            {stack.url}  (described at {stack.url}/openapi.json)", highlight=False)
     console.print(f"Key            {stack.key}", highlight=False)
     console.print(f"State          meterline doctor --data-dir {folder}", highlight=False)
     console.print(f"Logs           {folder}/logs", highlight=False)

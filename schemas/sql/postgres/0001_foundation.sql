@@ -22,6 +22,17 @@ CREATE TABLE api_keys (
 );
 CREATE INDEX api_keys_by_tenant ON api_keys (tenant_id, id);
 
+-- People, who sign in with a password; programs use API keys.
+CREATE TABLE users (
+    id            text PRIMARY KEY,
+    tenant_id     text NOT NULL REFERENCES tenants,
+    email         text NOT NULL,
+    role          text NOT NULL CHECK (role IN ('operator', 'admin', 'read')),
+    password_hash text NOT NULL, -- Argon2id, with its own parameters and salt
+    created_at    timestamptz NOT NULL,
+    UNIQUE (tenant_id, email)
+);
+
 -- The first answer of a POST with an Idempotency-Key, written in the transaction of its effect.
 CREATE TABLE idempotency_keys (
     tenant_id      text NOT NULL REFERENCES tenants,
