@@ -220,9 +220,10 @@ def _shown(number: Decimal) -> str:
 
 
 def _dates(period: Period, timezone: str) -> str:
-    """First and last local day, e.g. `(1 Jan 2026 – 31 Jan 2026)`."""
+    """First and last local day, e.g. `(1 Jan 2026 – 31 Jan 2026)`; one day alone when they are the same."""
     tz = zone(timezone)
-    return f"({_day(period.start, tz)} – {_day(max(period.start, period.end - datetime.resolution), tz)})"
+    first, last = _day(period.start, tz), _day(max(period.start, period.end - datetime.resolution), tz)
+    return f"({first})" if first == last else f"({first} – {last})"
 
 
 def _day(instant: datetime, tz: ZoneInfo) -> str:
