@@ -33,7 +33,7 @@ from infra.cli.demo.stack import running_stack
 from infra.clickhouse.client import connect
 
 DRAIN_SECONDS = 120
-POLL_SECONDS = 0.1
+POLL_SECONDS = 0.25
 WARM_UP_ID = 900_000_000_000  # ids of the warm-up: no measured request has them
 METERS: list[dict[str, Any]] = [
     {"key": "tokens", "event_type": "llm.completion", "aggregation": "sum", "value": "$.tokens", "group_by": ["model"]},
