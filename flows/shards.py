@@ -71,6 +71,7 @@ class Shard:
         self._stop = stop
         self._positions: dict[int, int] = {}
         self._seq = 0
+        self._pending: list[Intent] = []
         self._carry: deque[Message] = deque()
         self._beat_at = clock()
         self._last_poll = 0.0
@@ -84,13 +85,14 @@ class Shard:
             lock_shard(self._connection, shard=self.number)
             states = load_partitions(self._connection, topic=self._topic, shard=self.number)
             self._seq = next_seq(self._connection, shard=self.number)
+            self._pending = pending_intents(self._connection, shard=self.number)
         self._positions = {partition: states[partition].next_offset for partition in self.partitions}
         stored = [states[partition].stored_until for partition in self.partitions]
         self.stored_since = min((at for at in stored if at is not None), default=None) if None not in stored else None
 
     def batches(self) -> Iterator[LogBatch | None]:
         """Pending batches again, then new ones without end; None whenever there is nothing to do yet."""
-        for intent in pending_intents(self._connection, shard=self.number):
+        for intent in self._pending:
             yield self._read_again(intent)
         self._reader.seek(self._positions)
         while not self._stop.is_set():
