@@ -1,0 +1,40 @@
+"""The examples run as they stand."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.support.services import Services
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(name: str, **environment: str) -> str:
+    command = [sys.executable, str(ROOT / "examples" / name)]
+    done = subprocess.run(
+        command, env=os.environ | environment, capture_output=True, text=True, timeout=100, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_pricing_engine_works_alone() -> None:
+    assert run("pricing_alone.py").splitlines()[-2:] == [
+        f"{'exact':<40} 16.5577226",
+        f"{'on the invoice':<40} 16.56 USD",
+    ]
+
+
+def test_a_python_program_gets_its_first_invoice(services: Services) -> None:
+    printed = run("first_invoice.py", METERLINE_URL=services.url, METERLINE_API_KEY=services.new_tenant_key())
+    assert "acknowledged: 3" in printed
+    assert "INV-000001: 5.00 EUR" in printed
+    assert "next: Uploads" in printed
+
+
+def test_every_example_is_named_in_the_readme_and_run_here() -> None:
+    names = {path.name for path in (ROOT / "examples").glob("*.py")}
+    readme = (ROOT / "examples" / "README.md").read_text(encoding="utf-8")
+    here = Path(__file__).read_text(encoding="utf-8")
+    assert [name for name in sorted(names) if f"({name})" not in readme or f'"{name}"' not in here] == []
