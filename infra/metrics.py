@@ -2,10 +2,12 @@
 
 from prometheus_client import CONTENT_TYPE_LATEST, Counter, Histogram, generate_latest, start_http_server
 
-__all__ = ["CONTENT_TYPE_LATEST", "HTTP_REQUESTS", "HTTP_SECONDS", "render", "serve"]
+__all__ = ["CONTENT_TYPE_LATEST", "EVENTS_RECEIVED", "HTTP_REQUESTS", "HTTP_SECONDS", "render", "serve"]
 
 #: `route` is the template (`/v1/customers/{customer}`), never the path: labels stay few.
 HTTP_REQUESTS = Counter("meterline_http_requests", "Requests answered.", ["method", "route", "status"])
+#: `outcome`: accepted (the broker has it), duplicate (of its own request), rejected (with a code of its own).
+EVENTS_RECEIVED = Counter("meterline_events_received", "Events of answered requests.", ["outcome"])
 HTTP_SECONDS = Histogram(
     "meterline_http_request_seconds",
     "Time from the request's head to the answer's last byte.",

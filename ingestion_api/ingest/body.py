@@ -45,7 +45,8 @@ async def read_body(receive: Receive, announced_bytes: int, grow_to: Callable[[i
             raise too_large()
         grow_to(size)
         parts.append(part)
-        if not message.get("more_body"):
+        # Once all that was announced is there, the server would only say so once more, and a wake-up later.
+        if size == announced_bytes > 0 or not message.get("more_body"):
             return parts[0] if len(parts) == 1 else b"".join(parts)
 
 

@@ -6,9 +6,7 @@ from itertools import accumulate, repeat
 
 import msgspec
 import numpy as np
-import pyarrow as pa
 import xxhash
-from numpy.typing import NDArray
 
 from infra.kafka.event_log import identity_seed
 from ingestion_api.ingest.event import (
@@ -20,6 +18,7 @@ from ingestion_api.ingest.event import (
     check_event,
     may_be_deep,
 )
+from ingestion_api.ingest.times import Int64s, read_instants
 from schemas.errors import Reject
 from schemas.events import MAX_EVENT_BYTES, MAX_FIELD_LENGTH
 
@@ -29,11 +28,6 @@ MIN_VECTORIZED = 24
 SAFE_DATA_BYTES = MAX_EVENT_BYTES - 4 * 4 * MAX_FIELD_LENGTH
 #: Of ASCII; other characters are looked at one by one.
 FIRST_PRINTABLE, LAST_PRINTABLE = ord(" "), ord("~")
-SHORTEST_INSTANT = len("2026-01-31T12:00:00Z")
-
-_INSTANT = pa.timestamp("us", tz="UTC")
-
-Int64s = NDArray[np.int64]
 
 
 class Suspect(Exception):
@@ -139,26 +133,17 @@ def _check_data(data: list[msgspec.Raw]) -> list[bytes]:
 
 
 def _check_times(stamps: list[str | None], received_micros: int) -> Int64s:
-    """Microseconds of all events' times. Reads the common form of an instant, UTC with `Z`."""
-    texts = pa.array(stamps, pa.string())
-    if texts.null_count == len(stamps):
-        return np.full(len(stamps), received_micros)
-    ends = np.frombuffer(texts.buffers()[1], np.int32, len(stamps) + 1)
-    lengths = np.diff(ends)
-    lasts = ends[1:]
-    if texts.null_count:
-        given = lengths > 0
-        if np.count_nonzero(given) + texts.null_count != len(stamps):
-            raise Suspect  # an empty text
-        lengths, lasts = lengths[given], lasts[given]
-    if lengths.min() < SHORTEST_INSTANT or (np.frombuffer(texts.buffers()[2], np.uint8)[lasts - 1] != ord("Z")).any():
-        raise Suspect
-    try:
-        # Of what is so long and ends in Z, this reads RFC 3339 with at most six digits of a second, and no more.
-        instants = texts.cast(_INSTANT).cast(pa.int64())
-    except pa.ArrowInvalid:
-        raise Suspect from None
-    times = instants.fill_null(received_micros).to_numpy() if texts.null_count else instants.to_numpy()
+    """Microseconds of all events' times; of their receipt where they have none."""
+    texts = [stamp for stamp in stamps if stamp is not None]
+    times = np.full(len(stamps), received_micros)
+    if texts:
+        read = read_instants(texts)
+        if read is None:
+            raise Suspect
+        if len(texts) == len(stamps):
+            times = read
+        else:
+            times[[index for index, stamp in enumerate(stamps) if stamp is not None]] = read
     if times.min() < MIN_MICROS or times.max() >= min(MAX_MICROS, received_micros + MAX_FUTURE_MICROS + 1):
         raise Suspect
     return times

@@ -8,25 +8,34 @@ import msgspec
 import structlog
 from starlette.concurrency import run_in_threadpool
 
+from infra.metrics import EVENTS_RECEIVED, HTTP_REQUESTS, HTTP_SECONDS
 from ingestion_api.access_log import request_id_from
 from ingestion_api.auth import KeyCache, Principal, Scope, bearer_of, check_scope
 from ingestion_api.ingest.body import Disconnected, Receive, read_body, unpack
 from ingestion_api.ingest.columns import identify
 from ingestion_api.ingest.decode import Decoded, Form, decode
 from ingestion_api.ingest.element import Rejection
-from ingestion_api.ingest.media import binary_to_json, form_of
+from ingestion_api.ingest.media import BINARY_MARKS, binary_to_json, form_of
 from ingestion_api.ingest.publish import Publisher
 from ingestion_api.problems import CONTENT_TYPE, internal_problem, problem
 from schemas.errors import MeterlineError, Reject
 
 PATH = "/v1/events"
-JSON_TYPE = (b"content-type", b"application/json")
+PLAIN_JSON = b"application/json"
+JSON_TYPE = (b"content-type", PLAIN_JSON)
+#: A request with none of these and PLAIN_JSON is what it seems.
+UNUSUAL_HEADERS = {b"content-encoding", *(mark.encode() for mark in BINARY_MARKS)}
 #: Larger bodies are decoded in a thread, so that other requests' answers need not wait for them.
 MAX_INLINE_BYTES = 512 * 1024
 
 ScopeMap = MutableMapping[str, Any]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
+_accepted_events, _duplicate_events, _rejected_events = (
+    EVENTS_RECEIVED.labels(outcome) for outcome in ("accepted", "duplicate", "rejected")
+)
+_accepted_requests = HTTP_REQUESTS.labels("POST", PATH, "202")
+_seconds = HTTP_SECONDS.labels("POST", PATH)
 _log = structlog.get_logger("meterline.api")
 
 
@@ -48,6 +57,7 @@ class EventsRoute:
 
     async def __call__(self, scope: ScopeMap, receive: Receive, send: Send) -> None:
         headers: dict[bytes, bytes] = dict(scope["headers"])
+        started = time.perf_counter()
         try:
             body = await self._accept(headers, receive)
         except Disconnected:
@@ -55,6 +65,9 @@ class EventsRoute:
         except Exception as error:
             await _answer_error(error, headers, send)
             return
+        finally:
+            _seconds.observe(time.perf_counter() - started)
+        _accepted_requests.inc()
         await send({"type": "http.response.start", "status": 202, "headers": _response_headers(headers)})
         await send({"type": "http.response.body", "body": body})
 
@@ -81,16 +94,23 @@ class EventsRoute:
             decoded = decode(body, form, received_micros)
         else:
             decoded = await run_in_threadpool(decode, body, form, received_micros)
+        if decoded.rejections:
+            _rejected_events.inc(len(decoded.rejections))
         if decoded.events is None:
             raise AllRejected(decoded.rejections)
         sent = len(decoded.events)
         duplicates = identify(decoded.events, tenant_no)
         await self._publisher.publish(decoded.events, tenant_no)
+        _accepted_events.inc(sent - duplicates)
+        if duplicates:
+            _duplicate_events.inc(duplicates)
         return _accepted(sent - duplicates, duplicates, decoded)
 
 
 def _unwrap(headers: dict[bytes, bytes], body: bytes) -> tuple[bytes, Form]:
     """The body as JSON or lines of JSON, whatever it came as."""
+    if headers.get(b"content-type") == PLAIN_JSON and headers.keys().isdisjoint(UNUSUAL_HEADERS):
+        return body, Form.JSON
     texts = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in headers.items()}
     form = form_of(texts)
     body = unpack(body, texts.get("content-encoding", "").strip().lower())
@@ -122,6 +142,7 @@ async def _answer_error(error: Exception, headers: dict[bytes, bytes], send: Sen
         _log.error("request failed", request_id=request_id, path=PATH, exc_info=error)
         status, extra = 500, {"content-type": CONTENT_TYPE, "x-request-id": request_id}
         body = internal_problem(PATH, request_id)
+    HTTP_REQUESTS.labels("POST", PATH, str(status)).inc()
     pairs = [(name.encode(), value.encode()) for name, value in extra.items()]
     await send({"type": "http.response.start", "status": status, "headers": pairs})
     await send({"type": "http.response.body", "body": body})
