@@ -34,8 +34,11 @@ async def ensure_schedule(
         policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP, catchup_window=timedelta(seconds=CATCHUP_SECONDS)),
     )
 
-    def update(present: ScheduleUpdateInput) -> ScheduleUpdate:
-        schedule.state = present.description.schedule.state
+    def update(found: ScheduleUpdateInput) -> ScheduleUpdate | None:
+        present = found.description.schedule
+        if present.spec.intervals == schedule.spec.intervals and present.policy == schedule.policy:
+            return None  # nothing to write, so nothing to write over
+        schedule.state = present.state
         return ScheduleUpdate(schedule)
 
     try:
