@@ -31,7 +31,7 @@ demo: setup ## Run the main job on the real stack: events in, invoices out, prov
 	$(BIN)/meterline demo $(DEMO)
 
 test: setup ## Run the tests on the real stack (TESTS="tests/pricing -k …" for some)
-	$(BIN)/pytest $(TESTS)
+	$(BIN)/pytest -n 2 $(TESTS)
 
 check: setup format lint types imports ## Check format, lint, types and the layers
 
