@@ -131,11 +131,6 @@ def read_model(fields: Fields) -> Model:
     return reader(fields)
 
 
-def name_of(model: Model) -> str:
-    """The wire's name of a model."""
-    return NAMES[type(model)]
-
-
 def read_flat(fields: Fields) -> Flat:
     return Flat(amount=fields.decimal("amount"))
 
