@@ -80,7 +80,7 @@ def decode_json(body: bytes) -> Any:
     """
     try:
         decoded = _decoder.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, ArithmeticError) as error:  # the last: an exponent too large
         raise Malformed("request.invalid_json", f"The body is not valid JSON: {error}.") from None
     except RecursionError:
         raise _too_deep() from None
