@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 import structlog
 
 from infra.clickhouse.client import Client
-from infra.clickhouse.metering import measure
+from infra.clickhouse.metering import Measured, measure
 from infra.crash_points import crash_point
 from infra.postgres.billing import DueKey, load_due, load_meters, load_stored_seqs, load_subscriptions, park
 from infra.postgres.invoices import save_steps
@@ -22,7 +22,7 @@ from pricing.statements import Statement, next_bill, next_statement
 from pricing.terms import Terms, read_terms
 from schemas.billing import BilledSubscription, BillingStep, MeteredUsage, UsageNeed
 from schemas.catalogue import MeterEntry
-from schemas.errors import InvariantBroken, MeterlineError
+from schemas.errors import InvariantBroken, MeterlineError, Retry
 from schemas.instants import format_instant
 from schemas.workflows import CHUNKS_A_PAGE, ChunkResult, DuePage
 
@@ -159,24 +159,57 @@ def _price(
     found: Round,
 ) -> None:
     """Measure, prove and price all accounts; their steps and reasons to be parked go to `found`."""
-    needs: list[UsageNeed] = []
-    ready: list[Account] = []
+    needs: dict[str, list[UsageNeed]] = {}
     for account in accounts:
+        subscription = account.subscription
         try:
-            needs.extend(usage_needs(account.subscription, account.statement, meters))
+            needs[subscription.id] = usage_needs(subscription, account.statement, meters)
         except MeterlineError as error:
-            found.parked[account.subscription.id] = _reason(account.subscription, error)
-        else:
-            ready.append(account)
-    measured = measure(doors.clickhouse, needs, stored.seqs)
+            found.parked[subscription.id] = _reason(subscription, error)
+    ready = [account for account in accounts if account.subscription.id in needs]
+    measured = _measure(doors, ready, needs, stored, found)
     for account in ready:
         subscription = account.subscription
+        if subscription.id in found.parked:
+            continue
         try:
             if subscription.id in measured.broken:
                 raise InvariantBroken("billing.windows_differ", measured.broken[subscription.id])
             found.steps.append(_step(account, measured.of(subscription.id), stored))
         except Exception as error:
             found.parked[subscription.id] = _reason(subscription, error)
+
+
+def _measure(
+    doors: Doors,
+    accounts: Sequence[Account],
+    needs: Mapping[str, Sequence[UsageNeed]],
+    stored: Stored,
+    found: Round,
+) -> Measured:
+    """The usage of all accounts. When together they can't be measured each is measured alone: what can't be measured
+    even so is parked, and holds up nobody else's invoice. A store that is away is nobody's fault: that raises.
+    """
+    together = [need for account in accounts for need in needs[account.subscription.id]]
+    try:
+        return measure(doors.clickhouse, together, stored.seqs)
+    except Retry:
+        raise
+    except MeterlineError as error:
+        log.warning("a chunk is measured one by one", accounts=len(accounts), reason=str(error))
+    measured = Measured()
+    for account in accounts:
+        subscription = account.subscription
+        try:
+            alone = measure(doors.clickhouse, needs[subscription.id], stored.seqs)
+        except Retry:
+            raise
+        except MeterlineError as error:
+            found.parked[subscription.id] = _reason(subscription, error)
+        else:
+            measured.usage |= alone.usage
+            measured.broken |= alone.broken
+    return measured
 
 
 def _step(account: Account, usage: Mapping[str, MeteredUsage], stored: Stored) -> BillingStep:

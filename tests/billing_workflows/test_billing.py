@@ -2,6 +2,9 @@
 
 from decimal import Decimal
 
+import pytest
+
+from infra.clickhouse import edges
 from infra.postgres.billing import load_subscriptions
 from infra.postgres.invoices import save_steps
 from schemas.billing import BillingStep
@@ -137,6 +140,35 @@ def test_a_price_that_fails_parks_its_account_alone(world: World) -> None:
     assert result.parked == 1
     assert world.row(broken)["parked_reason"].startswith("pricing.invalid_matrix")
     assert len(world.invoices(sound)) == 2
+
+
+def test_an_account_that_can_not_be_measured_parks_alone_and_the_others_are_billed(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(edges, "MAX_EDGE_EVENTS", 2)
+    start = "2026-01-01T10:00:30"
+    crowded, sound = world.subscribe(start_at=start), world.subscribe(start_at=start)
+    world.use(crowded, *((f"2026-01-01T10:00:{second}", 1) for second in (31, 32, 33)))
+    world.use(sound, (start, 100))
+    world.stored_until("2026-02-02")
+    result = world.bill(crowded, sound, now="2026-02-02")
+    assert (result.invoices, result.parked) == (3, 1)
+    assert world.row(crowded)["parked_reason"].startswith("usage.edge_too_large")
+    assert world.row(sound)["parked_reason"] is None
+    assert amounts(world.invoices(sound)[-1]) == {"base": 4900, "tokens": 100}
+
+
+def test_accounts_that_are_too_many_together_are_billed_one_by_one(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(edges, "MAX_EDGE_EVENTS", 2)
+    start = "2026-01-01T10:00:30"
+    first, second = world.subscribe(USAGE, start_at=start), world.subscribe(USAGE, start_at=start)
+    for subscription, tokens in ((first, 10), (second, 200)):
+        world.use(subscription, (start, tokens), ("2026-01-01T10:00:31", tokens))
+    world.stored_until("2026-02-02")
+    assert world.bill(first, second, now="2026-02-02").parked == 0
+    assert [amounts(world.invoices(each)[-1]) for each in (first, second)] == [{"tokens": 20}, {"tokens": 400}]
 
 
 def test_an_unknown_meter_parks_its_account(world: World) -> None:
