@@ -21,6 +21,7 @@ _REASONS = {
     401: "No key, or one that opens nothing.",
     403: "The key's role does not reach this far.",
     404: "No such object in this tenant.",
+    408: "The body did not come in its time.",
     409: "The present state of things forbids it.",
     413: "Larger than a limit.",
     422: "Readable, but not valid; `errors` says where.",
@@ -159,7 +160,7 @@ _POST_EVENTS: dict[str, Any] = {
             "description": "Acknowledged by the brokers.",
             "content": {"application/json": {"schema": {"$ref": "#/components/schemas/EventsAccepted"}}},
         },
-        **{str(status): PROBLEMS[status] for status in (400, 401, 403, 413, 422, 503)},
+        **{str(status): PROBLEMS[status] for status in (400, 401, 403, 408, 413, 422, 503)},
     },
 }
 

@@ -30,6 +30,7 @@ _STATUS: list[tuple[type[MeterlineError], int, str]] = [
     (errors.Unauthenticated, 401, "No valid API key"),
     (errors.Forbidden, 403, "The key's role does not reach this far"),
     (errors.NotFound, 404, "Not found"),
+    (errors.TimedOut, 408, "The request took too long to come"),
     (errors.Conflict, 409, "Conflict with the present state"),
     (errors.TooLarge, 413, "Too large"),
     (errors.UnsupportedMediaType, 415, "Unsupported media type"),

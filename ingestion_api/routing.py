@@ -3,6 +3,7 @@
 A body is JSON whatever its content type says. Its numbers keep every digit (Decimal), its texts are storable.
 """
 
+import asyncio
 from collections.abc import Callable, Coroutine
 from decimal import Decimal
 from typing import Any, cast
@@ -13,6 +14,7 @@ from fastapi.routing import APIRoute
 from starlette.responses import Response
 
 from ingestion_api.auth import authenticate
+from ingestion_api.ingest.body import BODY_SECONDS, timed_out
 from ingestion_api.problems import pointer
 from schemas.errors import Malformed, NotFound, Reject, TooLarge
 
@@ -62,7 +64,16 @@ def house_router(*tags: str) -> APIRouter:
 
 
 async def read_body(request: Request) -> bytes:
-    """The whole body. Raises TooLarge beyond MAX_BODY_BYTES, having read no more than that and a chunk."""
+    """The whole body. Raises TooLarge beyond MAX_BODY_BYTES, having read no more than that and a chunk, and TimedOut
+    when it takes longer than BODY_SECONDS."""
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            return await _receive_all(request)
+    except TimeoutError:
+        raise timed_out() from None
+
+
+async def _receive_all(request: Request) -> bytes:
     chunks: list[bytes] = []
     size = 0
     async for chunk in request.stream():

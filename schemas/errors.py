@@ -45,6 +45,10 @@ class NotFound(MeterlineError):
     """No such object in this tenant (HTTP 404). Another tenant's object is not found either."""
 
 
+class TimedOut(MeterlineError):
+    """The input did not come in its time (HTTP 408)."""
+
+
 class Conflict(MeterlineError):
     """The state of things forbids it now (HTTP 409)."""
 

@@ -1,5 +1,6 @@
 """The body of a raw request: read, unpacked and bounded while it comes."""
 
+import asyncio
 import io
 import zlib
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -7,13 +8,14 @@ from typing import Any
 
 import zstandard
 
-from schemas.errors import Malformed, TooLarge, UnsupportedMediaType
+from schemas.errors import Malformed, TimedOut, TooLarge, UnsupportedMediaType
 from schemas.events import MAX_REQUEST_BYTES
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 GZIP_WINDOW = 31  # zlib's way to say: a gzip header, any window
 READ_BYTES = 256 * 1024
+BODY_SECONDS = 30  # a whole body takes no longer: whoever sends less than 16 MiB in it may split
 MAX_ZSTD_WINDOW_BYTES = 8 * 1024 * 1024  # what RFC 9659 asks of Content-Encoding: zstd
 
 
@@ -25,14 +27,26 @@ def too_large() -> TooLarge:
     return TooLarge("request.too_large", f"A request holds at most {MAX_REQUEST_BYTES} bytes, unpacked; split it.")
 
 
-async def read_body(receive: Receive, announced_bytes: int, grow_to: Callable[[int], None]) -> bytes:
-    """The body as it was sent. `grow_to` is told how many bytes are held, before they are awaited if announced.
+def timed_out() -> TimedOut:
+    return TimedOut("request.timeout", f"The body did not come within {BODY_SECONDS} seconds; send less, or faster.")
 
-    Raises TooLarge as soon as it is, Disconnected when the body never ends, and whatever `grow_to` raises.
+
+async def read_body(receive: Receive, announced_bytes: int, grow_to: Callable[[int], None]) -> bytes:
+    """The body as it was sent, within BODY_SECONDS. `grow_to` is told how many bytes are here, never how many were
+    announced: an announcement costs its sender nothing.
+
+    Raises TooLarge as soon as it is, TimedOut, Disconnected when the body never ends, and whatever `grow_to` raises.
     """
     if announced_bytes > MAX_REQUEST_BYTES:
         raise too_large()
-    grow_to(announced_bytes)
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            return await _receive_all(receive, announced_bytes, grow_to)
+    except TimeoutError:
+        raise timed_out() from None
+
+
+async def _receive_all(receive: Receive, announced_bytes: int, grow_to: Callable[[int], None]) -> bytes:
     parts: list[bytes] = []
     size = 0
     while True:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import httpx2
@@ -21,6 +21,7 @@ from infra.local.ports import choose
 from infra.migrate import migrate
 from infra.postgres.pool import connect
 from infra.settings import Settings
+from schemas.events import MAX_REQUEST_BYTES
 from tests.support.log import read_messages
 
 KEY = "mtr_key-of-the-service-test"
@@ -116,6 +117,18 @@ def test_errors_of_the_hot_path_are_problem_documents(fresh_stack: Settings) -> 
         assert answer.headers["x-request-id"] == "mine-1"
         chunks = iter([b'[{"id":"2",', b'"type":"t","subject":"s"}]'])
         assert client.post("/v1/events", headers=good, content=chunks).json()["accepted"] == 1
+
+
+def test_connections_that_announce_much_and_send_nothing_stop_nobody(fresh_stack: Settings) -> None:
+    with running_service(fresh_stack) as (_, url), ExitStack() as idle:
+        port = int(url.rpartition(":")[2])
+        for _ in range(8):  # 128 MiB announced: twice what the process holds
+            waiting = idle.enter_context(socket.create_connection(("127.0.0.1", port)))
+            head = f"POST /v1/events HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {KEY}\r\n"
+            waiting.sendall(head.encode() + f"content-length: {MAX_REQUEST_BYTES}\r\n\r\n[".encode())
+        good = {"authorization": f"Bearer {KEY}"}
+        for _ in range(8):  # more than one wake-up of the server, so that all of the idle ones are under way
+            assert httpx2.post(url + "/v1/events", headers=good, json=EVENT).status_code == 202
 
 
 def test_a_broker_that_is_away_is_a_503_that_says_when_to_come_again(fresh_stack: Settings) -> None:
