@@ -5,7 +5,7 @@ no number, a very large one) is marked odd and left to the rule itself, event by
 """
 
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal, Inexact, InvalidOperation
 from functools import lru_cache
 from operator import attrgetter
 from typing import Any
@@ -141,9 +141,8 @@ def _units(value: Any) -> int | None:
     if value is None:
         return None
     if type(value) is Decimal and -20 < value.adjusted() < 12:
-        scaled = value.scaleb(MAX_SCALE, EXACT)
-        units = int(scaled)
-        if units == scaled:
+        units = _exact_units(value)
+        if units is not None:
             return units
     try:
         quantity = quantity_of(value)
@@ -151,6 +150,16 @@ def _units(value: Any) -> int | None:
         return ODD
     assert quantity is not None, "a value that is there is a number or rejected"
     return int(quantity.value.scaleb(MAX_SCALE, EXACT)) if abs(quantity.value) < MAX_WHOLE else ODD
+
+
+def _exact_units(value: Decimal) -> int | None:
+    """Units of 10^-12 of a number that needs no rounding; None for one that does."""
+    try:
+        scaled = value.scaleb(MAX_SCALE, EXACT)
+    except Inexact:  # more digits than EXACT holds
+        return None
+    units = int(scaled)
+    return units if units == scaled else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,7 @@ numbers = st.one_of(
     st.integers(-5, 5).map(str),
     st.integers(-(10**39), 10**39).map(str),
     st.decimals(allow_nan=False, allow_infinity=False, places=14, min_value=-(10**6), max_value=10**6).map(str),
+    st.sampled_from(["0." + "3" * 700, "-7." + "5" * 599, "1." + "0" * 900, "3" * 700, "0.5" + "0" * 700 + "1"]),
     st.sampled_from(["1e3", "1.50", "1e-13", "5e-13", "-5e-13", "1e37", "1e38", "0e99", "1e99999999999999999999"]),
     st.sampled_from([f"{1 << 40}", f"{(1 << 40) - 1}", f"-{1 << 40}", f"{1 << 63}", f"{10**12}.5", "9" * 5000]),
 )
