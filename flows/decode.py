@@ -69,14 +69,14 @@ def _join(opened: list[Sealed], partitions: int) -> Events:
     """One set of columns of all batches. Raises ValueError when one of them is not sound."""
     messages = [message for message, _ in opened]
     batches = [batch for _, batch in opened]
+    if not all(1 <= batch.count < 1 << 32 for batch in batches):
+        raise ValueError("a batch without events, or of more than a message can hold")
+    if not all(0 <= batch.tenant_no < 1 << 32 for batch in batches):
+        raise ValueError("a tenant number out of range")
     counts = np.array([batch.count for batch in batches], np.int64)
-    if (counts < 1).any():
-        raise ValueError("a batch without events")
     starts = np.cumsum(counts) - counts
     n = int(counts.sum())
-    tenant_of = np.array([batch.tenant_no for batch in batches], np.int64)
-    if ((tenant_of < 0) | (tenant_of >= 1 << 32)).any():
-        raise ValueError("a tenant number out of range")
+    tenant_of = np.array([batch.tenant_no for batch in batches], np.uint32)
     words = _numbers([batch.hashes for batch in batches], "<u8", counts * 2, n * 2).reshape(-1, 2)
     partition_of = np.array([message.partition for message in messages], np.int64)
     if (words[:, 0] % np.uint64(partitions) != np.repeat(partition_of, counts).astype(np.uint64)).any():
@@ -92,7 +92,7 @@ def _join(opened: list[Sealed], partitions: int) -> Events:
     )
     appended_at = np.array([message.appended_at_ms for message in messages], np.int64) * MILLISECOND_MICROS
     return Events(
-        tenants=np.repeat(tenant_of.astype(np.uint32), counts),
+        tenants=np.repeat(tenant_of, counts),
         words=words,
         partitions=np.repeat(partition_of.astype(np.uint16), counts),
         offsets=np.repeat(np.array([message.offset for message in messages], np.int64), counts),
