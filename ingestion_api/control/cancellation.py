@@ -54,21 +54,17 @@ class CancelView(SubscriptionView):
 @router.post("/v1/subscriptions/{subscription}/cancel", response_model=CancelView, operation_id="cancel_subscription")
 def cancel_subscription(subscription: str, body: CancelBody, call: AdminCall, context: FromContext) -> Response:
     """Cancel. Usage up to that instant is billed on a closing invoice; entitlements end with it."""
-    return call.perform(lambda connection: _cancel(connection, subscription, body, call, context), status=200)
+    if body.preview:
+        return preview.answer_unheld(call, lambda: _preview(subscription, body, call, context))
+    return call.perform(lambda connection: _cancel(connection, subscription, body, call), status=200)
 
 
-def _cancel(
-    connection: PgConnection, subscription_id: str, body: CancelBody, call: Call, context: Context
-) -> CancelView:
+def _cancel(connection: PgConnection, subscription_id: str, body: CancelBody, call: Call) -> CancelView:
     if not subscriptions.lock_subscription(connection, tenant_id=call.tenant_id, subscription_id=subscription_id):
         raise NotFound("subscription.not_found", f"There is no subscription {subscription_id!r}.")
-    row = find(connection, call.tenant_id, subscription_id, call.now)
-    if row["status_now"] in ("canceled", "ended"):
-        raise Conflict("subscription.already_canceled", f"The subscription is {row['status_now']} already.")
+    row = _find_running(connection, subscription_id, call)
     terms = read_terms(to_billed(row))
     cancel_at = _instant_of(body.at, terms, call.now)
-    if body.preview:
-        return _preview(connection, context, row, cancel_at, body, call.now)
     withdrawn = row["status_now"] == "draft" and cancel_at <= terms.start_at
     if withdrawn:
         subscriptions.withdraw_subscription(connection, subscription_id=subscription_id, now=call.now)
@@ -88,19 +84,28 @@ def _cancel(
     return {**view, "preview": False, "invoice": None}
 
 
-def _preview(
-    connection: PgConnection, context: Context, row: Row, cancel_at: datetime, body: CancelBody, now: datetime
-) -> CancelView:
+def _find_running(connection: PgConnection, subscription_id: str, call: Call) -> Row:
+    """The subscription. Raises NotFound, and Conflict when it has been canceled or has ended."""
+    row = find(connection, call.tenant_id, subscription_id, call.now)
+    if row["status_now"] in ("canceled", "ended"):
+        raise Conflict("subscription.already_canceled", f"The subscription is {row['status_now']} already.")
+    return row
+
+
+def _preview(subscription_id: str, body: CancelBody, call: Call, context: Context) -> CancelView:
     """What the cancellation would make of the subscription and of its next invoice."""
-    subscription = with_cancellation(to_billed(row), cancel_at, prorate=body.proration == "prorate")
-    terms = read_terms(subscription)
-    statement = None if cancel_at <= terms.start_at else next_statement(terms)
-    invoice: InvoiceView | None = None
-    if statement is not None and statement.lines:
-        invoice = preview.to_view(
-            preview.preview_statement(connection, context, subscription, terms, statement), now=now
-        )
-    return {**to_view(_as_canceled(row, cancel_at, now), now), "preview": True, "invoice": invoice}
+    draft: preview.Draft | None = None
+    with context.database.transaction() as connection:
+        row = _find_running(connection, subscription_id, call)
+        before = to_billed(row)
+        cancel_at = _instant_of(body.at, read_terms(before), call.now)
+        subscription = with_cancellation(before, cancel_at, prorate=body.proration == "prorate")
+        terms = read_terms(subscription)
+        statement = None if cancel_at <= terms.start_at else next_statement(terms)
+        if statement is not None and statement.lines:
+            draft = preview.make_draft(connection, context, subscription, terms, statement)
+    invoice = None if draft is None else preview.to_view(preview.price_draft(context, draft), now=call.now)
+    return {**to_view(_as_canceled(row, cancel_at, call.now), call.now), "preview": True, "invoice": invoice}
 
 
 def _instant_of(at: str, terms: Terms, now: datetime) -> datetime:

@@ -4,15 +4,15 @@ Terms, statement, usage and prices go through the very functions that issue invo
 and its invoice are equal.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
-from typing import Literal
+from typing import Any, Literal, NoReturn
 
 from starlette.responses import Response
 from typing_extensions import TypedDict
 
-from infra.clickhouse.client import ClickHouseError
 from infra.clickhouse.metering import measure
 from infra.postgres.billing import load_meters, load_subscription
 from infra.postgres.pool import PgConnection
@@ -23,14 +23,14 @@ from ingestion_api.clock import Now
 from ingestion_api.context import Context, FromContext
 from ingestion_api.control.invoices import InvoiceView, LineView, text_of
 from ingestion_api.fields import Body, Instant, Reference
-from ingestion_api.idempotency import ReadCall
+from ingestion_api.idempotency import Call, ReadCall
 from ingestion_api.routing import house_router
 from ingestion_api.views import Period
 from pricing.billing import price_statement, usage_needs
 from pricing.statements import Statement, next_statement, statement_at
 from pricing.terms import Terms, read_terms
 from schemas.billing import BilledSubscription, Invoice, InvoiceLine, UsageNeed
-from schemas.errors import Conflict, NotFound, Retry
+from schemas.errors import Conflict, MeterlineError, NotFound
 from schemas.instants import Period as Span
 from schemas.money import EXACT, format_amount, format_decimal
 
@@ -59,6 +59,17 @@ class RunningView(TypedDict):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """What PostgreSQL says of an invoice to come: all that is needed to measure and price it without a transaction."""
+
+    subscription: BilledSubscription
+    terms: Terms
+    statement: Statement
+    needs: Sequence[UsageNeed]
+    complete_until: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Preview:
     """An invoice that is not issued yet. Every event acknowledged before `as_of` is in its usage."""
 
@@ -72,40 +83,53 @@ class Preview:
 def preview_invoice(body: PreviewBody, call: ReadCall, context: FromContext) -> Response:
     """The next invoice as it stands now: usage of the open period so far, and the fees of the next in advance."""
 
-    def effect(connection: PgConnection) -> InvoiceView:
-        preview = _preview(connection, context, call.tenant_id, body.subscription, as_of=body.as_of, now=call.now)
-        return to_view(preview, now=call.now)
+    def effect() -> InvoiceView:
+        draft = _load_draft(context, call.tenant_id, body.subscription, as_of=body.as_of, now=call.now)
+        return to_view(price_draft(context, draft), now=call.now)
 
-    return call.perform(effect, status=200)
+    return answer_unheld(call, effect)
 
 
 @router.get("/v1/subscriptions/{subscription}/usage", response_model=RunningView, operation_id="get_subscription_usage")
 def get_subscription_usage(subscription: str, principal: Reader, context: FromContext, now: Now) -> Response:
     """What the usage of the open period costs so far."""
+    draft = _load_draft(context, principal.tenant_id, subscription, as_of=None, now=now)
+    return answer(to_running(price_draft(context, draft)))
+
+
+def answer_unheld(call: Call, effect: Callable[[], Any]) -> Response:
+    """Answer with the view that `effect` finds, which opens its own short transactions and changes nothing.
+
+    It runs before the transaction that keeps its answer under an Idempotency-Key: no connection to PostgreSQL is held
+    while ClickHouse works. What it refuses is kept like what it finds.
+    """
+    try:
+        view = effect()
+    except MeterlineError as error:
+        refusal = error
+    else:
+        return call.compute(lambda: view)
+
+    def refuse() -> NoReturn:
+        raise refusal
+
+    return call.compute(refuse)
+
+
+def _load_draft(
+    context: Context, tenant_id: str, subscription_id: str, *, as_of: datetime | None, now: datetime
+) -> Draft:
+    """Raises NotFound, Conflict when the subscription has ended, Retry when PostgreSQL is away."""
     with context.database.transaction() as connection:
-        preview = _preview(connection, context, principal.tenant_id, subscription, as_of=None, now=now)
-    return answer(to_running(preview))
+        subscription = load_subscription(connection, tenant_id=tenant_id, subscription_id=subscription_id)
+        if subscription is None:
+            raise NotFound("subscription.not_found", f"There is no subscription {subscription_id!r}.")
+        terms = read_terms(subscription)
+        statement = _statement(subscription, terms, as_of or now)
+        return make_draft(connection, context, subscription, terms, statement, as_of=as_of)
 
 
-def _preview(
-    connection: PgConnection,
-    context: Context,
-    tenant_id: str,
-    subscription_id: str,
-    *,
-    as_of: datetime | None,
-    now: datetime,
-) -> Preview:
-    """Raises NotFound, Conflict when the subscription has ended, Retry when a store is away."""
-    subscription = load_subscription(connection, tenant_id=tenant_id, subscription_id=subscription_id)
-    if subscription is None:
-        raise NotFound("subscription.not_found", f"There is no subscription {subscription_id!r}.")
-    terms = read_terms(subscription)
-    statement = _statement(subscription, terms, as_of or now)
-    return preview_statement(connection, context, subscription, terms, statement, as_of=as_of)
-
-
-def preview_statement(
+def make_draft(
     connection: PgConnection,
     context: Context,
     subscription: BilledSubscription,
@@ -113,23 +137,26 @@ def preview_statement(
     statement: Statement,
     *,
     as_of: datetime | None = None,
-) -> Preview:
-    """The invoice of a statement with the usage there is, up to `as_of` if given. Raises Retry when a store is away."""
+) -> Draft:
+    """The draft of a statement's invoice, with usage up to `as_of` if given."""
     settings = context.settings
     complete_until = usage_as_of(connection, topic=settings.events_topic, partitions=settings.events_partitions)
     needs = usage_needs(subscription, statement, load_meters(connection, [subscription.tenant_id]))
     if as_of is not None:
         needs = [_clip(need, as_of) for need in needs]
-    try:
-        measured = measure(context.clickhouse, needs)
-    except ClickHouseError as error:
-        raise Retry("store.unavailable", "ClickHouse does not answer.", retry_after_seconds=2) from error
-    invoice = price_statement(terms, statement, measured.of(subscription.id))
+    return Draft(
+        subscription=subscription, terms=terms, statement=statement, needs=needs, complete_until=complete_until
+    )
+
+
+def price_draft(context: Context, draft: Draft) -> Preview:
+    """Measure and price a draft, outside of any transaction: this may take ClickHouse a while."""
+    measured = measure(context.clickhouse, draft.needs)
     return Preview(
-        subscription=subscription,
-        statement=statement,
-        invoice=invoice,
-        as_of=complete_until if statement.has_usage else None,
+        subscription=draft.subscription,
+        statement=draft.statement,
+        invoice=price_statement(draft.terms, draft.statement, measured.of(draft.subscription.id)),
+        as_of=draft.complete_until if draft.statement.has_usage else None,
     )
 
 

@@ -5,9 +5,11 @@ from typing import Any
 
 import pytest
 
+from infra.clickhouse.metering import measure
 from infra.postgres.api_keys import insert_api_key
 from infra.settings import Settings
 from ingestion_api.auth import new_secret, secret_sha256
+from ingestion_api.control import preview as preview_module
 from schemas.ids import Prefix, new_id
 from tests.support.api import Api, running_api
 from tests.support.billing import ADVANCE, METER, USAGE, World, instant, make_world
@@ -37,21 +39,26 @@ def world(operator: Api) -> Iterator[World]:
     made.close()
 
 
-@pytest.fixture
-def api(operator: Api, world: World) -> Api:
-    """The API as a reader of the world's tenant sees it."""
+def api_of(world: World, operator: Api, role: str) -> Api:
+    """The API as somebody of the world's tenant sees it."""
     secret = new_secret()
     with world.doors.database.transaction() as connection:
         insert_api_key(
             connection,
             key_id=new_id(Prefix.API_KEY),
             tenant_id=world.tenant_id,
-            name="reader",
-            role="read",
+            name=role,
+            role=role,
             secret_sha256=secret_sha256(secret),
             now=instant("2025-01-01"),
         )
     return Api(settings=operator.settings, database=operator.database, http=operator.with_key(secret))
+
+
+@pytest.fixture
+def api(operator: Api, world: World) -> Api:
+    """The API as a reader of the world's tenant sees it."""
+    return api_of(world, operator, "read")
 
 
 def preview(api: Api, subscription_id: str, as_of: str) -> Any:
@@ -148,6 +155,43 @@ def test_a_subscription_that_has_ended_has_nothing_to_preview(world: World, api:
     world.bill(subscription, now="2026-02-01")
     body = {"subscription": subscription.id}
     assert api.post("/v1/invoices/preview", body, status=409)["code"] == "subscription.ended"
+
+
+def test_no_transaction_is_open_while_usage_is_measured(
+    world: World, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subscription = world.subscribe(start_at="2026-11-01")
+    world.use(subscription, ("2026-11-05", 3))
+    open_transactions: list[int] = []
+
+    def measure_watched(*arguments: Any) -> Any:
+        [row] = world.rows(
+            "SELECT count(*) AS open FROM pg_stat_activity WHERE datname = current_database()"
+            " AND state LIKE %(state)s AND pid <> pg_backend_pid()",
+            state="idle in transaction%",
+        )
+        open_transactions.append(row["open"])
+        return measure(*arguments)
+
+    monkeypatch.setattr(preview_module, "measure", measure_watched)
+    admin = api_of(world, api, "admin")
+    with api.at("2026-11-20T00:00:00Z"):
+        admin.post("/v1/invoices/preview", {"subscription": subscription.id}, status=200, idempotency_key="k-1")
+        body = {"at": "now", "preview": True}
+        admin.post(f"/v1/subscriptions/{subscription.id}/cancel", body, status=200, idempotency_key="k-2")
+        admin.get(f"/v1/subscriptions/{subscription.id}/usage")
+    assert open_transactions == [0, 0, 0]
+
+
+def test_a_preview_under_a_key_is_answered_as_the_first_time(world: World, api: Api) -> None:
+    subscription = world.subscribe(start_at="2026-11-01")
+    path, body = "/v1/invoices/preview", {"subscription": subscription.id, "as_of": "2026-11-20T00:00:00Z"}
+    first = api.post(path, body, status=200, idempotency_key="k-1")
+    world.use(subscription, ("2026-11-05", 300))
+    assert api.post(path, body, status=200, idempotency_key="k-1") == first
+    assert api.post(path, body, status=200)["total"] != first["total"]
+    refused = api.post(path, {"subscription": "sub_x"}, status=404, idempotency_key="k-2")
+    assert api.post(path, {"subscription": "sub_x"}, status=404, idempotency_key="k-2") == refused
 
 
 def test_what_is_wrong_with_a_question_is_said(api: Api) -> None:
