@@ -7,11 +7,13 @@ Anything else is a 500 `internal` whose trace stands in the log beside the `requ
 from typing import Any, cast
 
 import msgspec
+import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from infra.clickhouse.client import ClickHouseError
 from schemas import errors
 from schemas.errors import FieldError, MeterlineError, Reject, Retry
 
@@ -42,6 +44,8 @@ _TITLES = {status: title for _, status, title in _STATUS} | {
     429: "Too many requests",
     500: "Internal error",
 }
+
+_log = structlog.get_logger("meterline.api")
 
 
 def status_of(error: MeterlineError) -> int:
@@ -130,6 +134,12 @@ async def _on_meterline_error(request: Request, error: Exception) -> Response:
     return respond(request, cast("MeterlineError", error))
 
 
+async def _on_clickhouse_error(request: Request, error: Exception) -> Response:
+    """A ClickHouse that is away, or too busy, is no fault of the request's; the log has what it said."""
+    _log.error("clickhouse failed", request_id=request_id_of(request), path=request.url.path, exc_info=error)
+    return respond(request, Retry("store.unavailable", "ClickHouse does not answer.", retry_after_seconds=2))
+
+
 async def _on_validation_error(request: Request, error: Exception) -> Response:
     return respond(request, to_reject(cast("RequestValidationError", error)))
 
@@ -158,5 +168,6 @@ def internal_problem(instance: str, request_id: str) -> bytes:
 def install(app: FastAPI) -> None:
     """Answer every error of this app with a problem document."""
     app.add_exception_handler(MeterlineError, _on_meterline_error)
+    app.add_exception_handler(ClickHouseError, _on_clickhouse_error)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(HTTPException, _on_http_exception)

@@ -162,6 +162,18 @@ def test_a_store_that_is_away_is_503_with_retry_after(operator: Api) -> None:
     assert int(response.headers["retry-after"]) >= 1
 
 
+@pytest.mark.parametrize("path", ["/v1/usage?meter=calls", "/v1/events", "/v1/events/1"])
+def test_clickhouse_that_is_away_is_503_with_retry_after(
+    operator: Api, api: Api, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    api.post("/v1/meters", {"key": "calls", "event_type": "call", "aggregation": "count"})
+    backend = operator.http.app.state.context.clickhouse._backend  # its address is no setting of a client in use
+    monkeypatch.setattr(backend, "_base_url", "http://127.0.0.1:9/")
+    response = api.http.get(path)
+    assert (response.status_code, response.json()["code"]) == (503, "store.unavailable")
+    assert int(response.headers["retry-after"]) >= 1
+
+
 def test_a_client_that_hangs_up_is_no_crash(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
     sent: list[Any] = []
     scope = {
