@@ -12,6 +12,9 @@ from infra.metrics import HTTP_REQUESTS, HTTP_SECONDS
 from ingestion_api.problems import CONTENT_TYPE, internal_problem
 from schemas.ids import Prefix, new_id
 
+#: A label of a client's own making would make a new time series each; others are counted as OTHER_METHOD.
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+OTHER_METHOD = "other"
 CLIENT_GONE = 499  # as nginx counts those who hang up before they are answered
 
 _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
@@ -57,8 +60,9 @@ class AccessLog:
         finally:
             seconds = time.perf_counter() - started
             route = getattr(scope.get("route"), "path", "unknown")
-            HTTP_REQUESTS.labels(scope["method"], route, str(status)).inc()
-            HTTP_SECONDS.labels(scope["method"], route).observe(seconds)
+            method = scope["method"] if scope["method"] in METHODS else OTHER_METHOD
+            HTTP_REQUESTS.labels(method, route, str(status)).inc()
+            HTTP_SECONDS.labels(method, route).observe(seconds)
             _log.info(
                 "request",
                 request_id=request_id,

@@ -81,6 +81,14 @@ def test_metrics_count_requests_by_route_and_never_by_path(api: Api) -> None:
     assert "some-name-of-mine" not in text
 
 
+def test_a_method_of_the_clients_own_making_makes_no_metric_of_its_own(api: Api) -> None:
+    for number in range(3):
+        assert api.http.request(f"FOO{number}", "/v1/customers").status_code == 405
+    text = api.with_key(None).get("/metrics").text
+    assert "FOO" not in text
+    assert 'method="other",route="' in text
+
+
 def test_a_request_is_one_line_in_the_log(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
     api.http.get("/v1/customers/acme", headers={"x-request-id": "line-1"})
     captured: Any = capsys.readouterr()
