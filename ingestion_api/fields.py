@@ -3,11 +3,12 @@
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Annotated, Any
-from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
+from pricing.periods import zone
+from schemas.errors import Reject
 from schemas.instants import parse_instant
 from schemas.money import currency_exponent, format_decimal, parse_decimal
 
@@ -29,9 +30,11 @@ class Body(BaseModel):
 
 
 def check_external_id(text: str) -> str:
-    """A user's own name of a customer: visible at both ends, no control characters."""
+    """A user's own name of a customer: visible at both ends, no control characters, and a place in a path of its own."""
     if text != text.strip() or not text.isprintable():
         raise ValueError("must not begin or end with a space, nor hold control characters")
+    if "/" in text or text in (".", ".."):  # a path with them leads elsewhere, or nowhere
+        raise ValueError("must hold no slash, nor be . or ..; `subjects`, the names in events, may")
     return text
 
 
@@ -66,11 +69,11 @@ def _read_decimal_text(value: object) -> str:
 
 
 def check_timezone(name: str) -> str:
-    """An IANA name. Raises ValueError for any other text."""
+    """An IANA name that billing knows too. Raises ValueError for any other text."""
     try:
-        ZoneInfo(name)
-    except (KeyError, ValueError, OSError):  # unknown; not a name; a folder of names
-        raise ValueError("must be an IANA time zone such as Europe/Berlin") from None
+        zone(name)
+    except Reject as error:
+        raise ValueError("must be an IANA time zone such as Europe/Berlin") from error
     return name
 
 

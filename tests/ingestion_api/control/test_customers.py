@@ -1,4 +1,5 @@
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -41,6 +42,12 @@ def test_a_customer_is_found_by_id_and_by_external_id(api: Api) -> None:
     assert api.get(f"/v1/customers/{customer['id']}") == customer
     assert api.get("/v1/customers/acme") == customer
     assert api.get("/v1/customers", external_id="acme")["data"] == [customer]
+
+
+@pytest.mark.parametrize("external_id", ["a b", "a?b#c", "...", "ünïcode", "a\\b", "a;b&c=d"])
+def test_a_customer_is_found_by_whatever_external_id_was_accepted(api: Api, external_id: str) -> None:
+    customer = api.post("/v1/customers", {"external_id": external_id})
+    assert api.get(f"/v1/customers/{quote(external_id, safe='')}") == customer
 
 
 def test_an_external_id_exists_once_in_a_tenant(api: Api) -> None:
@@ -150,6 +157,10 @@ def test_a_page_that_is_just_full_has_no_more(api: Api) -> None:
         ("external_id", ""),
         ("external_id", " acme"),
         ("external_id", "a\nb"),
+        ("external_id", "acme/prod"),
+        ("external_id", "/"),
+        ("external_id", ".."),
+        ("external_id", "."),
         ("external_id", "x" * 256),
         ("external_id", 5),
         ("name", ""),
@@ -161,6 +172,8 @@ def test_a_page_that_is_just_full_has_no_more(api: Api) -> None:
         ("timezone", "Mars/Olympus"),
         ("timezone", "../../etc/passwd"),
         ("timezone", "America"),
+        ("timezone", "posix/Europe/Berlin"),
+        ("timezone", "right/Europe/Berlin"),
         ("timezone", ""),
         ("subjects", "acme"),
         ("subjects", [""]),
