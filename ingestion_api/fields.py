@@ -30,7 +30,7 @@ class Body(BaseModel):
 
 
 def check_external_id(text: str) -> str:
-    """A user's own name of a customer: visible at both ends, no control characters, and a place in a path of its own."""
+    """A user's own name of a customer: visible at both ends, no control characters, no path of its own."""
     if text != text.strip() or not text.isprintable():
         raise ValueError("must not begin or end with a space, nor hold control characters")
     if "/" in text or text in (".", ".."):  # a path with them leads elsewhere, or nowhere

@@ -67,13 +67,17 @@ def load_of_customers(
     ).fetchall()
 
 
-def load_used(connection: PgConnection, periods: Sequence[tuple[int, datetime]]) -> dict[tuple[int, datetime], Decimal]:
-    """Usage of (entitlement_no, period_start), summed over the shards; what has none is absent."""
+def load_used(
+    connection: PgConnection, periods: Sequence[tuple[int, datetime]], *, shards: int
+) -> dict[tuple[int, datetime], Decimal]:
+    """Usage of (entitlement_no, period_start), summed over the shards; what not every one of the present `shards` has
+    a row of is absent: a part of its usage is not counted yet."""
     rows = connection.execute(
         "SELECT entitlement_no, period_start, sum(used) AS used FROM entitlement_counters"
         " JOIN unnest(%s::bigint[], %s::timestamptz[]) AS wanted (no, start)"
-        " ON entitlement_no = wanted.no AND period_start = wanted.start GROUP BY entitlement_no, period_start",
-        ([no for no, _ in periods], [start for _, start in periods]),
+        " ON entitlement_no = wanted.no AND period_start = wanted.start GROUP BY entitlement_no, period_start"
+        " HAVING count(*) FILTER (WHERE shard < %s) = %s",
+        ([no for no, _ in periods], [start for _, start in periods], shards, shards),
     )
     return {(row["entitlement_no"], row["period_start"]): row["used"] for row in rows}
 

@@ -3,8 +3,11 @@
 from collections.abc import Sequence
 from datetime import datetime
 
+import msgspec
+
 from infra.postgres.jsonb import jsonb
 from infra.postgres.pool import PgConnection, Row
+from schemas.catalogue import MeterEntry
 from schemas.meters import Filter
 
 
@@ -63,6 +66,16 @@ def load_meters(connection: PgConnection, *, tenant_id: str, references: Sequenc
         {"tenant_id": tenant_id, "references": list(references)},
     ).fetchall()
     return {row["key"]: row for row in rows} | {row["id"]: row for row in rows}
+
+
+def load_entries(connection: PgConnection, *, meter_nos: Sequence[int]) -> dict[int, MeterEntry]:
+    """What these meters count, by their numbers."""
+    rows = connection.execute(
+        "SELECT no AS meter_no, revision, event_type, aggregation, value, filters, group_by FROM meters"
+        " WHERE no = ANY(%s)",
+        (list(meter_nos),),
+    )
+    return {row["meter_no"]: msgspec.convert(row, MeterEntry) for row in rows}
 
 
 def list_meters(

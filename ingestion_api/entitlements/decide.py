@@ -8,11 +8,12 @@ from typing import Any, Literal
 
 from typing_extensions import TypedDict
 
+from infra.clickhouse.client import Client
 from infra.postgres import entitlements
 from infra.postgres.pool import PgConnection, Row
-from infra.postgres.shards import counters_as_of
 from infra.settings import Settings
 from ingestion_api.entitlements.terms import period_at
+from ingestion_api.entitlements.used import Counters, Used, load_counters, measure_missing
 from ingestion_api.views import Period
 from pricing.entitlements import (
     FEATURE_OFF,
@@ -27,11 +28,10 @@ from pricing.entitlements import (
 )
 from schemas.money import format_decimal
 
-MILLISECOND = Decimal("0.001")
-
 
 class CheckView(TypedDict):
-    """A decision and what it rests on. Every event acknowledged before `as_of` is in `used`.
+    """A decision and what it rests on. Every event acknowledged before `as_of` is in `used`; `as_of` is null while
+    nothing can be said of that, before the first event or when no store that knows it answers.
 
     `limit` and `remaining` are null when there is no limit; `value` is that of a boolean or static feature.
     """
@@ -65,52 +65,65 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Freshness:
-    """As of when the counters are complete, and how long ago that is; None before the first event."""
-
-    as_of: datetime | None
-    lag_seconds: Decimal | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class _Candidate:
     row: Row
     decision: Decision
-    used: Decimal | None
+    used: Used | None
     period: EntitlementPeriod | None
 
 
-def decide(
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Basis:
+    """What PostgreSQL says of the questions: enough to answer them without a transaction."""
+
+    questions: Sequence[Question]
+    rows: dict[tuple[str, str], list[Row]]  # by customer and feature, in effect or not
+    periods: dict[int, EntitlementPeriod]
+    counters: Counters
+
+
+def load_basis(
     connection: PgConnection, questions: Sequence[Question], *, tenant_id: str, now: datetime, settings: Settings
-) -> list[CheckView]:
-    """The answers, in order."""
+) -> Basis:
+    """All that is stored of the entitlements that are asked for."""
     rows = entitlements.load_of_customers(
         connection,
         tenant_id=tenant_id,
         customer_ids=sorted({question.customer["id"] for question in questions}),
         feature_ids=sorted({question.feature["id"] for question in questions}),
     )
-    return answer_from(connection, questions, rows, now=now, settings=settings)
+    return basis_of(connection, questions, rows, now=now, settings=settings)
 
 
-def answer_from(
+def basis_of(
     connection: PgConnection, questions: Sequence[Question], rows: Sequence[Row], *, now: datetime, settings: Settings
-) -> list[CheckView]:
-    """The answers from the entitlements of these customers, in effect or not."""
+) -> Basis:
+    """The same from the entitlements of these customers, in effect or not."""
     by_pair: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         by_pair.setdefault((row["customer_id"], row["feature_id"]), []).append(row)
-    periods = {row["no"]: period_at(row, now) for row in rows if row["type"] == "metered" and in_effect(row, now)}
-    used = entitlements.load_used(connection, [(no, period.start) for no, period in periods.items()])
-    fresh = freshness(connection, now=now, settings=settings) if periods else None
+    metered = [(row, period_at(row, now)) for row in rows if row["type"] == "metered" and in_effect(row, now)]
+    return Basis(
+        questions=questions,
+        rows=by_pair,
+        periods={row["no"]: period for row, period in metered},
+        counters=load_counters(connection, metered, now=now, settings=settings),
+    )
+
+
+def decide(clickhouse: Client, basis: Basis, *, tenant_no: int, now: datetime) -> list[CheckView]:
+    """The answers, in order. ClickHouse is asked only for what the flow has not counted yet; hold no transaction."""
+    used = measure_missing(clickhouse, basis.counters, tenant_no=tenant_no)
     answers: list[CheckView] = []
-    for question in questions:
-        own = by_pair.get((question.customer["id"], question.feature["id"]), [])
+    for question in basis.questions:
+        own = basis.rows.get((question.customer["id"], question.feature["id"]), [])
         candidates = [
-            _weigh(row, periods.get(row["no"]), used, question.quantity) for row in own if in_effect(row, now)
+            _weigh(row, basis.periods.get(row["no"]), used.get(row["no"]), question.quantity)
+            for row in own
+            if in_effect(row, now)
         ]
         if candidates:
-            answers.append(_view(question, max(candidates, key=_generosity), fresh, now))
+            answers.append(_view(question, max(candidates, key=_generosity), now))
         else:
             answers.append(_refusal(question, SUBSCRIPTION_INACTIVE if own else NO_ENTITLEMENT, now))
     return answers
@@ -121,19 +134,10 @@ def in_effect(row: Row, now: datetime) -> bool:
     return row["starts_at"] <= now and (row["ends_at"] is None or now < row["ends_at"])
 
 
-def freshness(connection: PgConnection, *, now: datetime, settings: Settings) -> Freshness:
-    """As of when the counters are."""
-    as_of = counters_as_of(connection, topic=settings.events_topic, partitions=settings.events_partitions)
-    if as_of is None:
-        return Freshness(as_of=None, lag_seconds=None)
-    microseconds = max(0, (now - as_of) // datetime.resolution)
-    return Freshness(as_of=as_of, lag_seconds=(Decimal(microseconds) / 1_000_000).quantize(MILLISECOND))
-
-
 def _weigh(
     row: Row,
     period: EntitlementPeriod | None,
-    counters: dict[tuple[int, datetime], Decimal],
+    used: Used | None,
     quantity: Decimal | None,
 ) -> _Candidate:
     match row["type"]:
@@ -142,11 +146,10 @@ def _weigh(
         case "static":
             return _Candidate(row=row, decision=FEATURE_ON, used=None, period=None)
         case _:
-            assert period is not None, "a metered entitlement in effect has a period"
-            used = counters.get((row["no"], period.start), Decimal(0))
+            assert used is not None, "a metered entitlement in effect has a period, and usage in it"
             decision = check(
                 limit=row["limit_quantity"],
-                used=used,
+                used=used.quantity,
                 quantity=quantity,
                 enforcement=Enforcement(row["enforcement"]),
             )
@@ -159,25 +162,24 @@ def _generosity(candidate: _Candidate) -> tuple[bool, bool, Decimal, int]:
     return candidate.decision.allowed, remaining is None, remaining or Decimal(0), candidate.row["no"]
 
 
-def _view(question: Question, best: _Candidate, fresh: Freshness | None, now: datetime) -> CheckView:
+def _view(question: Question, best: _Candidate, now: datetime) -> CheckView:
     row, decision, period = best.row, best.decision, best.period
     view = _refusal(question, decision, now)
     if period is None:
         return {**view, "value": row["value"], "subscription": row["subscription_id"]}
-    assert fresh is not None, "a metered answer is as of an instant"
     assert best.used is not None, "a metered answer has usage"
     return {
         **view,
         "limit": _text(row["limit_quantity"]),
-        "used": format_decimal(best.used),
+        "used": format_decimal(best.used.quantity),
         "reserved": "0",
         "remaining": _text(decision.remaining),
         "overage": format_decimal(decision.overage),
         "enforcement": Enforcement(row["enforcement"]),
         "period": {"start": period.start, "end": period.end},
         "subscription": row["subscription_id"],
-        "as_of": fresh.as_of,
-        "lag_seconds": fresh.lag_seconds,
+        "as_of": best.used.fresh.as_of,
+        "lag_seconds": best.used.fresh.lag_seconds,
     }
 
 

@@ -17,7 +17,8 @@ from ingestion_api.auth import CheckerOrReader
 from ingestion_api.clock import Now
 from ingestion_api.context import FromContext
 from ingestion_api.control.customers import find as find_customer
-from ingestion_api.entitlements.decide import CheckView, Question, answer_from, decide, in_effect
+from ingestion_api.control.preview import answer_unheld
+from ingestion_api.entitlements.decide import CheckView, Question, basis_of, decide, in_effect, load_basis
 from ingestion_api.fields import Body, DecimalText, Reference
 from ingestion_api.idempotency import CheckCall
 from ingestion_api.problems import VARIANT, pointer
@@ -72,12 +73,16 @@ def check_entitlements(body: CheckBodies, call: CheckCall, context: FromContext)
     """Whether customers may use features now. Nothing is taken: a check reads."""
     checks = body.checks if isinstance(body, BulkCheckBody) else [body]
 
-    def effect(connection: PgConnection) -> Any:
-        questions = _read(connection, checks, tenant_id=call.tenant_id, bulk=isinstance(body, BulkCheckBody))
-        views = decide(connection, questions, tenant_id=call.tenant_id, now=call.now, settings=context.settings)
-        return {"object": "list", "data": views} if isinstance(body, BulkCheckBody) else views[0]
+    bulk = isinstance(body, BulkCheckBody)
 
-    return call.perform(effect, status=200)
+    def effect() -> Any:
+        with context.database.transaction() as connection:
+            questions = _read(connection, checks, tenant_id=call.tenant_id, bulk=bulk)
+            basis = load_basis(connection, questions, tenant_id=call.tenant_id, now=call.now, settings=context.settings)
+        views = decide(context.clickhouse, basis, tenant_no=call.principal.tenant_no, now=call.now)
+        return {"object": "list", "data": views} if bulk else views[0]
+
+    return answer_unheld(call, effect)
 
 
 def _read(connection: PgConnection, checks: Sequence[CheckBody], *, tenant_id: str, bulk: bool) -> list[Question]:
@@ -125,7 +130,8 @@ def list_customer_entitlements(customer: str, principal: CheckerOrReader, contex
             Question(customer=found, feature=feature, quantity=None)
             for feature in sorted(features.values(), key=lambda feature: feature["key"])
         ]
-        views = answer_from(connection, questions, rows, now=now, settings=context.settings)
+        basis = basis_of(connection, questions, rows, now=now, settings=context.settings)
+    views = decide(context.clickhouse, basis, tenant_no=principal.tenant_no, now=now)
     return answer({"object": "list", "data": views, "has_more": False, "next_cursor": None})
 
 

@@ -1,9 +1,14 @@
-from datetime import datetime
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 
+from infra.clickhouse.client import connect as connect_clickhouse
+from infra.postgres.meters import load_entries
 from ingestion_api.entitlements.routes import MAX_CHECKS
+from tests.infra.clickhouse.rows import StoredEvent, store_events
 from tests.ingestion_api.test_worked_example import CUSTOMER, FEATURE, METER
 from tests.support.api import Api
 
@@ -105,19 +110,97 @@ def test_an_unlimited_feature_still_says_what_is_used(acme: Api) -> None:
     assert found["used"] == "0"
 
 
-def test_counters_say_as_of_when_they_are_complete(acme: Api) -> None:
-    assert check(acme, "tokens")["as_of"] is None
-    settings = acme.settings
-    with acme.database.transaction() as connection:
-        for partition in range(settings.events_partitions):
+@contextmanager
+def flow_is_at(api: Api, *, counted: str, stored: str) -> Iterator[None]:
+    """As flows write it down, a row a partition; the last partition is a second ahead."""
+    last = api.settings.events_partitions - 1
+    with api.database.transaction() as connection:
+        for partition in range(last + 1):
+            ahead = timedelta(seconds=partition == last)
             connection.execute(
-                "INSERT INTO shard_offsets (topic, partition, shard, counted_until) VALUES (%s, %s, 0, %s)",
-                (settings.events_topic, partition, datetime.fromisoformat(f"2026-03-10T11:59:5{partition}.25Z")),
+                "INSERT INTO shard_offsets (topic, partition, shard, counted_until, stored_until)"
+                " VALUES (%s, %s, 0, %s, %s)",
+                (
+                    api.settings.events_topic,
+                    partition,
+                    datetime.fromisoformat(counted) + ahead,
+                    datetime.fromisoformat(stored) + ahead,
+                ),
             )
-    found = check(acme, "tokens")
+    try:
+        yield
+    finally:
+        with api.database.transaction() as connection:
+            connection.execute("DELETE FROM shard_offsets")
+
+
+def test_counters_say_as_of_when_they_are_complete(acme: Api) -> None:
+    count(acme, "tokens", PERIOD["start"], "1")
+    assert check(acme, "tokens")["as_of"] is None
+    with flow_is_at(acme, counted="2026-03-10T11:59:50.25Z", stored="2026-03-10T11:59:40Z"):
+        found = check(acme, "tokens")
     assert (found["as_of"], found["lag_seconds"]) == ("2026-03-10T11:59:50.250000Z", 9.75)
+
+
+@pytest.fixture
+def uncounted(acme: Api) -> Api:
+    """999 tokens in the windows, some of them in the cut minute at the period's start, and no counter yet."""
     with acme.database.transaction() as connection:
-        connection.execute("DELETE FROM shard_offsets")
+        row = connection.execute(
+            "SELECT customers.no, tenants.no AS tenant_no, meters.no AS meter_no FROM customers"
+            " JOIN tenants ON tenants.id = customers.tenant_id JOIN meters ON meters.tenant_id = tenants.id"
+            " WHERE external_id = 'acme' ORDER BY customers.no DESC LIMIT 1"
+        ).fetchone()
+        assert row is not None
+        meters = list(load_entries(connection, meter_nos=[row["meter_no"]]).values())
+    events = [
+        StoredEvent(
+            id=str(number), customer_no=row["no"], occurred_at=datetime.fromisoformat(at), type=METER["event_type"],
+            data=f'{{"tokens":{tokens},"model":"m"}}', meters=meters,
+        )
+        for number, (at, tokens) in enumerate(
+            [("2026-03-01T04:59:59Z", 7000), ("2026-03-01T05:00:00Z", 900), ("2026-03-10T11:00:00Z", 99)]
+        )
+    ]  # fmt: skip
+    client = connect_clickhouse(acme.settings.clickhouse_url)
+    store_events(client, events, tenant_no=row["tenant_no"])
+    client.close()
+    return acme
+
+
+def test_usage_that_no_counter_holds_yet_is_taken_from_the_windows_and_as_of_them(uncounted: Api) -> None:
+    with flow_is_at(uncounted, counted="2026-03-10T11:59:50Z", stored="2026-03-10T11:59:40Z"):
+        found = check(uncounted, "tokens", quantity="2")
+        listed = uncounted.get("/v1/customers/acme/entitlements")["data"]
+    assert (found["allowed"], found["reason"], found["used"]) == (False, "limit_exceeded", "999")
+    assert (found["as_of"], found["lag_seconds"]) == ("2026-03-10T11:59:40Z", 20)
+    assert {each["feature"] for each in listed} == {"beta", "calls", "region", "sso", "tokens"}
+
+
+def test_the_counter_of_one_shard_alone_is_not_what_is_used(uncounted: Api, operator: Api) -> None:
+    context = operator.http.app.state.context
+    settings = context.settings
+    object.__setattr__(context, "settings", settings.model_copy(update={"flow_shards": 2}))
+    try:
+        count(uncounted, "tokens", PERIOD["start"], "5")
+        assert check(uncounted, "tokens")["used"] == "999"
+        count(uncounted, "calls", "2026-01-01T05:00:00Z", "5", "6")
+        assert check(uncounted, "calls")["used"] == "11"
+    finally:
+        object.__setattr__(context, "settings", settings)
+
+
+def test_an_answer_that_no_store_can_back_is_as_of_nothing(
+    uncounted: Api, operator: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = operator.http.app.state.context.clickhouse._backend  # its address is no setting of a client in use
+    monkeypatch.setattr(backend, "_base_url", "http://127.0.0.1:9/")
+    with flow_is_at(uncounted, counted="2026-03-10T11:59:50Z", stored="2026-03-10T11:59:40Z"):
+        found = check(uncounted, "tokens")
+        count(uncounted, "tokens", PERIOD["start"], "1")
+        counted = check(uncounted, "tokens")
+    assert (found["used"], found["as_of"], found["lag_seconds"]) == ("0", None, None)
+    assert (counted["used"], counted["as_of"]) == ("1", "2026-03-10T11:59:50Z")
 
 
 def test_many_checks_are_answered_in_their_order(acme: Api) -> None:
