@@ -1,7 +1,7 @@
 """What billing passes between stores, pricing and the API: a subscription's terms, the usage they need, an invoice."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
@@ -10,7 +10,7 @@ from typing import Any, TypedDict
 
 from schemas.catalogue import MeterEntry
 from schemas.instants import Period
-from schemas.money import EXACT
+from schemas.money import EXACT, exactly
 
 
 class InvoiceKind(StrEnum):
@@ -127,6 +127,18 @@ class Invoice:
     total: Decimal
     credits_applied: Decimal
     amount_due: Decimal
+
+    @exactly
+    def paid_from(self, balance: Decimal) -> "Invoice":
+        """The invoice with as much of what is due as the customer's balance of credit pays; nothing else changes."""
+        used = max(min(balance, self.amount_due), Decimal(0))
+        return replace(self, credits_applied=self.credits_applied + used, amount_due=self.amount_due - used)
+
+    @property
+    def credit_change(self) -> Decimal:
+        """What the invoice does to its customer's balance of credit: a negative total gives, what is applied takes."""
+        given = self.total.copy_negate() if self.total < 0 else Decimal(0)
+        return EXACT.subtract(given, self.credits_applied)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,14 +4,16 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
 
 from infra.crash_points import crash_point
+from infra.postgres.credits import CreditEntry, append_entries, lock_balances
 from infra.postgres.jsonb import jsonb
 from infra.postgres.pool import PgConnection, Row
 from schemas.billing import BillingStep, Invoice
 from schemas.ids import Prefix, new_id
-from schemas.money import format_amount, to_minor
+from schemas.money import EXACT, format_amount, to_minor
 from schemas.topics import SystemEvent
 
 _CLOSED_EVENTS = {"canceled": SystemEvent.SUBSCRIPTION_CANCELED, "ended": SystemEvent.SUBSCRIPTION_ENDED}
@@ -40,15 +42,16 @@ class Saved:
 def save_steps(connection: PgConnection, steps: Sequence[BillingStep], *, now: datetime) -> Saved:
     """Save at most one step a subscription: number, invoice, lines, the subscription's new state, system events.
 
-    All of it is the caller's one transaction. Locks are taken in one order, subscriptions by id and then tenants'
-    sequences by id, so callers wait for each other and never in a circle. Numbers are drawn only for invoices that
-    this transaction inserts, so they have no gaps.
+    Each invoice is paid from its customer's credit as far as that reaches; a negative one adds to it. All of it is the
+    caller's one transaction. Locks are taken in one order, subscriptions by id, customers by id, tenants' sequences by
+    id, so callers wait for each other and never in a circle. Numbers are drawn only for invoices that this transaction
+    inserts, so they have no gaps.
     """
     locked = _lock_unchanged(connection, steps)
     clashed = _invoiced_already(connection, locked)
     saved = [step for step in locked if step.subscription.id not in clashed]
     crash_point("billing.locked")
-    invoiced = [(step, step.invoice) for step in saved if step.invoice is not None]
+    invoiced = _pay_from_credit(connection, [(step, step.invoice) for step in saved if step.invoice is not None])
     numbers = _draw_numbers(connection, Counter(step.subscription.tenant_id for step, _ in invoiced))
     crash_point("billing.numbered")
     ids = [new_id(Prefix.INVOICE) for _ in invoiced]
@@ -64,6 +67,16 @@ def save_steps(connection: PgConnection, steps: Sequence[BillingStep], *, now: d
     crash_point("billing.invoices_written")
     _copy_lines(connection, [(invoice_id, invoice) for (_, invoice), invoice_id in zip(invoiced, ids, strict=True)])
     crash_point("billing.lines_written")
+    append_entries(
+        connection,
+        [
+            _credit_entry(step, invoice, invoice_id)
+            for (step, invoice), invoice_id in zip(invoiced, ids, strict=True)
+            if invoice.credit_change
+        ],
+        now=now,
+    )
+    crash_point("billing.credits_written")
     _update_subscriptions(connection, saved)
     events.extend(_closed_event(step, now) for step in saved if step.status in _CLOSED_EVENTS)
     _copy_events(connection, events)
@@ -96,6 +109,32 @@ def _invoiced_already(connection: PgConnection, steps: Sequence[BillingStep]) ->
         ),
     )
     return {row["subscription_id"] for row in rows}
+
+
+def _pay_from_credit(
+    connection: PgConnection, invoiced: Sequence[tuple[BillingStep, Invoice]]
+) -> list[tuple[BillingStep, Invoice]]:
+    """The same with what credit pays of each, in their order: an invoice may use what one before it gave."""
+    concerned = {step.subscription.customer_id for step, invoice in invoiced if invoice.total}
+    balances = lock_balances(connection, concerned)
+    paid: list[tuple[BillingStep, Invoice]] = []
+    for step, invoice in invoiced:
+        place = (step.subscription.customer_id, invoice.currency)
+        balance = balances.get(place, Decimal(0))
+        settled = invoice.paid_from(balance)
+        balances[place] = EXACT.add(balance, settled.credit_change)
+        paid.append((step, settled))
+    return paid
+
+
+def _credit_entry(step: BillingStep, invoice: Invoice, invoice_id: str) -> CreditEntry:
+    return CreditEntry(
+        tenant_id=step.subscription.tenant_id,
+        customer_id=step.subscription.customer_id,
+        currency=invoice.currency,
+        amount_minor=to_minor(invoice.credit_change, invoice.currency),
+        invoice_id=invoice_id,
+    )
 
 
 def _draw_numbers(connection: PgConnection, wanted: Counter[str]) -> dict[str, int]:

@@ -15,6 +15,7 @@ from typing_extensions import TypedDict
 
 from infra.clickhouse.metering import measure
 from infra.postgres.billing import load_meters, load_subscription
+from infra.postgres.credits import load_balances
 from infra.postgres.pool import PgConnection
 from infra.postgres.shards import usage_as_of
 from ingestion_api.answers import answer
@@ -38,7 +39,8 @@ router = house_router("invoices")
 
 
 class PreviewBody(Body):
-    """`as_of`: the invoice that covers this instant, with usage up to it; default: now, with all usage there is."""
+    """`as_of`: the invoice that covers this instant, with usage up to it; default: now, with all usage there is.
+    It is paid from the customer's credit as that is now."""
 
     subscription: Reference
     as_of: Instant | None = None
@@ -66,6 +68,7 @@ class Draft:
     terms: Terms
     statement: Statement
     needs: Sequence[UsageNeed]
+    credit: Decimal  # the customer's balance
     complete_until: datetime | None
 
 
@@ -144,18 +147,25 @@ def make_draft(
     needs = usage_needs(subscription, statement, load_meters(connection, [subscription.tenant_id]))
     if as_of is not None:
         needs = [_clip(need, as_of) for need in needs]
+    balances = load_balances(connection, customer_id=subscription.customer_id)
     return Draft(
-        subscription=subscription, terms=terms, statement=statement, needs=needs, complete_until=complete_until
+        subscription=subscription,
+        terms=terms,
+        statement=statement,
+        needs=needs,
+        credit=balances.get(terms.currency, Decimal(0)),
+        complete_until=complete_until,
     )
 
 
 def price_draft(context: Context, draft: Draft) -> Preview:
     """Measure and price a draft, outside of any transaction: this may take ClickHouse a while."""
     measured = measure(context.clickhouse, draft.needs)
+    invoice = price_statement(draft.terms, draft.statement, measured.of(draft.subscription.id))
     return Preview(
         subscription=draft.subscription,
         statement=draft.statement,
-        invoice=price_statement(draft.terms, draft.statement, measured.of(draft.subscription.id)),
+        invoice=invoice.paid_from(draft.credit),
         as_of=draft.complete_until if draft.statement.has_usage else None,
     )
 

@@ -4,7 +4,7 @@ from decimal import Decimal
 
 import pytest
 
-from infra.clickhouse import edges
+from infra.clickhouse import edges, usage
 from infra.postgres.billing import load_subscriptions
 from infra.postgres.invoices import save_steps
 from schemas.billing import BillingStep
@@ -142,10 +142,15 @@ def test_a_price_that_fails_parks_its_account_alone(world: World) -> None:
     assert len(world.invoices(sound)) == 2
 
 
+def allow_two_edge_events(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (edges, usage):
+        monkeypatch.setattr(module, "MAX_EDGE_EVENTS", 2, raising=False)
+
+
 def test_an_account_that_can_not_be_measured_parks_alone_and_the_others_are_billed(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(edges, "MAX_EDGE_EVENTS", 2)
+    allow_two_edge_events(monkeypatch)
     start = "2026-01-01T10:00:30"
     crowded, sound = world.subscribe(start_at=start), world.subscribe(start_at=start)
     world.use(crowded, *((f"2026-01-01T10:00:{second}", 1) for second in (31, 32, 33)))
@@ -161,7 +166,7 @@ def test_an_account_that_can_not_be_measured_parks_alone_and_the_others_are_bill
 def test_accounts_that_are_too_many_together_are_billed_one_by_one(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(edges, "MAX_EDGE_EVENTS", 2)
+    allow_two_edge_events(monkeypatch)
     start = "2026-01-01T10:00:30"
     first, second = world.subscribe(USAGE, start_at=start), world.subscribe(USAGE, start_at=start)
     for subscription, tokens in ((first, 10), (second, 200)):

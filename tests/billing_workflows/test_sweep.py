@@ -35,7 +35,7 @@ POLL_SECONDS = 0.1
 FAR = "2099-01-01"
 #: A finished run of the sweep: a page of two chunks. Recorded by `record_history` below, from this code.
 HISTORY = Path(__file__).parent / "histories" / "sweep.json"
-SAVE_POINTS = ["numbered", "invoices_written", "before_commit", "committed"]
+SAVE_POINTS = ["numbered", "invoices_written", "credits_written", "before_commit", "committed"]
 
 
 @pytest.fixture(scope="module")

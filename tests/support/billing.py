@@ -16,7 +16,7 @@ from billing_workflows.billing import Doors, bill_chunk, load_due_page
 from infra.clickhouse.client import connect as connect_clickhouse
 from infra.migrate import migrate
 from infra.postgres.billing import load_meters
-from infra.postgres.customers import insert_customer
+from infra.postgres.customers import insert_customer, load_customer
 from infra.postgres.invoices import list_invoices, load_lines
 from infra.postgres.jsonb import jsonb
 from infra.postgres.meters import insert_meter
@@ -63,26 +63,32 @@ class World:
         *prices: Mapping[str, Any],
         start_at: str = "2026-01-01",
         external_id: str | None = None,
+        beside: BilledSubscription | None = None,
         **terms: Any,
     ) -> BilledSubscription:
-        """A new customer on a new plan of these prices (default: a base fee and usage), due at its start."""
+        """A new customer, or that of the subscription `beside`, on a new plan of these prices (default: a base fee and
+        usage), due at its start."""
         now = instant(start_at)
-        customer_id, plan_id = new_id(Prefix.CUSTOMER), new_id(Prefix.PLAN)
+        customer_id = new_id(Prefix.CUSTOMER) if beside is None else beside.customer_id
+        plan_id = new_id(Prefix.PLAN)
         bodies = [dict(price) for price in prices or (ADVANCE, USAGE)]
         name = external_id or customer_id
         with self.doors.database.transaction() as connection:
-            customer = insert_customer(
-                connection,
-                customer_id=customer_id,
-                tenant_id=self.tenant_id,
-                external_id=name,
-                name=name,
-                email=None,
-                currency="USD",
-                timezone="UTC",
-                metadata={},
-                now=now,
-            )
+            if beside is None:
+                insert_customer(
+                    connection,
+                    customer_id=customer_id,
+                    tenant_id=self.tenant_id,
+                    external_id=name,
+                    name=name,
+                    email=None,
+                    currency="USD",
+                    timezone="UTC",
+                    metadata={},
+                    now=now,
+                )
+            customer = load_customer(connection, tenant_id=self.tenant_id, reference=customer_id)
+            assert customer is not None
             insert_plan(
                 connection,
                 plan_id=plan_id,
@@ -94,7 +100,6 @@ class World:
                 now=now,
             )
             insert_version(connection, plan_id=plan_id, prices=bodies, entitlements=[], now=now)
-            assert customer is not None
             subscription = BilledSubscription(
                 **{
                     "id": new_id(Prefix.SUBSCRIPTION),
@@ -103,7 +108,7 @@ class World:
                     "tenant_no": self.tenant_no,
                     "customer_id": customer_id,
                     "customer_no": customer["no"],
-                    "external_id": name,
+                    "external_id": customer["external_id"],
                     "plan_id": plan_id,
                     "plan_version": 1,
                     "prices": bodies,

@@ -238,6 +238,7 @@ CREATE TABLE entitlement_counters (
     entitlement_no bigint NOT NULL,
     period_start   timestamptz NOT NULL,
     shard          integer NOT NULL,
+    shards         integer NOT NULL DEFAULT 1, -- how many there were when the row was seeded
     used           numeric(76, 12) NOT NULL, -- room for sums of values of 38 digits
     version        bigint NOT NULL, -- the seq of the intent that wrote it last
     PRIMARY KEY (entitlement_no, period_start, shard)
@@ -294,6 +295,18 @@ CREATE TABLE invoice_lines (
     explain      jsonb NOT NULL,
     PRIMARY KEY (invoice_id, position)
 );
+
+-- Customer credit: an entry for each invoice that gave some (its total was negative, +) or was paid from it (−). Entries
+-- are never edited; the balance is their sum, kept from below zero by a lock on the customer's row.
+CREATE TABLE customer_credits (
+    invoice_id   text PRIMARY KEY REFERENCES invoices,
+    tenant_id    text NOT NULL REFERENCES tenants,
+    customer_id  text NOT NULL REFERENCES customers,
+    currency     text NOT NULL,
+    amount_minor bigint NOT NULL CHECK (amount_minor <> 0),
+    created_at   timestamptz NOT NULL
+);
+CREATE INDEX customer_credits_by_customer ON customer_credits (customer_id, currency) INCLUDE (amount_minor);
 
 -- Every change of state, written in its own transaction, on its way to the topic of system events.
 CREATE TABLE outbox (

@@ -157,6 +157,21 @@ def test_a_subscription_that_has_ended_has_nothing_to_preview(world: World, api:
     assert api.post("/v1/invoices/preview", body, status=409)["code"] == "subscription.ended"
 
 
+def test_a_preview_is_paid_from_the_credit_that_there_is_as_its_invoice_will_be(world: World, api: Api) -> None:
+    canceled = world.subscribe(ADVANCE | {"amount": "31"})
+    world.bill(canceled, now="2026-01-01")
+    world.cancel(canceled, "2026-01-11", prorate=True)
+    world.bill(canceled, now="2026-01-12")
+    subscription = world.subscribe(ADVANCE | {"amount": "14"}, start_at="2026-02-01", beside=canceled)
+    for start, due in (("2026-02-01", "0.00"), ("2026-03-01", "7.00")):
+        previewed = preview(api, subscription.id, f"{start}T00:00:00Z")
+        world.bill(subscription, now=start)
+        issued = api.get("/v1/invoices", subscription=subscription.id)["data"][0]
+        for name in ("subtotal", "tax", "total", "credits_applied", "amount_due"):
+            assert previewed[name] == issued[name]
+        assert issued["amount_due"] == due
+
+
 def test_no_transaction_is_open_while_usage_is_measured(
     world: World, api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
