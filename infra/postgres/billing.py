@@ -129,3 +129,11 @@ def park(connection: PgConnection, subscription: BilledSubscription, *, reason: 
             now=now,
         )
     return changed == 1
+
+
+def unpark(connection: PgConnection, *, subscription_id: str) -> bool:
+    """Let the next sweep find a parked subscription again; false if it is not parked."""
+    changed = connection.execute(
+        "UPDATE subscriptions SET parked_reason = NULL WHERE id = %s AND parked_reason IS NOT NULL", (subscription_id,)
+    )
+    return changed.rowcount == 1

@@ -1,0 +1,73 @@
+"""A parked subscription comes back into billing by one call."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from infra.settings import Settings
+from tests.ingestion_api.control.test_invoices import api_of
+from tests.support.api import Api, running_api
+from tests.support.billing import USAGE, World, make_world
+from tests.support.stack import fresh_databases
+
+NOW = "2026-02-02"
+
+
+@pytest.fixture(scope="module")
+def operator(stack: Settings) -> Iterator[Api]:
+    with running_api(fresh_databases(stack)) as api:
+        make_world(api.settings).close()  # migrates ClickHouse too
+        yield api
+
+
+@pytest.fixture
+def world(operator: Api) -> Iterator[World]:
+    made = make_world(operator.settings)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def admin(operator: Api, world: World) -> Api:
+    return api_of(world, operator, "admin")
+
+
+def test_an_unparked_subscription_is_billed_once_its_cause_is_gone(world: World, admin: Api) -> None:
+    subscription = world.subscribe(USAGE | {"meter": "late"})
+    world.stored_until(NOW)
+    world.bill(subscription, now=NOW)
+    path = f"/v1/subscriptions/{subscription.id}"
+    assert admin.get(path)["parked_reason"].startswith("subscription.unknown_meter")
+    assert world.due(NOW) == []
+    admin.post("/v1/meters", {"key": "late", "event_type": "late", "aggregation": "count"})
+    view = admin.post(f"{path}/unpark", {}, status=200)
+    assert (view["id"], view["parked_reason"]) == (subscription.id, None)
+    assert view == admin.get(path)
+    assert world.due(NOW) == [subscription.id]
+    assert world.bill(subscription, now=NOW).invoices == 1
+    told = world.rows("SELECT type FROM outbox WHERE object_id = %(id)s ORDER BY no", id=subscription.id)
+    assert [row["type"] for row in told] == ["subscription.parked", "subscription.updated"]
+
+
+def test_what_still_can_not_be_billed_is_parked_again(world: World, admin: Api) -> None:
+    subscription = world.subscribe(USAGE | {"meter": "never"})
+    world.stored_until(NOW)
+    world.bill(subscription, now=NOW)
+    admin.post(f"/v1/subscriptions/{subscription.id}/unpark", {}, status=200)
+    assert world.bill(subscription, now=NOW).parked == 1
+
+
+def test_only_a_parked_subscription_is_unparked_and_the_same_call_twice_is_one(world: World, admin: Api) -> None:
+    subscription = world.subscribe()
+    path = f"/v1/subscriptions/{subscription.id}/unpark"
+    assert admin.post(path, {}, status=409)["code"] == "subscription.not_parked"
+    world.rows("UPDATE subscriptions SET parked_reason = 'a.b: c' WHERE id = %(id)s RETURNING 1", id=subscription.id)
+    first = admin.post(path, {}, status=200, idempotency_key="k-1")
+    assert admin.post(path, {}, status=200, idempotency_key="k-1") == first
+    assert admin.post(path, {}, status=409)["code"] == "subscription.not_parked"
+    assert admin.post("/v1/subscriptions/sub_none/unpark", {}, status=404)["code"] == "subscription.not_found"
+
+
+def test_a_reader_can_not_unpark(world: World, operator: Api) -> None:
+    path = f"/v1/subscriptions/{world.subscribe().id}/unpark"
+    assert api_of(world, operator, "read").post(path, {}, status=403)["code"].startswith("auth.")
