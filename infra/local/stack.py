@@ -28,9 +28,9 @@ class Stack:
     record: Record
 
     def environment(self) -> dict[str, str]:
-        """The addresses as `METERLINE_…` variables, for child processes."""
-        names = ("postgres_dsn", "clickhouse_url", "kafka_bootstrap", "temporal_address")
-        return {f"METERLINE_{name.upper()}": str(getattr(self.settings, name)) for name in names}
+        """For child processes: the addresses, and every other setting that was given, also one of a `.env` file, which
+        they don't see from the directory they run in."""
+        return environment_of(self.settings)
 
     def note(self, **addresses: str) -> None:
         """Write further addresses down, e.g. `api_url`, for other commands to find."""
@@ -74,6 +74,15 @@ def running_stack(settings: Settings, report: Report, console: Console) -> Gener
             supervisor.close()
             if training:
                 training.wait()  # the warden has ended it
+
+
+def environment_of(settings: Settings) -> dict[str, str]:
+    """The settings that were given, or filled in, as `METERLINE_…` variables. Paths as they are seen from here."""
+    given = {name: getattr(settings, name) for name in sorted(settings.model_fields_set)}
+    return {
+        f"METERLINE_{name.upper()}": str(value.expanduser().resolve() if isinstance(value, Path) else value)
+        for name, value in given.items()
+    }
 
 
 def _choose_ports(last: Record | None) -> dict[str, int]:
