@@ -8,17 +8,20 @@ from typer.core import TyperCommand, TyperGroup
 
 #: Name: where its function (or its `typer.Typer`, when it has commands of its own) stands, and what it is for.
 COMMANDS = {
+    "api": ("infra.cli.services:api", "Run the API service; its settings are METERLINE_… in the environment."),
     "bench": ("infra.cli.bench:bench", "Measure: ingest, billing, pricing."),
     "demo": ("infra.cli.demo.command:demo", "Real requests through the real stack to proven invoices."),
     "dev": ("infra.cli.dev:dev", "Run the whole of Meterline here: its servers and its three services."),
     "doctor": ("infra.cli.doctor:doctor", "Say which servers are used, from where, and whether they answer."),
     "explain": ("infra.cli.explain:explain", "Say what became of one event."),
+    "flow": ("infra.cli.services:flow", "Run the metering of one shard, METERLINE_FLOW_SHARD."),
     "migrate": ("infra.cli.migrate:migrate", "Bring both stores and the topics to what this version needs."),
     "preview": ("infra.cli.preview:preview", "Show what the next invoice of a subscription says so far."),
     "pricing": ("infra.cli.pricing:pricing_app", "Test a price book like code."),
     "send": ("infra.cli.send:send", "Send the events of a file."),
     "usage": ("infra.cli.usage:usage", "Show what a meter counted."),
     "version": ("infra.cli.version:version", "Say which version this is."),
+    "worker": ("infra.cli.services:worker", "Run the billing worker."),
 }
 
 
