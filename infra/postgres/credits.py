@@ -21,10 +21,12 @@ class CreditEntry:
     invoice_id: str
 
 
-def load_balances(connection: PgConnection, *, customer_id: str) -> dict[str, Decimal]:
-    """A customer's balances by currency; a currency that never had an entry is absent."""
-    balances = _sum_entries(connection, [customer_id])
-    return {currency: balance for (_, currency), balance in balances.items()}
+def load_balances(connection: PgConnection, *, customer_ids: Sequence[str]) -> dict[str, dict[str, Decimal]]:
+    """The balances of each of these customers by currency; a currency that never had an entry is absent."""
+    balances: dict[str, dict[str, Decimal]] = {customer_id: {} for customer_id in customer_ids}
+    for (customer_id, currency), balance in _sum_entries(connection, customer_ids).items():
+        balances[customer_id][currency] = balance
+    return balances
 
 
 def lock_balances(connection: PgConnection, customer_ids: Collection[str]) -> dict[tuple[str, str], Decimal]:

@@ -1,7 +1,8 @@
 """Customers: who is metered, entitled and billed. Events name them by external_id or by any of their subjects."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
+from decimal import Decimal
 from typing import Annotated, Literal
 
 from fastapi import Query
@@ -9,6 +10,7 @@ from pydantic import Field
 from starlette.responses import Response
 
 from infra.postgres import catalogue, customers, outbox
+from infra.postgres.credits import load_balances
 from infra.postgres.pool import PgConnection, Row
 from ingestion_api.answers import answer
 from ingestion_api.auth import Admin, Principal, Reader
@@ -34,6 +36,7 @@ from schemas.catalogue import EntryKind, SubjectEntry
 from schemas.errors import Conflict, FieldError, NotFound, Reject
 from schemas.events import MAX_FIELD_LENGTH
 from schemas.ids import Prefix, new_id
+from schemas.money import format_amount
 from schemas.topics import SystemEvent
 
 MAX_SUBJECTS = 1_000  # of one customer
@@ -69,7 +72,8 @@ class CustomerChange(Body):
 
 
 class CustomerView(ObjectView):
-    """A customer. `subjects` are its further names in events; its external_id always is one."""
+    """A customer. `subjects` are its further names in events; its external_id always is one. `credit_balance`, by
+    currency, is what its next invoices are paid from first; null when there never was any."""
 
     object: Literal["customer"]
     external_id: str
@@ -78,12 +82,13 @@ class CustomerView(ObjectView):
     currency: str | None
     timezone: str
     subjects: list[str]
+    credit_balance: dict[str, str] | None
     archived_at: datetime | None
 
 
-def to_view(row: Row, subjects: Iterable[str] | None = None) -> CustomerView:
-    """`subjects` as stored, which includes the external_id; taken from the row when it holds them."""
-    stored = row.get("subjects") if subjects is None else subjects
+def to_view(row: Row, subjects: Iterable[str], balances: Mapping[str, Decimal]) -> CustomerView:
+    """`subjects` as stored, which includes the external_id; `balances` of credit by currency."""
+    credit = {currency: format_amount(balance, currency) for currency, balance in sorted(balances.items())}
     return {
         "object": "customer",
         "id": row["id"],
@@ -92,7 +97,8 @@ def to_view(row: Row, subjects: Iterable[str] | None = None) -> CustomerView:
         "email": row["email"],
         "currency": row["currency"],
         "timezone": row["timezone"],
-        "subjects": [subject for subject in stored or () if subject != row["external_id"]],
+        "subjects": [subject for subject in subjects if subject != row["external_id"]],
+        "credit_balance": credit or None,
         "archived_at": row["archived_at"],
         "metadata": row["metadata"],
         "created_at": row["created_at"],
@@ -136,7 +142,7 @@ def _create(connection: PgConnection, body: CustomerBody, principal: Principal, 
         raise Conflict("customer.already_exists", f"There is a customer {body.external_id!r} already.")
     subjects = sorted({body.external_id, *body.subjects})
     _take_subjects(connection, principal, row, subjects)
-    view = to_view(row, subjects)
+    view = to_view(row, subjects, {})
     _tell(connection, principal, SystemEvent.CUSTOMER_CREATED, view, now)
     _append(connection, principal, row, added=subjects, removed=[])
     return view
@@ -164,7 +170,8 @@ def list_customers(
             before_id=before_id,
             limit=limit + 1,
         )
-    return answer(page(rows, limit, to_view))
+        balances = load_balances(connection, customer_ids=[row["id"] for row in rows])
+    return answer(page(rows, limit, lambda row: to_view(row, row["subjects"] or (), balances[row["id"]])))
 
 
 @router.get("/v1/customers/{customer}", response_model=CustomerView, operation_id="get_customer")
@@ -173,7 +180,12 @@ def get_customer(customer: str, principal: Reader, context: FromContext) -> Resp
     with context.database.transaction() as connection:
         row = find(connection, principal.tenant_id, customer)
         subjects = customers.load_subjects(connection, customer_id=row["id"])
-    return answer(to_view(row, subjects))
+        balances = _balances_of(connection, row)
+    return answer(to_view(row, subjects, balances))
+
+
+def _balances_of(connection: PgConnection, row: Row) -> Mapping[str, Decimal]:
+    return load_balances(connection, customer_ids=[row["id"]])[row["id"]]
 
 
 @router.patch("/v1/customers/{customer}", response_model=CustomerView, operation_id="update_customer")
@@ -209,7 +221,7 @@ def _change(
     added, removed = sorted(wanted - present), sorted(present - wanted)
     _take_subjects(connection, principal, row, added)
     customers.remove_subjects(connection, customer_id=row["id"], subjects=removed)
-    view = to_view(changed, sorted(wanted))
+    view = to_view(changed, sorted(wanted), _balances_of(connection, row))
     _tell(connection, principal, SystemEvent.CUSTOMER_UPDATED, view, now)
     if added or removed:
         _append(connection, principal, row, added=added, removed=removed)
@@ -232,7 +244,8 @@ def archive_customer(customer: str, call: AdminCall) -> Response:
                 "customer.has_subscription", "A subscription of the customer still runs or is to be billed; cancel it."
             )
         archived = customers.archive_customer(connection, customer_id=row["id"], now=call.now)
-        view = to_view(archived, customers.load_subjects(connection, customer_id=row["id"]))
+        subjects = customers.load_subjects(connection, customer_id=row["id"])
+        view = to_view(archived, subjects, _balances_of(connection, row))
         if row["archived_at"] is None:
             _tell(connection, call.principal, SystemEvent.CUSTOMER_ARCHIVED, view, call.now)
         return view

@@ -147,7 +147,7 @@ def make_draft(
     needs = usage_needs(subscription, statement, load_meters(connection, [subscription.tenant_id]))
     if as_of is not None:
         needs = [_clip(need, as_of) for need in needs]
-    balances = load_balances(connection, customer_id=subscription.customer_id)
+    balances = load_balances(connection, customer_ids=[subscription.customer_id])[subscription.customer_id]
     return Draft(
         subscription=subscription,
         terms=terms,

@@ -47,7 +47,7 @@ def entries(world: World) -> Sequence[Row]:
 
 def balances(world: World, subscription: BilledSubscription) -> dict[str, Decimal]:
     with world.doors.database.transaction() as connection:
-        return load_balances(connection, customer_id=subscription.customer_id)
+        return load_balances(connection, customer_ids=[subscription.customer_id])[subscription.customer_id]
 
 
 def sums(invoice: Row) -> tuple[object, ...]:

@@ -161,7 +161,10 @@ def test_a_preview_is_paid_from_the_credit_that_there_is_as_its_invoice_will_be(
     canceled = world.subscribe(ADVANCE | {"amount": "31"})
     world.bill(canceled, now="2026-01-01")
     world.cancel(canceled, "2026-01-11", prorate=True)
+    path = f"/v1/customers/{canceled.customer_id}"
+    assert api.get(path)["credit_balance"] is None
     world.bill(canceled, now="2026-01-12")
+    assert api.get(path)["credit_balance"] == {"USD": "21.00"}
     subscription = world.subscribe(ADVANCE | {"amount": "14"}, start_at="2026-02-01", beside=canceled)
     for start, due in (("2026-02-01", "0.00"), ("2026-03-01", "7.00")):
         previewed = preview(api, subscription.id, f"{start}T00:00:00Z")
@@ -170,6 +173,9 @@ def test_a_preview_is_paid_from_the_credit_that_there_is_as_its_invoice_will_be(
         for name in ("subtotal", "tax", "total", "credits_applied", "amount_due"):
             assert previewed[name] == issued[name]
         assert issued["amount_due"] == due
+    assert api.get(path)["credit_balance"] == {"USD": "0.00"}
+    listed = {each["id"]: each["credit_balance"] for each in api.get("/v1/customers")["data"]}
+    assert listed == {canceled.customer_id: {"USD": "0.00"}}
 
 
 def test_no_transaction_is_open_while_usage_is_measured(
