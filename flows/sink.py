@@ -20,7 +20,7 @@ from flows.shards import Clock, LogBatch
 from flows.writer import Storable, Writer
 from infra.clickhouse.client import Client
 from infra.crash_points import crash_point
-from infra.postgres.counters import CounterChange, add_to_counters, existing_counters, insert_counters
+from infra.postgres.counters import CounterChange, SeededBy, add_to_counters, insert_counters, seeded_counters
 from infra.postgres.poison import PoisonMessage, record_poison
 from infra.postgres.pool import PgConnection
 from infra.postgres.shards import advance, commit_intents, lock_shard, write_intent
@@ -56,6 +56,7 @@ class Sink:
     ) -> None:
         self._topic = settings.events_topic
         self._shard = settings.flow_shard
+        self._layout = SeededBy(shard=settings.flow_shard, shards=settings.flow_shards)
         self._connection = connection
         self._client = client
         self._writer = writer
@@ -86,7 +87,7 @@ class Sink:
         with self._connection.transaction():
             lock_shard(self._connection, shard=self._shard)
             advance(self._connection, topic=self._topic, shard=self._shard, ranges=(), until=log.until)
-            insert_counters(self._connection, shard=self._shard, seq=self._last_seq, changes=_changes(seeds))
+            insert_counters(self._connection, by=self._layout, seq=self._last_seq, changes=_changes(seeds))
             if stored:
                 commit_intents(self._connection, topic=self._topic, shard=self._shard, seqs=(), until=log.until)
         self._book.mark_seeded(periods)
@@ -108,7 +109,7 @@ class Sink:
             write_intent(self._connection, shard=self._shard, intent=intent, now=self._clock())
             crash_point("sink.in_transaction")
             record_poison(self._connection, topic=self._topic, messages=batch.poison)
-            insert_counters(self._connection, shard=self._shard, seq=intent.seq, changes=_changes(fresh))
+            insert_counters(self._connection, by=self._layout, seq=intent.seq, changes=_changes(fresh))
             add_to_counters(self._connection, shard=self._shard, seq=intent.seq, changes=_changes(known))
         self._book.mark_seeded(periods)
         crash_point("sink.advanced")
@@ -118,17 +119,19 @@ class Sink:
 
         What earlier batches brought must be in ClickHouse to be found there; what this batch brings is added to it.
         """
-        fresh = {
-            (p.entitlement_no, from_micros(p.start)): p for p in self._book.refresh(self._catalogue, self._clock())
-        }
-        if fresh:
-            existing = existing_counters(self._connection, shard=self._shard, keys=list(fresh))
-            self._book.mark_seeded(fresh[key] for key in existing)
+        self._book.refresh(self._catalogue, self._clock())
+        missing = self._book.missing()
+        if not missing:
+            return [], {}
+        keys = {(p.entitlement_no, from_micros(p.start)): p for p in missing}
+        rows = {keys[key]: found for key, found in seeded_counters(self._connection, keys=list(keys)).items()}
+        self._book.mark_seeded(p for p, found in rows.items() if any(row.shard == self._shard for row in found))
         missing = self._book.missing()
         if not missing:
             return [], {}
         self._writer.drain()
-        return missing, load_seeds(self._client, self._shard, missing, self._catalogue)
+        seeds = load_seeds(self._client, layout=self._layout, periods=missing, catalogue=self._catalogue, rows=rows)
+        return missing, seeds
 
     def _rows(self, batch: Judged, seq: int) -> Storable:
         judged = batch.attributed

@@ -1,20 +1,20 @@
-"""Parts of minutes: what stored minutes are too coarse for, read from the raw events and judged as the flow did."""
+"""Parts of minutes: what stored minutes are too coarse for, read from the raw events that their meter took."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Any
 
 from infra.clickhouse.client import Client
+from infra.clickhouse.taken import judged_batches, taken_from
 from schemas.catalogue import MeterEntry
 from schemas.errors import Reject
-from schemas.instants import EPOCH, to_micros
-from schemas.matching import event_groups, event_value, matches, parse_data
+from schemas.instants import EPOCH, MINUTE_MICROS, to_micros
 
 MINUTE = timedelta(minutes=1)
-HOUR_SECONDS = 3600
-#: Events that may stand in the partial minutes of one query.
+EDGES_A_QUERY = 500  # their parameters stay below the 128 KiB that ClickHouse takes
+ROWS_A_BLOCK = 10_000
+#: Events that may stand in the partial minutes of one query of usage.
 MAX_EDGE_EVENTS = 1_000_000
 
 
@@ -22,6 +22,7 @@ MAX_EDGE_EVENTS = 1_000_000
 class Edge:
     """A part [start, end) of one minute, of one customer or (None) of all."""
 
+    tenant_no: int
     meter: MeterEntry
     customer_no: int | None
     start: datetime
@@ -34,6 +35,7 @@ class EdgeValue:
 
     index: int
     customer_no: int
+    shard: int
     groups: tuple[str, ...]
     value: Decimal
 
@@ -51,48 +53,76 @@ def partial_minutes(start: datetime, end: datetime) -> list[tuple[datetime, date
     return [(a, b) for a, b in ((start, first), (last, end)) if a < b]
 
 
-def edge_values(client: Client, *, tenant_no: int, edges: Sequence[Edge]) -> list[EdgeValue]:
-    """What the events at the edges add. Raises Reject `usage.edge_too_large` beyond MAX_EDGE_EVENTS."""
-    if not edges:
-        return []
-    customers = [edge.customer_no for edge in edges if edge.customer_no is not None]
-    hours = {to_micros(edge.start) // 1_000_000 // HOUR_SECONDS * HOUR_SECONDS for edge in edges}
-    parameters: dict[str, Any] = {
-        "tenant_no": tenant_no,
-        "types": sorted({edge.meter.event_type for edge in edges}),
-        "hours": sorted(hours),
-        "customer_nos": sorted(set(customers)) if len(customers) == len(edges) else [],
-        "limit": MAX_EDGE_EVENTS + 1,
-        "starts": [to_micros(edge.start) for edge in edges],
-        "ends": [to_micros(edge.end) for edge in edges],
-    }
-    rows = client.query(
-        "SELECT customer_no, type, toUnixTimestamp64Micro(occurred_at) AS micros, data FROM events FINAL"
-        " WHERE tenant_no = {tenant_no:UInt32} AND type IN {types:Array(String)} AND status = 'counted'"
-        " AND (empty({customer_nos:Array(UInt64)}) OR customer_no IN {customer_nos:Array(UInt64)})"
-        " AND toUnixTimestamp(toStartOfHour(occurred_at)) IN {hours:Array(Int64)}"
-        " AND arrayExists((a, b) -> micros >= a AND micros < b, {starts:Array(Int64)}, {ends:Array(Int64)})"
-        " LIMIT {limit:UInt64}",
-        parameters=parameters,
-    ).result_rows
-    if len(rows) > MAX_EDGE_EVENTS:
-        raise Reject("usage.edge_too_large", "from and to cut a minute with too many events; take whole minutes")
-    return list(_judge(rows, edges))
+def edge_values(
+    client: Client, edges: Sequence[Edge], *, limit: int | None = None, shard: int = 0, shards: int = 1
+) -> Iterator[EdgeValue]:
+    """What the events at the edges add, in bounded blocks. All edges name a customer, or none does.
+
+    Only what was stored by the shards that are `shard` modulo `shards`; as given, by all. Raises Reject
+    `usage.edge_too_large` when more than `limit` events lie in one page of edges.
+    """
+    for offset in range(0, len(edges), EDGES_A_QUERY):
+        page = edges[offset : offset + EDGES_A_QUERY]
+        judged = judged_batches(client, [edge.meter for edge in page])
+        for seen, (place, customer_no, stored_by, seq, text) in enumerate(_rows(client, page, shard, shards)):
+            if seen == limit:
+                raise Reject(
+                    "usage.edge_too_large", "from and to cut a minute with too many events; take whole minutes"
+                )
+            meter = page[place].meter
+            batches = judged.get((meter.meter_no, meter.revision, stored_by))
+            if batches is None or not batches.first_seq <= seq <= batches.last_seq:
+                continue
+            taken = taken_from(meter, text)
+            if taken is not None:
+                groups, value = taken
+                yield EdgeValue(
+                    index=offset + place, customer_no=customer_no, shard=stored_by, groups=groups, value=value
+                )
 
 
-def _judge(rows: Iterable[Sequence[Any]], edges: Sequence[Edge]) -> Iterable[EdgeValue]:
-    spans: dict[tuple[int | None, str], list[tuple[int, int, int]]] = {}
-    for index, edge in enumerate(edges):
-        key = (edge.customer_no, edge.meter.event_type)
-        spans.setdefault(key, []).append((to_micros(edge.start), to_micros(edge.end), index))
-    for customer_no, event_type, micros, text in rows:
-        candidates = spans.get((customer_no, event_type), []) + spans.get((None, event_type), [])
-        hits = [index for start, end, index in candidates if start <= micros < end]
-        if not hits:
-            continue
-        data = parse_data(text)
-        for index in hits:
-            meter = edges[index].meter
-            value = event_value(meter, data) if matches(meter, data) else None
-            if value is not None:
-                yield EdgeValue(index=index, customer_no=customer_no, groups=event_groups(meter, data), value=value)
+def _rows(client: Client, edges: Sequence[Edge], shard: int, shards: int) -> Iterator[tuple[int, int, int, int, str]]:
+    """(place in `edges`, customer, shard, seq, data) of the counted events at the edges."""
+    owners = [edge.customer_no or 0 for edge in edges]
+    all_customers = not any(owners)
+    assert all_customers or all(owners), "edges of one customer and edges of all don't mix"
+    starts = [to_micros(edge.start) for edge in edges]
+    minutes = [start // MINUTE_MICROS * MINUTE_MICROS for start in starts]
+    types = sorted({edge.meter.event_type for edge in edges})
+    blocks = client.query_row_block_stream(
+        "WITH wanted AS (SELECT place, tenant, owner, {types:Array(String)}[kind] AS type, at, first, last"
+        " FROM (SELECT 1) ARRAY JOIN {places:Array(UInt32)} AS place, {tenants:Array(UInt32)} AS tenant,"
+        " {owners:Array(UInt64)} AS owner, {kinds:Array(UInt32)} AS kind,"
+        " {minutes:Array(Int64)} AS at, {starts:Array(Int64)} AS first,"
+        " {ends:Array(Int64)} AS last)"
+        " SELECT w.place, e.customer_no, e.shard, e.seq, e.data FROM"
+        " (SELECT tenant_no, type, customer_no, shard, seq, data,"
+        " toUnixTimestamp64Micro(occurred_at) AS micros, micros - positiveModulo(micros, 60000000) AS at,"
+        " if({all_customers:Bool}, toUInt64(0), customer_no) AS owner FROM events FINAL"
+        " WHERE tenant_no IN {tenants:Array(UInt32)} AND type IN {types:Array(String)} AND status = 'counted'"
+        " AND ({all_customers:Bool} OR customer_no IN {customers:Array(UInt64)})"
+        " AND shard % {shards:UInt16} = {shard:UInt16}"
+        # The hour is a part of the table's key: only the hours with an edge are read. Before 1970 all are one to it.
+        " AND toStartOfHour(occurred_at) IN"
+        "  arrayMap(minute -> toStartOfHour(fromUnixTimestamp64Micro(minute, 'UTC')), {minutes:Array(Int64)})) AS e"
+        " INNER JOIN wanted AS w ON e.tenant_no = w.tenant AND e.type = w.type AND e.owner = w.owner AND e.at = w.at"
+        " WHERE e.micros >= w.first AND e.micros < w.last",
+        parameters={
+            "types": types,
+            "places": list(range(len(edges))),
+            "tenants": [edge.tenant_no for edge in edges],
+            "owners": owners,
+            "kinds": [types.index(edge.meter.event_type) + 1 for edge in edges],
+            "minutes": minutes,
+            "starts": starts,
+            "ends": [to_micros(edge.end) for edge in edges],
+            "all_customers": all_customers,
+            "customers": sorted(set(owners)),
+            "shard": shard,
+            "shards": shards,
+        },
+        settings={"max_block_size": ROWS_A_BLOCK},
+    )
+    with blocks:
+        for block in blocks:
+            yield from block

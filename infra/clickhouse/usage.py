@@ -11,7 +11,7 @@ from decimal import Decimal
 from itertools import pairwise
 
 from infra.clickhouse.client import Client
-from infra.clickhouse.edges import Edge, edge_values, partial_minutes, whole_minutes
+from infra.clickhouse.edges import MAX_EDGE_EVENTS, Edge, edge_values, partial_minutes, whole_minutes
 from schemas.catalogue import MeterEntry
 from schemas.instants import from_micros, to_micros
 from schemas.meters import Aggregation
@@ -118,14 +118,14 @@ def _edge_rows(client: Client, query: UsageQuery) -> dict[UsageKey, Decimal]:
     parts = partial_minutes(query.start, query.end)
     customers: Sequence[int | None] = [None] if query.customer_nos is None else query.customer_nos
     edges = [
-        Edge(meter=query.meter, customer_no=customer, start=start, end=end)
+        Edge(tenant_no=query.tenant_no, meter=query.meter, customer_no=customer, start=start, end=end)
         for start, end in parts
         for customer in customers
     ]
     positions = _positions(query)
     wanted = {query.meter.group_by.index(name): set(values) for name, values in query.filters.items()}
     totals: dict[UsageKey, Decimal] = {}
-    for found in edge_values(client, tenant_no=query.tenant_no, edges=edges):
+    for found in edge_values(client, edges, limit=MAX_EDGE_EVENTS):
         if any(found.groups[position] not in values for position, values in wanted.items()):
             continue
         key = UsageKey(
@@ -192,10 +192,10 @@ def usage_totals(
             totals[span][groups] = _measure(meters[span.meter_no], count, total)
         parts = [(span, *part) for span in page for part in partial_minutes(span.start, span.end)]
         edges = [
-            Edge(meter=meters[span.meter_no], customer_no=span.customer_no, start=start, end=end)
+            Edge(tenant_no=tenant_no, meter=meters[span.meter_no], customer_no=span.customer_no, start=start, end=end)
             for span, start, end in parts
         ]
-        for found in edge_values(client, tenant_no=tenant_no, edges=edges):
+        for found in edge_values(client, edges, limit=MAX_EDGE_EVENTS):
             groups = totals[parts[found.index][0]]
             groups[found.groups] = _add(groups.get(found.groups), found.value)
     return totals

@@ -22,31 +22,48 @@ class CounterChange:
     quantity: Decimal
 
 
-def existing_counters(
-    connection: PgConnection, *, shard: int, keys: Sequence[tuple[int, datetime]]
-) -> set[tuple[int, datetime]]:
-    """Which of these (entitlement, period start) have a row of the shard."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeededBy:
+    """A row's shard, and how many shards there were when it was seeded: it began with what former shards had stored
+    whose partitions it had taken over, too."""
+
+    shard: int
+    shards: int
+
+    def takes(self, stored_by: int) -> bool:
+        """Whether what that shard had stored was part of the seed."""
+        return stored_by % self.shards == self.shard
+
+
+def seeded_counters(
+    connection: PgConnection, *, keys: Sequence[tuple[int, datetime]]
+) -> dict[tuple[int, datetime], list[SeededBy]]:
+    """The rows of these (entitlement, period start), of any shard."""
     rows = connection.execute(
-        "SELECT e.entitlement_no, e.period_start FROM entitlement_counters e"
+        "SELECT e.entitlement_no, e.period_start, e.shard, e.shards FROM entitlement_counters e"
         " JOIN unnest(%s::bigint[], %s::timestamptz[]) AS k (no, start)"
-        " ON e.entitlement_no = k.no AND e.period_start = k.start WHERE e.shard = %s",
-        ([number for number, _ in keys], [start for _, start in keys], shard),
+        " ON e.entitlement_no = k.no AND e.period_start = k.start",
+        ([number for number, _ in keys], [start for _, start in keys]),
     )
-    return {(row["entitlement_no"], row["period_start"]) for row in rows}
+    found: dict[tuple[int, datetime], list[SeededBy]] = {}
+    for row in rows:
+        key = (row["entitlement_no"], row["period_start"])
+        found.setdefault(key, []).append(SeededBy(shard=row["shard"], shards=row["shards"]))
+    return found
 
 
-def insert_counters(connection: PgConnection, *, shard: int, seq: int, changes: Sequence[CounterChange]) -> None:
+def insert_counters(connection: PgConnection, *, by: SeededBy, seq: int, changes: Sequence[CounterChange]) -> None:
     """New rows. Raises InvariantBroken when one exists: it would be seeded twice."""
     if not changes:
         return
     inserted = connection.execute(
-        "INSERT INTO entitlement_counters (entitlement_no, period_start, shard, used, version)"
-        " SELECT no, start, %s, used, %s"
+        "INSERT INTO entitlement_counters (entitlement_no, period_start, shard, shards, used, version)"
+        " SELECT no, start, %s, %s, used, %s"
         " FROM unnest(%s::bigint[], %s::timestamptz[], %s::numeric[]) AS c (no, start, used) ON CONFLICT DO NOTHING",
-        (shard, seq, *_columns(changes)),
+        (by.shard, by.shards, seq, *_columns(changes)),
     ).rowcount
     if inserted != len(changes):
-        raise InvariantBroken("counter.seeded_twice", f"{len(changes) - inserted} counters of shard {shard} exist")
+        raise InvariantBroken("counter.seeded_twice", f"{len(changes) - inserted} counters of shard {by.shard} exist")
 
 
 def add_to_counters(connection: PgConnection, *, shard: int, seq: int, changes: Sequence[CounterChange]) -> None:

@@ -217,6 +217,30 @@ def test_a_counter_starts_from_what_is_stored_and_ends_at_its_period_to_the_micr
     assert used(log, meter_no) == used(log, meter_no + 100) == (7 if counts else 1132)
 
 
+def test_a_counter_of_a_meter_made_later_starts_without_the_events_before_it(log: UsageLog) -> None:
+    """They are stored as counted, by another meter; this one would have refused the first of them."""
+    log.meters(meter(25, event_type="made.later", aggregation=Aggregation.COUNT, value=None))
+    start = datetime.now(UTC).replace(second=30, microsecond=0) - timedelta(hours=2)
+    of_minute = [start + timedelta(seconds=second) for second in (15, 16, 17)]
+    with log.flow() as flow:
+        log.send([
+            Sent(id=f"made-{index}", type="made.later", data={"tokens": tokens}, time=at)
+            for index, (tokens, at) in enumerate(zip(["abc", 40], of_minute, strict=False))
+        ])  # fmt: skip
+        log.wait_stored(flow)
+        log.meters(meter(26, event_type="made.later"))
+        log.send([Sent(id="made-2", type="made.later", data={"tokens": 2}, time=of_minute[2])])
+        log.wait_stored(flow)
+        log.catalogue([entitlement(no, meter_no=no, starts_at=start, reset="never") for no in (25, 26)])
+
+        def both_are_seeded() -> bool:
+            flow.raise_failure()
+            return None not in (used(log, 25), used(log, 26))
+
+        wait_for(both_are_seeded, "the counters are seeded")
+    assert (used(log, 25), used(log, 26)) == (3, 2)
+
+
 def test_a_counter_starts_with_what_is_still_on_its_way_to_clickhouse(log: UsageLog) -> None:
     log.meters(meter(24, event_type="on.its.way"))
     now = datetime.now(UTC)
@@ -286,3 +310,47 @@ def test_a_subject_that_was_taken_away_is_unknown_again(log: UsageLog) -> None:
     with log.flow() as flow:
         log.wait_stored(flow)
     assert log.events()["left"] == ("quarantined", "event.unknown_subject", 0)
+
+
+def test_a_counter_has_what_former_shards_stored_once_whatever_the_layout_was(log: UsageLog) -> None:
+    log.meters(meter(27, event_type="layout"))
+    start = datetime.now(UTC).replace(second=30, microsecond=0) - timedelta(hours=2)
+    sent = 0
+
+    def store(shards: int) -> None:
+        """Ten events, whole minutes and parts of them, under a layout of so many flows."""
+        nonlocal sent
+        times = [start + timedelta(seconds=n) for n in (0, 20, 40, 60, 80, 100, 120, 140, 160, 180)]
+        log.send([
+            Sent(id=f"layout-{sent}-{n}", type="layout", data={"tokens": 1}, time=at) for n, at in enumerate(times)
+        ])  # fmt: skip
+        sent += len(times)
+        flows = [RunningFlow(log.settings.model_copy(update={"flow_shards": shards, "flow_shard": n}))
+                 for n in range(shards)]  # fmt: skip
+        log.wait_stored(*flows)
+
+        def seeded_by_all() -> bool:
+            for flow in flows:
+                flow.raise_failure()
+            rows = log.postgres.execute(
+                "SELECT entitlement_no FROM entitlement_counters WHERE entitlement_no IN (27, 28) AND shard < %s",
+                (shards,),
+            ).fetchall()
+            return len(rows) == shards * known
+
+        wait_for(seeded_by_all, "the counters are seeded")
+        for flow in flows:
+            flow.stop()
+
+    known = 0
+    store(2)
+    log.catalogue([entitlement(27, meter_no=27, starts_at=start, reset="never")])
+    known = 1
+    store(1)
+    assert used(log, 27) == sent == 20
+    store(2)
+    assert used(log, 27) == sent
+    log.catalogue([entitlement(28, meter_no=27, starts_at=start, reset="never")])
+    known = 2
+    store(1)
+    assert used(log, 27) == used(log, 28) == sent == 40

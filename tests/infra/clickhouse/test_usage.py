@@ -8,6 +8,7 @@ from decimal import Decimal
 from itertools import pairwise
 from zoneinfo import ZoneInfo
 
+import msgspec
 import pytest
 
 from infra.clickhouse.client import Client
@@ -259,3 +260,53 @@ def test_another_tenants_events_stay_out_of_the_edges(clickhouse: Client) -> Non
     query = make_query(start="2026-10-30T10:00:07Z", end="2026-10-30T10:00:47Z", window=WindowSize.NONE)
     foreign = replace(query, tenant_no=TENANT_NO + 1)
     assert query_usage(clickhouse, foreign, after=None, limit=5) == {}
+
+
+def test_a_part_of_a_minute_holds_only_what_its_meter_counted(clickhouse: Client) -> None:
+    """Events of before the meter was made are another meter's, even in the minute and range that it has since joined;
+    it would have refused one of them."""
+    calls = msgspec.structs.replace(COUNT, meter_no=13, event_type="late", filters=())
+    made_later = msgspec.structs.replace(SUM, meter_no=14, event_type="late")
+    minute = at("2026-05-04T12:00:00Z")
+
+    def event(number: int, second: int, data: str, *meters: MeterEntry) -> StoredEvent:
+        return StoredEvent(
+            id=f"late{number}", customer_no=7, occurred_at=minute + timedelta(seconds=second), data=data, type="late",
+            meters=meters,
+        )  # fmt: skip
+
+    store_events(clickhouse, [event(0, 45, '{"tokens":"abc"}', calls), event(1, 46, '{"tokens":40}', calls)], seq=903)
+    start, end = minute + timedelta(seconds=30), minute + timedelta(seconds=50)
+    spans = {meter.meter_no: Span(customer_no=7, meter_no=meter.meter_no, start=start, end=end)
+             for meter in (calls, made_later)}  # fmt: skip
+
+    def values() -> list[list[Decimal]]:
+        meters = {13: calls, 14: made_later}
+        totals = usage_totals(clickhouse, tenant_no=TENANT_NO, meters=meters, spans=list(spans.values()))
+        return [list(totals[span].values()) for span in spans.values()]
+
+    assert values() == [[2], []]
+    store_events(clickhouse, [event(2, 47, '{"tokens":2}', calls, made_later)], seq=904, redo=True)
+    assert values() == [[3], [2]]
+
+
+def test_usage_of_before_1970_is_exact_in_parts_of_minutes_too(clickhouse: Client) -> None:
+    meter = msgspec.structs.replace(SUM, meter_no=15, event_type="old")
+    instants = [at("1965-03-04T05:06:07.25Z"), at("1969-12-31T23:59:59Z"), at("1900-01-01T00:00:01Z")]
+    old = [
+        StoredEvent(id=f"old{n}", customer_no=8, occurred_at=instant, data=f'{{"tokens":{n + 1}}}', type="old",
+                    received_at=at("2026-05-05T00:00:00Z"), meters=(meter,))
+        for n, instant in enumerate(instants)
+    ]  # fmt: skip
+    store_events(clickhouse, old, seq=905)
+    for number, instant in enumerate(instants, start=1):
+        spans = [
+            Span(customer_no=8, meter_no=15, start=instant - before, end=instant + after)
+            for before, after in (
+                (timedelta(0), timedelta(microseconds=1)),
+                (timedelta(seconds=1), timedelta(seconds=100)),
+                (timedelta(seconds=100), timedelta(microseconds=1)),
+            )
+        ]
+        totals = usage_totals(clickhouse, tenant_no=TENANT_NO, meters={15: meter}, spans=spans)
+        assert [sum(found.values()) for found in totals.values()] == [number] * 3
