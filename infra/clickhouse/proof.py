@@ -1,5 +1,7 @@
 """The proof before an invoice: the windows of a period are the raw events of that period, by count and by sum.
 
+The raw events are those of the batches that the meter judged; see `taken`.
+
 ClickHouse adds the raw events up by an expression of its own. Where that differs from the windows, the customer's
 events are judged one by one by the flow's own functions, so that only a true difference is called one.
 """
@@ -13,16 +15,19 @@ import msgspec
 
 from infra.clickhouse.client import Client
 from infra.clickhouse.edges import whole_minutes
+from infra.clickhouse.taken import Batches, judged_batches, taken_from
 from infra.clickhouse.usage import Span
 from schemas.catalogue import MeterEntry
 from schemas.instants import to_micros
-from schemas.matching import event_value, matches, parse_data
 from schemas.meters import Aggregation, Filter
 from schemas.money import EXACT, format_decimal
 from schemas.paths import parse_path
 
 #: Spans a query: as text their bounds stay well below the 128 KiB that ClickHouse takes in one parameter.
 SPANS_A_QUERY = 1_000
+
+Seqs = Mapping[int, Batches]  # by shard
+NO_BATCHES = Batches(1, 0)
 
 _literal = msgspec.json.Decoder(float_hook=Decimal)
 
@@ -46,24 +51,27 @@ def prove_windows(
     Only whole minutes have windows. `stored_seqs`: by shard, the last batch up to which all are stored in full; it
     must have been read before. What is stored after it is not looked at, so both sides see the same batches.
     """
+    seqs = {
+        shard: Batches(batches.first_seq, min(batches.last_seq, stored_seqs.get(shard, 0)))
+        for (_, revision, shard), batches in judged_batches(client, [meter]).items()
+        if revision == meter.revision
+    }
     broken: dict[Span, str] = {}
     for start in range(0, len(spans), SPANS_A_QUERY):
         page = spans[start : start + SPANS_A_QUERY]
-        windows = _sum_windows(client, meter, page, stored_seqs)
-        events = _sum_events(client, tenant_no, meter, page, stored_seqs)
+        windows = _sum_windows(client, meter, page, seqs)
+        events = _sum_events(client, tenant_no, meter, page, seqs)
         for index, span in enumerate(page):
             stored = windows.get(index, Counted())
             if events.get(index, Counted()) == stored:
                 continue
-            exact = _judge_events(client, tenant_no, meter, span, stored_seqs)
+            exact = _judge_events(client, tenant_no, meter, span, seqs)
             if exact != stored:
                 broken[span] = f"the windows hold {stored}, the raw events are {exact}"
     return broken
 
 
-def _sum_windows(
-    client: Client, meter: MeterEntry, spans: Sequence[Span], stored_seqs: Mapping[int, int]
-) -> dict[int, Counted]:
+def _sum_windows(client: Client, meter: MeterEntry, spans: Sequence[Span], seqs: Seqs) -> dict[int, Counted]:
     rows = client.query(
         "SELECT span, sum(w.event_count), sum(w.total) FROM ("  # noqa: S608 - a text of this file
         " SELECT customer_no, toUnixTimestamp64Second(minute) * 1000000 AS at, event_count, total"
@@ -73,15 +81,15 @@ def _sum_windows(
         " AND minute >= fromUnixTimestamp64Micro({low:Int64}) AND minute < fromUnixTimestamp64Micro({high:Int64})"
         f" AND {STORED_SQL}) AS w INNER JOIN {SPANS_SQL} AS s ON w.customer_no = s.customer_no"
         " WHERE w.at >= s.first AND w.at < s.last GROUP BY span",
-        parameters={"meter_no": meter.meter_no, "revision": meter.revision, **_parameters(spans, stored_seqs)},
+        parameters=_parameters(meter, spans, seqs),
     ).result_rows
     return {index: _counted(meter, events, total) for index, events, total in rows}
 
 
 def _sum_events(
-    client: Client, tenant_no: int, meter: MeterEntry, spans: Sequence[Span], stored_seqs: Mapping[int, int]
+    client: Client, tenant_no: int, meter: MeterEntry, spans: Sequence[Span], seqs: Seqs
 ) -> dict[int, Counted]:
-    parameters = _raw_parameters(tenant_no, meter, spans, stored_seqs)
+    parameters = _raw_parameters(tenant_no, meter, spans, seqs)
     condition = "".join(_filter_sql(index, rule, parameters) for index, rule in enumerate(meter.filters))
     value, taken = "toDecimal256(0, 12)", "1"
     if meter.aggregation is not Aggregation.COUNT:
@@ -100,21 +108,18 @@ def _sum_events(
     return {index: _counted(meter, events, total) for index, events, total in rows}
 
 
-def _judge_events(
-    client: Client, tenant_no: int, meter: MeterEntry, span: Span, stored_seqs: Mapping[int, int]
-) -> Counted:
+def _judge_events(client: Client, tenant_no: int, meter: MeterEntry, span: Span, seqs: Seqs) -> Counted:
     """The same, event by event, streamed: slow and right."""
     events, total = 0, Decimal(0)
     with client.query_rows_stream(
         f"SELECT data FROM events FINAL WHERE {RAW_SQL}",  # noqa: S608 - a text of this file
-        parameters=_raw_parameters(tenant_no, meter, [span], stored_seqs),
+        parameters=_raw_parameters(tenant_no, meter, [span], seqs),
     ) as stream:
         for (text,) in stream:
-            data = parse_data(text)
-            value = event_value(meter, data) if matches(meter, data) else None
-            if value is not None:
+            taken = taken_from(meter, text)
+            if taken is not None:
                 events += 1
-                total = EXACT.add(total, value)
+                total = EXACT.add(total, taken[1])
     return _counted(meter, events, total)
 
 
@@ -127,22 +132,29 @@ SPANS_SQL = (
     "(SELECT t.1 AS span, t.2 AS customer_no, t.3 AS first, t.4 AS last FROM (SELECT arrayJoin(arrayZip("
     "{places:Array(UInt32)}, {owners:Array(UInt64)}, {firsts:Array(Int64)}, {lasts:Array(Int64)})) AS t))"
 )
-STORED_SQL = "seq <= transform(shard, {shards:Array(UInt16)}, {seqs:Array(UInt64)}, toUInt64(0))"
+#: Batches that the meter judged and that are stored in full; a shard that is not named has none.
+STORED_SQL = (
+    "has({shards:Array(UInt16)}, shard)"
+    " AND seq >= transform(shard, {shards:Array(UInt16)}, {first_seqs:Array(UInt64)}, toUInt64(0))"
+    " AND seq <= transform(shard, {shards:Array(UInt16)}, {last_seqs:Array(UInt64)}, toUInt64(0))"
+)
 RAW_SQL = (
     "tenant_no = {tenant_no:UInt32} AND type = {type:String} AND status = 'counted'"
     " AND customer_no IN {customers:Array(UInt64)}"
     " AND occurred_at >= fromUnixTimestamp64Micro({low:Int64}) AND occurred_at < fromUnixTimestamp64Micro({high:Int64})"
-    " AND toStartOfHour(occurred_at) >= toStartOfHour(fromUnixTimestamp64Micro({low:Int64}))"
-    " AND toStartOfHour(occurred_at) <= toStartOfHour(fromUnixTimestamp64Micro({high:Int64}))"
+    " AND toStartOfHour(occurred_at) >= toStartOfHour(fromUnixTimestamp64Micro({low:Int64}, 'UTC'))"
+    " AND toStartOfHour(occurred_at) <= toStartOfHour(fromUnixTimestamp64Micro({high:Int64}, 'UTC'))"
     f" AND {STORED_SQL}"
 )
 
 
-def _parameters(spans: Sequence[Span], stored_seqs: Mapping[int, int]) -> dict[str, Any]:
+def _parameters(meter: MeterEntry, spans: Sequence[Span], seqs: Seqs) -> dict[str, Any]:
     minutes = [whole_minutes(span.start, span.end) for span in spans]
     firsts, lasts = [to_micros(first) for first, _ in minutes], [to_micros(last) for _, last in minutes]
-    shards = dict(stored_seqs) or {0: 0}  # a shard that is not named has stored nothing in full
+    proven = dict(seqs) or {0: NO_BATCHES}
     return {
+        "meter_no": meter.meter_no,
+        "revision": meter.revision,
         "places": list(range(len(spans))),
         "owners": [span.customer_no for span in spans],
         "firsts": firsts,
@@ -150,15 +162,15 @@ def _parameters(spans: Sequence[Span], stored_seqs: Mapping[int, int]) -> dict[s
         "customers": sorted({span.customer_no for span in spans}),
         "low": min(firsts),
         "high": max(lasts),
-        "shards": list(shards),
-        "seqs": list(shards.values()),
+        "shards": list(proven),
+        "first_seqs": [batches.first_seq for batches in proven.values()],
+        "last_seqs": [batches.last_seq for batches in proven.values()],
     }
 
 
-def _raw_parameters(
-    tenant_no: int, meter: MeterEntry, spans: Sequence[Span], stored_seqs: Mapping[int, int]
-) -> dict[str, Any]:
-    return {"tenant_no": tenant_no, "type": meter.event_type, **_parameters(spans, stored_seqs)}
+def _raw_parameters(tenant_no: int, meter: MeterEntry, spans: Sequence[Span], seqs: Seqs) -> dict[str, Any]:
+    own = {"tenant_no": tenant_no, "type": meter.event_type}
+    return own | _parameters(meter, spans, seqs)
 
 
 def _filter_sql(index: int, rule: Filter, parameters: dict[str, Any]) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
+import msgspec
 import pytest
 
 from infra.clickhouse import proof
@@ -57,10 +58,10 @@ def rule(name: str, *values: str) -> Filter:
     return Filter(property=name, op=FilterOperator.IN, values=values)
 
 
-def store_events(client: Client, customer_no: int, events: list[str]) -> None:
+def store_events(client: Client, customer_no: int, events: list[str], *, seq: int = 1) -> None:
     rows = [
         [
-            *(1, f"{customer_no:08}{n:08}".encode(), 0, n, 0, 0, 1, START, START + timedelta(hours=n)),
+            *(1, f"{customer_no:08}{seq:04}{n:04}".encode(), 0, n, 0, 0, seq, START, START + timedelta(hours=n)),
             *("api", "e", "llm", "s", data, "", customer_no, "counted", ""),
         ]
         for n, data in enumerate(events)
@@ -68,8 +69,8 @@ def store_events(client: Client, customer_no: int, events: list[str]) -> None:
     client.insert("events", rows)
 
 
-def store_window(client: Client, customer_no: int, count: int, total: Decimal, seq: int = 1) -> None:
-    client.insert("usage_minutes", [[1, 1, customer_no, START, [], 0, seq, count, total]])
+def store_window(client: Client, customer_no: int, count: int, total: Decimal, seq: int = 1, meter_no: int = 1) -> None:
+    client.insert("usage_minutes", [[meter_no, 1, customer_no, START, [], 0, seq, count, total]])
 
 
 def judged(meter: MeterEntry, events: list[str]) -> Counted:
@@ -81,7 +82,7 @@ def judged(meter: MeterEntry, events: list[str]) -> Counted:
 
 
 def prove(client: Client, meter: MeterEntry, customer_no: int) -> dict[Span, str]:
-    span = Span(customer_no=customer_no, meter_no=1, start=START, end=SPAN_END)
+    span = Span(customer_no=customer_no, meter_no=meter.meter_no, start=START, end=SPAN_END)
     return prove_windows(client, tenant_no=1, meter=meter, spans=[span], stored_seqs=SEQS)
 
 
@@ -147,3 +148,24 @@ def test_windows_without_any_event_and_events_without_any_window_differ(client: 
     [reason] = prove(client, METERS["all"], windows_only).values()
     assert reason == "the windows hold 1 events with a sum of 5, the raw events are 0 events with a sum of 0"
     assert len(prove(client, METERS["all"], events_only)) == 1
+
+
+def test_events_of_before_the_meter_was_made_or_after_it_was_archived_are_not_its_own(client: Client) -> None:
+    """Other meters counted them, so they are stored as counted; some of them this one would have refused."""
+    customer_no, meter = next(customers), msgspec.structs.replace(METERS["all"], meter_no=2)
+    for seq in (1, 9):
+        store_events(client, customer_no, [*EVENTS, '{"tokens":"abc"}'], seq=seq)
+    assert prove(client, meter, customer_no) == {}
+    store_events(client, customer_no, ['{"tokens":7}'], seq=3)
+    store_window(client, customer_no, 1, Decimal(7), seq=3, meter_no=2)
+    assert prove(client, meter, customer_no) == {}
+    store_events(client, customer_no, ['{"tokens":1}'], seq=4)
+    store_window(client, next(customers), 1, Decimal(1), seq=5, meter_no=2)
+    assert len(prove(client, meter, customer_no)) == 1
+
+
+def test_an_event_that_its_meter_cannot_have_taken_is_a_difference_and_no_error(client: Client) -> None:
+    customer_no = next(customers)
+    store_events(client, customer_no, ['{"tokens":"abc"}'])
+    store_window(client, customer_no, 1, Decimal(7))
+    assert len(prove(client, METERS["all"], customer_no)) == 1
