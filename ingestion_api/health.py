@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import datetime
 from importlib import import_module
 from typing import Literal
 
@@ -13,26 +14,30 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 from typing_extensions import TypedDict
 
+from infra.liveness import Liveness, ask_flow, ask_worker
 from infra.metrics import CONTENT_TYPE_LATEST, render
 from infra.settings import Settings
+from ingestion_api import clock
 from ingestion_api.answers import answer
 
 PROBE_TIMEOUT_SECONDS = 2
 CACHE_SECONDS = 1  # however often /readyz is asked, the servers are asked no more than this often
-MAX_PROBES = 4  # at once; a server that hangs holds one of them until its own timeout
+MAX_PROBES = 6  # at once; a server that hangs holds one of them until its own timeout
 
 router = APIRouter(tags=["health"])
 _log = structlog.get_logger("meterline.api")
 
-Status = Literal["ok", "down", "unconfigured"]
+Status = Literal["ok", "starting", "down", "unconfigured"]
 
 
 class Component(TypedDict):
-    """A server this process depends on."""
+    """A server this process depends on, or one of the two services behind it: `flow`, which meters, and `worker`, which
+    bills. A service is `starting` until it is first seen; `detail` says how far it is behind."""
 
     name: str
     status: Status
     latency_ms: int | None
+    detail: str | None
 
 
 class Health(TypedDict):
@@ -42,32 +47,45 @@ class Health(TypedDict):
 
 
 class Readiness(TypedDict):
-    """`ok` when every configured server answers."""
+    """`ok` when every configured server answers, and metering and billing run."""
 
     status: Literal["ok", "down"]
     components: list[Component]
 
 
 @dataclass(frozen=True, slots=True)
+class _Answer:
+    latency_ms: int
+    liveness: Liveness | None  # of a service
+
+
+@dataclass(frozen=True, slots=True)
 class _Probe:
     name: str
-    module: str  # imported when it is first asked: Temporal's client alone takes a second
-    address: str
+    address: str  # empty: nothing to ask
+    ask: Callable[[], Liveness | None]
 
 
 class Readier:
     """Asks the servers, all at once and never more often than every CACHE_SECONDS. Safe for threads."""
 
-    def __init__(self, settings: Settings, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        monotonic: Callable[[], float] = time.monotonic,
+        now: Callable[[], datetime] = clock.now,
+    ) -> None:
         self._probes = [
-            _Probe("postgres", "infra.postgres.probe", settings.postgres_dsn),
-            _Probe("clickhouse", "infra.clickhouse.probe", settings.clickhouse_url),
-            _Probe("kafka", "infra.kafka.probe", settings.kafka_bootstrap),
-            _Probe("temporal", "infra.temporal.probe", settings.temporal_address),
+            _server("postgres", settings.postgres_dsn),
+            _server("clickhouse", settings.clickhouse_url),
+            _server("kafka", settings.kafka_bootstrap),
+            _server("temporal", settings.temporal_address),
+            _Probe("flow", settings.postgres_dsn, lambda: ask_flow(settings, PROBE_TIMEOUT_SECONDS, now())),
+            _Probe("worker", settings.temporal_address, lambda: ask_worker(settings, PROBE_TIMEOUT_SECONDS, now())),
         ]
         self._monotonic = monotonic
         self._executor = ThreadPoolExecutor(MAX_PROBES, thread_name_prefix="probe")
-        self._running: dict[str, Future[int]] = {}
+        self._running: dict[str, Future[_Answer]] = {}
         self._lock = threading.Lock()
         self._known: Readiness | None = None
         self._asked_at = 0.0
@@ -88,27 +106,37 @@ class Readier:
         deadline = self._monotonic() + PROBE_TIMEOUT_SECONDS + 0.5
         for probe in self._probes:
             if probe.address and (probe.name not in self._running or self._running[probe.name].done()):
-                self._running[probe.name] = self._executor.submit(_latency_ms, probe)
+                self._running[probe.name] = self._executor.submit(_timed, probe)
         components = [self._component(probe, deadline) for probe in self._probes]
-        down = any(component["status"] == "down" for component in components)
-        return {"status": "down" if down else "ok", "components": components}
+        ready = all(component["status"] in ("ok", "unconfigured") for component in components)
+        return {"status": "ok" if ready else "down", "components": components}
 
     def _component(self, probe: _Probe, deadline: float) -> Component:
         if not probe.address:
-            return {"name": probe.name, "status": "unconfigured", "latency_ms": None}
+            return {"name": probe.name, "status": "unconfigured", "latency_ms": None, "detail": None}
         try:
-            latency_ms = self._running[probe.name].result(timeout=max(0, deadline - self._monotonic()))
+            answered = self._running[probe.name].result(timeout=max(0, deadline - self._monotonic()))
         except Exception as error:  # whatever a client library raises: the server does not answer
             _log.warning("dependency down", component=probe.name, error=f"{type(error).__name__}: {error}")
-            return {"name": probe.name, "status": "down", "latency_ms": None}
-        return {"name": probe.name, "status": "ok", "latency_ms": latency_ms}
+            return {"name": probe.name, "status": "down", "latency_ms": None, "detail": None}
+        status, detail = (
+            ("ok", None) if answered.liveness is None else (answered.liveness.status, answered.liveness.detail)
+        )
+        return {"name": probe.name, "status": status, "latency_ms": answered.latency_ms, "detail": detail}
 
 
-def _latency_ms(probe: _Probe) -> int:
-    ask = import_module(probe.module).probe
+def _server(name: str, address: str) -> _Probe:
+    def ask() -> None:
+        # Imported when it is first asked: Temporal's client alone takes a second.
+        import_module(f"infra.{name}.probe").probe(address, PROBE_TIMEOUT_SECONDS)
+
+    return _Probe(name, address, ask)
+
+
+def _timed(probe: _Probe) -> _Answer:
     started = time.perf_counter()
-    ask(probe.address, PROBE_TIMEOUT_SECONDS)
-    return round((time.perf_counter() - started) * 1000)
+    liveness = probe.ask()
+    return _Answer(round((time.perf_counter() - started) * 1000), liveness)
 
 
 @router.get("/healthz", response_model=Health, operation_id="healthz")
@@ -121,10 +149,11 @@ async def healthz() -> Response:
     "/readyz",
     response_model=Readiness,
     operation_id="readyz",
-    responses={503: {"model": Readiness, "description": "A server does not answer."}},
+    responses={503: {"model": Readiness, "description": "A server, metering or billing does not answer."}},
 )
 def readyz(request: Request) -> Response:
-    """Whether every server this process depends on answers, each by name."""
+    """Whether every server this process depends on answers, and metering and billing run, each by name. To ask only
+    whether this process can take requests, ask /healthz."""
     readier: Readier = request.app.state.readier
     readiness = readier.readiness()
     return answer(readiness, 200 if readiness["status"] == "ok" else 503)

@@ -19,7 +19,7 @@ from infra.settings import Settings
 from schemas.errors import MeterlineError
 
 DEFAULT_PORT = 8080
-START_LIMIT_SECONDS = 60
+START_LIMIT_SECONDS = 300  # ready means metered up to now, also after a stop with a backlog
 KEY_FILE = "api.key"
 ADMIN_PASSWORD_FILE = "admin.password"  # noqa: S105 - the name of a file
 

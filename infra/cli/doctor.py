@@ -1,9 +1,12 @@
 """`meterline doctor`: which servers are used, from where, which version, and whether they answer."""
 
 import json
+import urllib.error
 import urllib.request
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +14,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from infra.liveness import Liveness, ask_flow, ask_worker
 from infra.local import record
 from infra.local.component import Probe, probe_of, without_password
 from infra.settings import Settings
@@ -74,17 +78,52 @@ def examine(settings: Settings) -> list[Finding]:
 
     with ThreadPoolExecutor(len(STORES)) as pool:
         findings = list(pool.map(store, STORES))
+    filled = record.with_addresses(settings, running)
+    services = [
+        _service("flow", filled.postgres_dsn, lambda now: ask_flow(filled, PROBE_LIMIT_SECONDS, now), home),
+        _service("worker", filled.temporal_address, lambda now: ask_worker(filled, PROBE_LIMIT_SECONDS, now), home),
+    ]
     url = known.get("api_url") or f"http://{settings.api_host}:{settings.api_port}"
     origin = f"run by `meterline dev`, data in {home}" if "api_url" in known else "from METERLINE_API_HOST and _PORT"
     version = version_of("meterline") if "api_url" in known else None
-    return [*findings, _ask("api", url, ask_api, version, origin, "start `meterline dev` or `meterline api`")]
+    return [
+        *findings,
+        *services,
+        _ask("api", url, ask_api, version, origin, "start `meterline dev` or `meterline api`"),
+    ]
 
 
 def ask_api(address: str, timeout_seconds: float) -> str:
-    """The version that GET /readyz names. Raises OSError when the service is not ready to serve."""
-    with urllib.request.urlopen(f"{address}/readyz", timeout=timeout_seconds) as response:  # noqa: S310 - our own http URL
-        answer = json.loads(response.read(MAX_ANSWER_BYTES) or b"{}")
+    """The version that GET /readyz names. Raises OSError when the service is not ready, with what it waits for."""
+    try:
+        with urllib.request.urlopen(f"{address}/readyz", timeout=timeout_seconds) as response:  # noqa: S310 - our own http URL
+            answer = json.loads(response.read(MAX_ANSWER_BYTES) or b"{}")
+    except urllib.error.HTTPError as error:
+        raise OSError(_what_it_waits_for(error)) from error
     return str(answer.get("version", "")) if isinstance(answer, dict) else ""
+
+
+def _what_it_waits_for(error: urllib.error.HTTPError) -> str:
+    try:
+        components = json.loads(error.read(MAX_ANSWER_BYTES))["components"]
+        waits = [f"{each['name']} {each['status']}" for each in components if each["status"] != "ok"]
+    except (ValueError, KeyError, TypeError):
+        return str(error)
+    return f"not ready: {', '.join(waits)}"
+
+
+def _service(name: str, address: str, ask: Callable[[datetime], Liveness], home: Path) -> Finding:
+    """A service that serves nobody: it is known by what it leaves in the store at `address`."""
+    logs = f"start `meterline dev` or `meterline {name}`; the log of the former is {home / 'logs' / f'{name}.log'}"
+    if not address:
+        return Finding(name=name, address="", version="", ok=False, detail=logs)
+    try:
+        found = ask(datetime.now(UTC))
+    except Exception as error:  # each client library has errors of its own; every one of them is shown
+        said = " ".join(str(error).split()) or type(error).__name__
+        return Finding(name=name, address="", version="", ok=False, detail=f"not known ({said}); {logs}")
+    ok = found.status == "ok"
+    return Finding(name=name, address="", version="", ok=ok, detail=found.detail if ok else f"{found.detail}; {logs}")
 
 
 def _ask(name: str, address: str, probe: Probe, version: str | None, origin: str, next_step: str) -> Finding:

@@ -1,13 +1,26 @@
+import asyncio
 import threading
+import time
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from psycopg.sql import SQL, Identifier
+from temporalio import workflow
+from temporalio.client import Client
+from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
+from infra.liveness import FLOW_LIMIT_SECONDS, WORKER_LIMIT_SECONDS, Liveness, ask_flow, ask_worker
+from infra.migrate import migrate_postgres
+from infra.postgres.pool import connect
 from infra.settings import Settings
 from ingestion_api.health import CACHE_SECONDS, Readier
+from schemas.workflows import BILLING_TASK_QUEUE
 from tests.support.api import Api
+from tests.support.services import make_namespace
 
-NAMES = ["postgres", "clickhouse", "kafka", "temporal"]
+NAMES = ["postgres", "clickhouse", "kafka", "temporal", "flow", "worker"]
 
 
 def test_the_process_says_that_it_lives_without_a_key(api: Api) -> None:
@@ -21,9 +34,58 @@ def test_readiness_names_every_server_with_its_state(api: Api) -> None:
     assert [component["name"] for component in ready["components"]] == NAMES
     states = {component["name"]: component["status"] for component in ready["components"]}
     assert states["postgres"] == states["clickhouse"] == "ok"
-    assert all((part["latency_ms"] is not None) == (part["status"] == "ok") for part in ready["components"])
-    healthy = "down" not in states.values()
-    assert (response.status_code, ready["status"]) == ((200, "ok") if healthy else (503, "down"))
+    assert all((part["latency_ms"] is None) == (part["status"] == "down") for part in ready["components"])
+    assert states["flow"] == "starting"  # none runs over these databases
+    assert (response.status_code, ready["status"]) == (503, "down")
+
+
+def test_metering_is_down_when_one_partition_is_not_counted_or_not_stored_up_to_a_minute_ago(
+    fresh_stack: Settings,
+) -> None:
+    now = datetime.fromisoformat("2026-03-10T12:00:00Z")
+    with closing(connect(fresh_stack.postgres_dsn)) as connection:
+        migrate_postgres(connection)
+        for partition in range(fresh_stack.events_partitions):
+            assert ask_flow(fresh_stack, 5, now).status == "starting"
+            connection.execute(
+                "INSERT INTO shard_offsets (topic, partition, shard, counted_until, stored_until)"
+                " VALUES (%s, %s, 0, %s, %s)",
+                (fresh_stack.events_topic, partition, now, now),
+            )
+        assert ask_flow(fresh_stack, 5, now).status == "ok"
+        assert ask_flow(fresh_stack, 5, now + timedelta(seconds=FLOW_LIMIT_SECONDS)).status == "ok"
+        for column in ("counted_until", "stored_until"):
+            set_column = SQL("UPDATE shard_offsets SET {} = %s WHERE partition = 1").format(Identifier(column))
+            connection.execute(set_column, (now - timedelta(seconds=100),))
+            found = ask_flow(fresh_stack, 5, now)
+            assert (found.status, found.detail.partition(";")[0]) == ("down", "usage is 100 s behind")
+            connection.execute(set_column, (now,))
+
+
+@workflow.defn
+class Nothing:
+    @workflow.run
+    async def run(self) -> None:
+        return
+
+
+def test_billing_is_known_by_the_worker_that_asks_for_work(stack: Settings) -> None:
+    own = stack.model_copy(update={"temporal_namespace": make_namespace(stack)})
+    assert ask_worker(own, 5, datetime.now(UTC)).status == "starting"
+
+    async def with_worker() -> list[Liveness]:
+        client = await Client.connect(own.temporal_address, namespace=own.temporal_namespace)
+        async with Worker(
+            client, task_queue=BILLING_TASK_QUEUE, workflows=[Nothing], workflow_runner=UnsandboxedWorkflowRunner()
+        ):
+            deadline = time.monotonic() + 30
+            while (await asyncio.to_thread(ask_worker, own, 5, datetime.now(UTC))).status != "ok":
+                assert time.monotonic() < deadline
+                await asyncio.sleep(0.05)
+        later = datetime.now(UTC) + timedelta(seconds=WORKER_LIMIT_SECONDS + 1)
+        return [await asyncio.to_thread(ask_worker, own, 5, later)]
+
+    assert [found.status for found in asyncio.run(with_worker())] == ["down"]
 
 
 def test_a_server_that_does_not_answer_is_named_within_the_limit(stack: Settings) -> None:
@@ -45,6 +107,8 @@ def test_a_server_that_does_not_answer_is_named_within_the_limit(stack: Settings
         "clickhouse": "down",
         "kafka": "down",
         "temporal": "unconfigured",
+        "flow": "down",  # these databases have no tables
+        "worker": "unconfigured",
     }
 
 

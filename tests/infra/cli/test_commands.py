@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
+import pytest
+
 from infra.local import leftovers
 from infra.settings import Settings
 
@@ -43,6 +45,18 @@ def test_help_names_every_command_and_imports_none() -> None:
     assert all(name in done.stdout for name in ("dev", "doctor", "version"))
 
 
+@pytest.mark.parametrize(
+    ("command", "module"), [("api", "ingestion_api"), ("flow", "flows"), ("worker", "billing_workflows")]
+)
+def test_a_service_is_the_process_that_was_started(command: str, module: str) -> None:
+    nowhere = {"postgres_dsn": "postgresql://127.0.0.1:9/x", "clickhouse_url": "http://127.0.0.1:9/x"}
+    with subprocess.Popen([*COMMAND, command], stderr=subprocess.PIPE, env=environment(**nowhere)) as process:
+        assert process.stderr is not None
+        said = process.stderr.read().decode()  # it says where it was when a server did not answer
+        assert process.wait(60) == 1
+    assert f"{module}/__main__.py" in said
+
+
 def test_an_unknown_command_is_misuse() -> None:
     assert run("nonsense").returncode == 2
 
@@ -57,7 +71,7 @@ def test_doctor_says_what_to_do_when_nothing_runs(tmp_path: Path) -> None:
     report: dict[str, Any] = json.loads(done.stdout)
     assert report["ok"] is False
     assert [component["name"] for component in report["components"]] == [
-        "postgres", "kafka", "clickhouse", "temporal", "api",
+        "postgres", "kafka", "clickhouse", "temporal", "flow", "worker", "api",
     ]  # fmt: skip
     for component in report["components"]:
         assert set(component) == {"name", "address", "version", "ok", "detail"}
@@ -74,9 +88,10 @@ def test_doctor_shows_no_password(tmp_path: Path) -> None:
 
 def test_dev_serves_until_ctrl_c_on_servers_that_are_given(fresh_stack: Settings, tmp_path: Path) -> None:
     given = {name: getattr(fresh_stack, name) for name in (*ADDRESSES, *TOPICS)}
+    (tmp_path / ".env").write_text("METERLINE_LOG_FORMAT=json\nMETERLINE_LOG_LEVEL=debug\n")
     command = [*COMMAND, "dev", "--port", "0", "--data-dir", str(tmp_path / "data")]
     with (tmp_path / "stderr").open("w") as log, subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment(**given)
+        command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment(**given), cwd=tmp_path
     ) as process:  # fmt: skip
         assert process.stdout is not None
         line = process.stdout.readline()
@@ -89,6 +104,9 @@ def test_dev_serves_until_ctrl_c_on_servers_that_are_given(fresh_stack: Settings
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0
     assert not leftovers.find(tmp_path / "data")
+    requests = [line for line in (tmp_path / "data/logs/api.log").read_text().splitlines() if "/readyz" in line]
+    assert all(json.loads(line)["path"] == "/readyz" for line in requests), "the services take .env over"
+    assert requests
     said = (tmp_path / "stderr").read_text()
     assert "API key of the tenant `default`: mtr_" in said
     assert "Traceback" not in said
