@@ -7,8 +7,9 @@ from starlette.responses import Response
 
 from infra.postgres import api_keys
 from infra.postgres.pool import PgConnection, Row
+from infra.postgres.tenants import ROOT_KEY_ID
 from ingestion_api.answers import answer
-from ingestion_api.auth import Admin, secret_sha256
+from ingestion_api.auth import Admin, Principal, Scope, secret_sha256
 from ingestion_api.clock import Now
 from ingestion_api.context import Context, FromContext
 from ingestion_api.fields import Body, Name
@@ -16,7 +17,7 @@ from ingestion_api.idempotency import AdminCall, SecretCall
 from ingestion_api.paging import DEFAULT_LIMIT, Limit, StartingAfter, check_cursor, page
 from ingestion_api.routing import house_router
 from ingestion_api.views import ListView, ObjectView
-from schemas.errors import Conflict, NotFound
+from schemas.errors import Conflict, Forbidden, NotFound
 from schemas.ids import Prefix, new_id
 
 router = house_router("api keys")
@@ -101,7 +102,7 @@ def revoke_api_key(api_key: str, call: AdminCall, context: FromContext) -> Respo
     revoked: list[bytes] = []
 
     def effect(connection: PgConnection) -> ApiKeyView:
-        row = _revoke(connection, api_key, tenant_id=call.tenant_id, own_id=call.principal.key_id, now=call.now)
+        row = _revoke(connection, api_key, principal=call.principal, now=call.now)
         revoked.append(row["secret_sha256"])
         return to_view(row)
 
@@ -114,15 +115,19 @@ def revoke_api_key(api_key: str, call: AdminCall, context: FromContext) -> Respo
 def delete_api_key(api_key: str, principal: Admin, context: FromContext, now: Now) -> Response:
     """The same as revoke: a key is kept, with its `revoked_at`."""
     with context.database.transaction() as connection:
-        row = _revoke(connection, api_key, tenant_id=principal.tenant_id, own_id=principal.key_id, now=now)
+        row = _revoke(connection, api_key, principal=principal, now=now)
     _forget(context, [row["secret_sha256"]])
     return answer(to_view(row))
 
 
-def _revoke(connection: PgConnection, api_key: str, *, tenant_id: str, own_id: str, now: datetime) -> Row:
-    if api_key == own_id:
+def _revoke(connection: PgConnection, api_key: str, *, principal: Principal, now: datetime) -> Row:
+    if api_key == principal.key_id:
         raise Conflict("api_key.in_use", "A key can't revoke itself: use another one, so that nobody locks the door.")
-    row = api_keys.revoke_api_key(connection, tenant_id=tenant_id, key_id=api_key, now=now)
+    if api_key == ROOT_KEY_ID and not principal.may(Scope.OPERATE):
+        raise Forbidden(
+            "auth.forbidden", "METERLINE_ROOT_KEY is the operator's; only a key that may operate revokes it."
+        )
+    row = api_keys.revoke_api_key(connection, tenant_id=principal.tenant_id, key_id=api_key, now=now)
     if row is None:
         raise _not_found(api_key)
     return row

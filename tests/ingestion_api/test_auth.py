@@ -189,3 +189,11 @@ def test_every_role_has_its_scopes() -> None:
         Role.OPERATOR,
         Role.ADMIN,
     }
+
+
+@pytest.mark.parametrize(("method", "path"), [("POST", "/revoke"), ("DELETE", "")])
+def test_no_admin_of_the_operators_tenant_shuts_the_operators_key(operator: Api, method: str, path: str) -> None:
+    admin = operator.with_key(operator.post("/v1/api_keys", {"name": "second", "role": "admin"})["secret"])
+    response = admin.request(method, f"/v1/api_keys/key_root{path}")
+    assert (response.status_code, code_of(response)) == (403, "auth.forbidden")
+    assert operator.get("/v1/api_keys/key_root")["revoked_at"] is None
