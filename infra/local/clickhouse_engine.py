@@ -136,23 +136,39 @@ class Engine:
 
     @contextmanager
     def _borrow(self, session: Session) -> Generator[Connection]:
-        with self._lock:
-            idle = self._idle.get(session)
-            connection = idle.pop() if idle else None
-            if connection is not None:
-                self._idle_count -= 1
-        connection = connection or self._open(session)
+        connection = self._take_idle(session) or self._open(session)
         try:
             yield connection
         except BaseException:
             connection.close()  # whatever state the failure left goes with it
             raise
+        self._keep_idle(session, connection)
+
+    def _take_idle(self, session: Session) -> Connection | None:
         with self._lock:
-            if self._idle_count < MAX_IDLE_CONNECTIONS:
-                self._idle.setdefault(session, []).append(connection)
-                self._idle_count += 1
-                return
-        connection.close()
+            idle = self._idle.pop(session, [])
+            connection = idle.pop() if idle else None
+            if connection is not None:
+                self._idle_count -= 1
+            if idle:
+                self._idle[session] = idle  # at the end: the sessions stand in the order of their last use
+            return connection
+
+    def _keep_idle(self, session: Session, connection: Connection) -> None:
+        """Beyond MAX_IDLE_CONNECTIONS the one whose session was unused for longest goes: a session with a setting of
+        one request alone, such as a deduplication token, never comes again and must not hold a place."""
+        evicted: Connection | None = None
+        with self._lock:
+            self._idle[session] = [*self._idle.pop(session, []), connection]
+            self._idle_count += 1
+            if self._idle_count > MAX_IDLE_CONNECTIONS:
+                oldest = next(iter(self._idle))
+                evicted = self._idle[oldest].pop()
+                self._idle_count -= 1
+                if not self._idle[oldest]:
+                    del self._idle[oldest]
+        if evicted is not None:
+            evicted.close()
 
     def _open(self, session: Session) -> Connection:
         database, settings = session
