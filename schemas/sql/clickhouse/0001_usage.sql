@@ -25,7 +25,8 @@ CREATE TABLE IF NOT EXISTS events (
 )
 ENGINE = ReplacingMergeTree
 PARTITION BY toYYYYMM(received_at)
-ORDER BY (tenant_no, type, customer_no, toStartOfHour(occurred_at), hash)
+-- The place in the log too: a copy from after the dedup window is counted again, so it is a row of its own.
+ORDER BY (tenant_no, type, customer_no, toStartOfHour(occurred_at), hash, kafka_partition, kafka_offset, kafka_index)
 SETTINGS non_replicated_deduplication_window = 1000;
 
 -- Where the first copy of every identity stands in the log. Looked up by single hashes, hence the fine index.

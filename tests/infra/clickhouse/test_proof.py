@@ -58,10 +58,22 @@ def rule(name: str, *values: str) -> Filter:
     return Filter(property=name, op=FilterOperator.IN, values=values)
 
 
-def store_events(client: Client, customer_no: int, events: list[str], *, seq: int = 1) -> None:
+def store_events(
+    client: Client, customer_no: int, events: list[str], *, seq: int = 1, offset: int = 0, identity: bytes | None = None
+) -> None:
     rows = [
         [
-            *(1, f"{customer_no:08}{seq:04}{n:04}".encode(), 0, n, 0, 0, seq, START, START + timedelta(hours=n)),
+            *(
+                1,
+                identity or f"{customer_no:08}{seq:04}{n:04}".encode(),
+                0,
+                offset + n,
+                0,
+                0,
+                seq,
+                START,
+                START + timedelta(hours=n),
+            ),
             *("api", "e", "llm", "s", data, "", customer_no, "counted", ""),
         ]
         for n, data in enumerate(events)
@@ -169,3 +181,12 @@ def test_an_event_that_its_meter_cannot_have_taken_is_a_difference_and_no_error(
     store_events(client, customer_no, ['{"tokens":"abc"}'])
     store_window(client, customer_no, 1, Decimal(7))
     assert len(prove(client, METERS["all"], customer_no)) == 1
+
+
+def test_a_copy_from_after_the_dedup_window_is_an_event_of_its_own(client: Client) -> None:
+    """The flow counts it again, so the proof must find both."""
+    customer_no = next(customers)
+    for seq in (1, 2):
+        store_events(client, customer_no, ['{"tokens":7}'], seq=seq, offset=seq, identity=b"the same id      "[:16])
+        store_window(client, customer_no, 1, Decimal(7), seq=seq)
+    assert prove(client, METERS["all"], customer_no) == {}
