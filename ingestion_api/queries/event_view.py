@@ -134,10 +134,10 @@ def _candidates(event: StoredEvent, meters: Sequence[tuple[str, MeterEntry]]) ->
             continue
         try:
             quantity = event_quantity(meter, data)
+            groups = () if quantity is None else event_groups(meter, data)
         except Reject:  # a meter made after the event, which it would have quarantined
             continue
         if quantity is not None:
-            groups = event_groups(meter, data)
             window = WindowKey(
                 meter.meter_no, meter.revision, event.customer_no, minute_seconds, groups, event.shard, event.seq
             )

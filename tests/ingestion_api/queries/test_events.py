@@ -86,6 +86,20 @@ def test_a_meter_made_later_has_not_counted_the_event(stored: Tenant) -> None:
     assert [taken["meter"] for taken in event["meters"]] == ["tokens", "calls"]
 
 
+def test_a_meter_made_later_that_cannot_group_an_old_event_spoils_no_page(tenant: Tenant) -> None:
+    odd = StoredEvent(
+        id="odd",
+        customer_no=tenant.customers["acme"],
+        occurred_at=NOON,
+        type="call",
+        data='{"zone":1e99999999999999999999}',
+    )
+    tenant.store([odd])
+    tenant.api.post("/v1/meters", {"key": "zones", "event_type": "call", "aggregation": "count", "group_by": ["zone"]})
+    [event] = tenant.api.get("/v1/events")["data"]
+    assert [taken["meter"] for taken in event["meters"]] == ["calls"]
+
+
 def test_a_list_is_newest_first_and_takes_filters(stored: Tenant) -> None:
     get = stored.api.get
     assert ids(get("/v1/events?type=call&status=counted")) == ["e4", "e3", "e2", "e1", "e0"]
