@@ -4,7 +4,7 @@ from decimal import Decimal
 
 import pytest
 
-from infra.clickhouse import edges, usage
+from infra.clickhouse import usage
 from infra.postgres.billing import load_subscriptions
 from infra.postgres.invoices import save_steps
 from schemas.billing import BillingStep
@@ -143,8 +143,7 @@ def test_a_price_that_fails_parks_its_account_alone(world: World) -> None:
 
 
 def allow_two_edge_events(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (edges, usage):
-        monkeypatch.setattr(module, "MAX_EDGE_EVENTS", 2, raising=False)
+    monkeypatch.setattr(usage, "MAX_EDGE_EVENTS", 2)
 
 
 def test_an_account_that_can_not_be_measured_parks_alone_and_the_others_are_billed(
