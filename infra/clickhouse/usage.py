@@ -4,11 +4,11 @@ Rows of one (shard, seq) may stand there twice until they are merged, so `usage_
 Decimal(76, 12) in ClickHouse and `Decimal` here; nothing divides.
 """
 
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
-from itertools import pairwise
 
 from infra.clickhouse.client import Client
 from infra.clickhouse.edges import MAX_EDGE_EVENTS, Edge, edge_values, partial_minutes, whole_minutes
@@ -19,6 +19,9 @@ from schemas.money import EXACT
 
 #: Spans of one query: as parameters they stay below what ClickHouse takes.
 SPANS_A_QUERY = 1_000
+
+#: Windows of one query, for the same reason; usage of more is read in several.
+WINDOWS_A_QUERY = 5_000
 
 GroupKey = tuple[str, ...]
 
@@ -67,6 +70,19 @@ def _positions(query: UsageQuery) -> list[int]:
 
 
 def _stored_rows(client: Client, query: UsageQuery, *, after: UsageKey | None, limit: int) -> dict[UsageKey, Decimal]:
+    """Rows of whole minutes, the windows in slices: rows come by window, so slices follow each other."""
+    found: dict[UsageKey, Decimal] = {}
+    for offset in range(0, len(query.bounds) - 1, WINDOWS_A_QUERY):
+        bounds = query.bounds[offset : offset + WINDOWS_A_QUERY + 1]
+        if len(found) == limit:
+            break
+        if after is None or after.window_start < bounds[-1]:
+            slice_ = replace(query, bounds=bounds, start=max(query.start, bounds[0]), end=min(query.end, bounds[-1]))
+            found |= _slice_rows(client, slice_, after=after, limit=limit - len(found))
+    return found
+
+
+def _slice_rows(client: Client, query: UsageQuery, *, after: UsageKey | None, limit: int) -> dict[UsageKey, Decimal]:
     first, last = whole_minutes(query.start, query.end)
     if first >= last:
         return {}
@@ -139,7 +155,7 @@ def _edge_rows(client: Client, query: UsageQuery) -> dict[UsageKey, Decimal]:
 
 def _window_of(bounds: Sequence[datetime], instant: datetime) -> datetime:
     """The start of the window that holds the instant; windows begin on whole minutes, so an edge lies in one."""
-    return next(start for start, end in pairwise(bounds) if start <= instant < end)
+    return bounds[bisect_right(bounds, instant) - 1]
 
 
 def usage_groups(client: Client, query: UsageQuery, *, limit: int) -> list[tuple[int, tuple[bytes, ...]]]:

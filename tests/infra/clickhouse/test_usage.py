@@ -6,11 +6,13 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from itertools import pairwise
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import msgspec
 import pytest
 
+from infra.clickhouse import usage
 from infra.clickhouse.client import Client
 from infra.clickhouse.usage import (
     Span,
@@ -144,6 +146,28 @@ def test_usage_is_the_exact_sum_over_the_events(
     clickhouse: Client, events: list[StoredEvent], query: UsageQuery
 ) -> None:
     assert query_usage(clickhouse, query, after=None, limit=100_000) == expected(query, events)
+
+
+@pytest.mark.parametrize("limit", [7, 100_000])
+def test_a_query_binds_a_bounded_number_of_windows_and_finds_all(
+    clickhouse: Client, events: list[StoredEvent], monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    """Eight days of minutes, more windows than a parameter of ClickHouse takes, read by the page."""
+    bound: list[int] = []
+    ask = clickhouse.query
+
+    def count_bounds(text: str, parameters: dict[str, Any]) -> Any:
+        bound.append(len(parameters.get("bounds", ())))
+        return ask(text, parameters=parameters)
+
+    monkeypatch.setattr(clickhouse, "query", count_bounds)
+    query = make_query(window=WindowSize.MINUTE, start="2026-10-29T00:00:20Z")
+    whole = list(expected(query, events).items())
+    assert query_usage(clickhouse, query, after=None, limit=limit) == dict(whole[:limit])
+    after = whole[len(whole) // 2][0]
+    assert query_usage(clickhouse, query, after=after, limit=limit) == dict(whole[len(whole) // 2 + 1 :][:limit])
+    assert len(query.bounds) > 2 * usage.WINDOWS_A_QUERY
+    assert max(bound) == usage.WINDOWS_A_QUERY + 1
 
 
 def test_edges_of_a_busy_minute_are_exact_to_the_microsecond(clickhouse: Client) -> None:
