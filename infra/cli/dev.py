@@ -13,7 +13,7 @@ from infra.cli.doctor import ask_api
 from infra.local import ports, record
 from infra.local.component import Component
 from infra.local.errors import StackError
-from infra.local.signals import until_stopped
+from infra.local.signals import leave, until_stopped
 from infra.local.stack import Stack, running_stack
 from infra.settings import Settings
 from schemas.errors import MeterlineError
@@ -44,7 +44,9 @@ def dev(
                 or record.secret(stack.data_dir, ADMIN_PASSWORD_FILE),
             }
             # Imported now, while the servers already run: these client libraries take a second.
-            import_module("infra.cli.stores").prepare(stack.settings, console.print)
+            applied, created = import_module("infra.cli.stores").bring_up_to_date(stack.settings)
+            for name in [*applied, *created]:
+                console.print(f"made {name}")
             url = _start_services(stack, _api_port(port), secrets)
             stack.note(api_url=url)
             console.print(f"API key of the tenant `default`: {secrets['root_key']}")
@@ -56,6 +58,7 @@ def dev(
     except MeterlineError as error:
         console.print(error)
         raise typer.Exit(1) from None
+    leave(0)
 
 
 def _api_port(asked: int | None) -> int:

@@ -1,15 +1,13 @@
 """`meterline migrate`: bring both stores and the topics to what this version needs."""
 
-from contextlib import closing
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from infra.clickhouse import client as clickhouse
-from infra.kafka.topics import ensure_topics
-from infra.migrate import migrate as migrate_stores
-from infra.postgres.pool import PostgresError, connect
+from infra.cli.stores import bring_up_to_date
+from infra.clickhouse.client import ClickHouseError
+from infra.postgres.pool import PostgresError
 from infra.settings import Settings
 from schemas.errors import MeterlineError
 
@@ -33,7 +31,7 @@ def migrate(
         raise typer.Exit(2)
     try:
         applied, created = bring_up_to_date(settings)
-    except (MeterlineError, PostgresError, clickhouse.ClickHouseError) as error:
+    except (MeterlineError, PostgresError, ClickHouseError) as error:
         Console(stderr=True).print(f"not migrated: {error}", markup=False)
         raise typer.Exit(1) from None
     if as_json:
@@ -45,14 +43,3 @@ def migrate(
         console.print(f"created topic {topic}")
     if not applied and not created:
         console.print("everything is up to date")
-
-
-def bring_up_to_date(settings: Settings) -> tuple[list[str], list[str]]:
-    """The migrations applied and the topics created. Raises what the stores and Kafka raise."""
-    with closing(connect(settings.postgres_dsn)) as connection:
-        client = clickhouse.connect(settings.clickhouse_url)
-        try:
-            applied = migrate_stores(connection, client)
-        finally:
-            client.close()
-    return applied, ensure_topics(settings)

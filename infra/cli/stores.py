@@ -1,6 +1,6 @@
 """Tables and topics, brought up to date before the services start."""
 
-from collections.abc import Callable
+from contextlib import closing
 
 from infra.clickhouse.client import connect as connect_clickhouse
 from infra.kafka.topics import ensure_topics
@@ -9,14 +9,15 @@ from infra.postgres.pool import connect as connect_postgres
 from infra.settings import Settings
 
 
-def prepare(settings: Settings, report: Callable[[str], None]) -> None:
-    """Apply missing migrations and make missing topics. Each step may be repeated: a kill between two does no harm."""
-    client = connect_clickhouse(settings.clickhouse_url)
-    try:
-        with connect_postgres(settings.postgres_dsn) as connection:
-            for name in migrate(connection, client):
-                report(f"applied {name}")
-    finally:
-        client.close()
-    for topic in ensure_topics(settings):
-        report(f"made the topic {topic}")
+def bring_up_to_date(settings: Settings) -> tuple[list[str], list[str]]:
+    """The migrations applied and the topics created. Raises what the stores and Kafka raise.
+
+    Each step may be repeated: a kill between two does no harm.
+    """
+    with closing(connect_postgres(settings.postgres_dsn)) as connection:
+        client = connect_clickhouse(settings.clickhouse_url)
+        try:
+            applied = migrate(connection, client)
+        finally:
+            client.close()
+    return applied, ensure_topics(settings)

@@ -8,14 +8,13 @@ import argparse
 import fcntl
 import json
 import shutil
-import sys
 import time
 from pathlib import Path
 
 from rich.console import Console
 
 from infra.local.errors import StackError
-from infra.local.signals import until_stopped
+from infra.local.signals import leave, until_stopped
 from infra.local.stack import running_stack
 from infra.settings import Settings
 
@@ -57,4 +56,4 @@ def _is_held(path: Path) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -26,6 +26,8 @@ PROBE_PAUSE_SECONDS = 0.05
 WATCH_PAUSE_SECONDS = 0.1
 SETTLE_SECONDS = 2.0  # what can't be asked counts as up when it has lived this long
 PROBE_LIMIT_SECONDS = 5.0
+PREPARING_SECONDS = 5.0  # what a preparation that is under way may take once everything stops
+KILLED_SECONDS = 5.0  # what a killed process may take to be gone
 MAX_LOG_BYTES = 16 * 1024 * 1024  # a larger log is put aside as `.1` when its component starts
 LOG_TAIL_BYTES = 2_000
 PRIVATE_UMASK = 0o077  # data is its owner's alone, also where others may pass through the directory above
@@ -73,12 +75,15 @@ class Supervisor:
         return process.pid if process else None
 
     def stop(self, names: Iterable[str]) -> None:
-        """Stop these components side by side: asked first, killed when they don't stop in their time."""
+        """Stop these components side by side: asked first, killed when they don't stop in their time.
+
+        One that is still being prepared, e.g. downloaded, is left to the end of this process after PREPARING_SECONDS.
+        """
         kept = [self._kept[name] for name in names if name in self._kept]
         for one in kept:
             one.ask_to_stop()
         for one in kept:
-            one.thread.join()
+            one.join()
 
     def close(self) -> None:
         """Stop what still runs, services first, then let the warden make sure that nothing is left."""
@@ -117,6 +122,14 @@ class _Kept:
         """Let the thread stop the process and end."""
         self._stopping.set()
 
+    def join(self) -> None:
+        """Wait until the thread has stopped the process, for as long as that may take."""
+        self.thread.join(PREPARING_SECONDS if self.process is None else self.component.stop_limit_seconds)
+        if self.process is not None:
+            self.thread.join(KILLED_SECONDS)
+        if self.thread.is_alive():
+            self._report(f"{self.component.name} is left as it is: it does not stop")
+
     def log_tail(self) -> str:
         """The path of the component's log and its last lines."""
         try:
@@ -148,6 +161,8 @@ class _Kept:
         """One life of the process, from preparation to its end. Returns how it ended, in words."""
         try:
             self.component.prepare()
+            if self._stopping.is_set():
+                return "was stopped before it was started"
             process = self._spawn()
         except (StackError, OSError, subprocess.SubprocessError) as error:
             return f"could not be started: {error}"
