@@ -10,7 +10,6 @@ import msgspec
 from infra.clickhouse.client import Client
 from schemas.instants import from_micros, to_micros
 
-MAX_SOURCES = 100  # of a tenant, when an event is looked for without its source
 WINDOWS_A_QUERY = 500
 DUPLICATE = "duplicate"
 
@@ -172,11 +171,11 @@ def find_events(client: Client, *, tenant_no: int, identities: Sequence[bytes]) 
     return [_map_event(row) for row in rows]
 
 
-def list_sources(client: Client, *, tenant_no: int) -> list[str]:
-    """The sources of a tenant's events, up to MAX_SOURCES."""
+def list_sources(client: Client, *, tenant_no: int, limit: int) -> list[str]:
+    """The sources of a tenant's events, up to `limit` of them."""
     rows = client.query(
         "SELECT DISTINCT source FROM events WHERE tenant_no = {tenant_no:UInt32} LIMIT {limit:UInt32}",
-        parameters={"tenant_no": tenant_no, "limit": MAX_SOURCES},
+        parameters={"tenant_no": tenant_no, "limit": limit},
     ).result_rows
     return [row[0] for row in rows]
 

@@ -1,5 +1,6 @@
 """`GET /v1/events` and `GET /v1/events/{id}`: what became of an event."""
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from fastapi import Query
@@ -38,6 +39,8 @@ from schemas.events import DEFAULT_SOURCE, MAX_FIELD_LENGTH
 
 Status = Literal["counted", "unmatched", "quarantined", "voided", "duplicate"]
 MAX_CODE_LENGTH = 64
+
+MAX_SOURCES = 100  # tried for an event that is asked for without its source
 
 router = house_router("events")
 
@@ -103,8 +106,9 @@ def get_event(
 def find(client: Client, principal: Principal, event_id: str, source: str | None) -> StoredEvent:
     """The tenant's event. Without a source the default one is tried, then all that the tenant has sent from.
 
-    Raises NotFound, and Reject when several sources have such an event.
+    Raises NotFound, and Reject when several sources have such an event, or more sources may than are tried.
     """
+    sources: list[str] = []
     for sources in [[source]] if source else _sources(client, principal):
         identities = [identity_hash(principal.tenant_no, each, event_id) for each in sources]
         found = find_events(client, tenant_no=principal.tenant_no, identities=identities) if identities else []
@@ -112,8 +116,14 @@ def find(client: Client, principal: Principal, event_id: str, source: str | None
             raise Reject.at("/source", "event.ambiguous", f"Several sources have an event {event_id!r}; name one.")
         if found:
             return found[0]
+    if len(sources) > MAX_SOURCES:
+        detail = (
+            f"There are more than {MAX_SOURCES} sources, too many to try for {event_id!r}; name its source."
+        )
+        raise Reject.at("/source", "event.source_needed", detail)
     raise NotFound("event.not_found", f"No event {event_id!r} is stored; one just accepted shows within a second.")
 
 
-def _sources(client: Client, principal: Principal) -> "list[list[str]]":
-    return [[DEFAULT_SOURCE], list_sources(client, tenant_no=principal.tenant_no)]
+def _sources(client: Client, principal: Principal) -> Iterator[list[str]]:
+    yield [DEFAULT_SOURCE]
+    yield list_sources(client, tenant_no=principal.tenant_no, limit=MAX_SOURCES + 1)

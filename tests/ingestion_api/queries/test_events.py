@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from ingestion_api.queries import events
 from tests.infra.clickhouse.rows import StoredEvent
 from tests.ingestion_api.queries.conftest import Tenant
 
@@ -126,6 +127,18 @@ def test_pages_hold_every_event_once_although_rows_stand_twice(stored: Tenant, l
             break
     assert found[:4] == ["e4", "e3", "e2", "e1"]
     assert sorted(found) == sorted(["e0", "e1", "e2", "e3", "e4", "q", "a/b ü?"])
+
+
+def test_an_event_of_one_source_too_many_asks_for_it_and_is_not_said_to_be_missing(
+    stored: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "MAX_SOURCES", 1)  # it has sent from two, `api` and `svc`
+    problem = stored.api.get("/v1/events/none", status=422)
+    assert (problem["code"], problem["errors"][0]["pointer"]) == ("event.source_needed", "/source")
+    assert stored.api.get("/v1/events/none", source="svc", status=404)["code"] == "event.not_found"
+    assert stored.api.get("/v1/events/e1")["source"] == "api"
+    monkeypatch.setattr(events, "MAX_SOURCES", 2)
+    assert stored.api.get("/v1/events/none", status=404)["code"] == "event.not_found"
 
 
 def test_a_source_tells_same_ids_apart(stored: Tenant) -> None:
