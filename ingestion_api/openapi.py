@@ -144,7 +144,8 @@ _POST_EVENTS: dict[str, Any] = {
     "tags": ["events"],
     "summary": "Send Events",
     "description": "Send up to 10,000 events. The answer comes once the brokers have acknowledged them; after a 503"
-    " send the same ids again, nothing counts twice. `Content-Encoding` gzip or zstd.",
+    " send the same ids again, nothing counts twice: the ids are the idempotency of events, and an `Idempotency-Key` is"
+    " not looked at. `Content-Encoding` gzip or zstd.",
     "operationId": "send_events",
     "requestBody": {
         "required": True,

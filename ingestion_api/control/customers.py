@@ -121,7 +121,8 @@ def check_not_archived(row: Row) -> None:
 
 @router.post("/v1/customers", status_code=201, response_model=CustomerView, operation_id="create_customer")
 def create_customer(body: CustomerBody, call: AdminCall) -> Response:
-    """Make a customer. Events of its subjects count from now on, and those quarantined for want of it are replayed."""
+    """Make a customer. Events of its subjects count from now on; those quarantined before for want of it stay so: their
+    ids are taken, so send them again under new ones."""
     return call.perform(lambda connection: _create(connection, body, call.principal, call.now))
 
 
