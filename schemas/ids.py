@@ -12,7 +12,7 @@ class Prefix(StrEnum):
     API_KEY = "key"
     USER = "usr"
     CUSTOMER = "cus"
-    METER = "mtr"
+    METER = "met"
     FEATURE = "fea"
     PLAN = "pln"
     SUBSCRIPTION = "sub"

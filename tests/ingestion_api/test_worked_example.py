@@ -74,7 +74,7 @@ def test_every_object_of_the_worked_example_is_made_as_the_contract_says(api: Ap
     assert {name: meter[name] for name in METER} == METER
     assert meter["object"] == "meter"
     assert meter["name"] == "tokens"
-    assert meter["id"].startswith("mtr_")
+    assert meter["id"].startswith("met_")
     feature = api.post("/v1/features", FEATURE)
     assert feature["meter"] == "tokens"
     plan = api.post("/v1/plans", PLAN)

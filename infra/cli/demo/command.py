@@ -186,7 +186,7 @@ def leave_running(stack: Running, folder: Path) -> None:
     console.rule("[bold]Still running")
     console.print(f"API            {stack.url}  (described at {stack.url}/openapi.json)", highlight=False)
     console.print(f"Key            {stack.key}", highlight=False)
-    console.print(f"State          meterline doctor --data-dir {folder}", highlight=False)
+    console.print(f"State          .venv/bin/meterline doctor --data-dir {folder}", highlight=False)
     console.print(f"Logs           {folder}/logs", highlight=False)
     console.print(
         f'Try            curl -H "Authorization: Bearer {stack.key}" {stack.url}/v1/invoices', highlight=False
