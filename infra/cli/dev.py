@@ -19,38 +19,46 @@ from infra.settings import Settings
 from schemas.errors import MeterlineError
 
 DEFAULT_PORT = 8080
+MAX_PORT = 65_535
 START_LIMIT_SECONDS = 300  # ready means metered up to now, also after a stop with a backlog
 KEY_FILE = "api.key"
 ADMIN_PASSWORD_FILE = "admin.password"  # noqa: S105 - the name of a file
 
 
 def dev(
-    port: Annotated[int | None, typer.Option(help=f"Default {DEFAULT_PORT} or the next free one; 0: any.")] = None,
-    data_dir: Annotated[Path | None, typer.Option(help="Where everything is kept between two runs.")] = None,
-    api_key: Annotated[str | None, typer.Option(help="The operator's key. Default: made at the first start.")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=MAX_PORT, help=f"Default {DEFAULT_PORT} or the next free one; 0: any.")
+    ] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(file_okay=False, help="Where everything is kept between two runs.")
+    ] = None,
+    api_key: Annotated[
+        str | None, typer.Option(help="The operator's key. Default: the last one, or one made at the first start.")
+    ] = None,
     admin_password: Annotated[
-        str | None, typer.Option(help="Of the first user, admin@localhost. Default: made at the first start.")
+        str | None, typer.Option(help="Of the first user, admin@localhost. Default: as with the key.")
     ] = None,
 ) -> None:
     """Exit status 0 after Ctrl-C, 1 when something can't start."""
     console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     settings = Settings() if data_dir is None else Settings(data_dir=data_dir)
     try:
+        api_port = _api_port(port)
         with until_stopped(), running_stack(settings, console.print, console) as stack:
             secrets = {
-                "root_key": api_key or settings.root_key or record.secret(stack.data_dir, KEY_FILE, "mtr_"),
-                "admin_password": admin_password
-                or settings.admin_password
-                or record.secret(stack.data_dir, ADMIN_PASSWORD_FILE),
+                "root_key": record.secret(stack.data_dir, KEY_FILE, prefix="mtr_", given=api_key or settings.root_key),
+                "admin_password": record.secret(
+                    stack.data_dir, ADMIN_PASSWORD_FILE, given=admin_password or settings.admin_password
+                ),
             }
             # Imported now, while the servers already run: these client libraries take a second.
             applied, created = import_module("infra.cli.stores").bring_up_to_date(stack.settings)
             for name in [*applied, *created]:
                 console.print(f"made {name}")
-            url = _start_services(stack, _api_port(port), secrets)
+            url = _start_services(stack, api_port, secrets)
             stack.note(api_url=url)
             console.print(f"API key of the tenant `default`: {secrets['root_key']}")
-            console.print(f"First user: admin@localhost, password {secrets['admin_password']}")
+            console.print(f"First user, for the console to come: admin@localhost, password {secrets['admin_password']}")
             if ui := stack.record.addresses.get("temporal_ui"):
                 console.print(f"Workflows: {ui}")
             print(f"ready {url}", flush=True)

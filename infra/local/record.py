@@ -27,12 +27,13 @@ class Record:
     versions: dict[str, str] = field(default_factory=dict[str, str])
 
 
-def secret(data_dir: Path, name: str, prefix: str = "") -> str:
-    """A secret of this directory, made when it is first asked for and kept in a file that only its owner reads."""
+def secret(data_dir: Path, name: str, *, prefix: str = "", given: str = "") -> str:
+    """A secret of this directory: what was given now, or last, or else made when it is first asked for. Kept in a file
+    that only its owner reads."""
     path = data_dir / name
-    if not path.exists():
-        _replace(path, prefix + secrets.token_hex(16))
-    return path.read_text(encoding="ascii")
+    if given or not path.exists():
+        _replace(path, given or prefix + secrets.token_hex(16))
+    return path.read_text(encoding="utf-8")
 
 
 def resolve_data_dir(settings: Settings) -> Path:
