@@ -117,9 +117,7 @@ def find(client: Client, principal: Principal, event_id: str, source: str | None
         if found:
             return found[0]
     if len(sources) > MAX_SOURCES:
-        detail = (
-            f"There are more than {MAX_SOURCES} sources, too many to try for {event_id!r}; name its source."
-        )
+        detail = f"There are more than {MAX_SOURCES} sources, too many to try for {event_id!r}; name its source."
         raise Reject.at("/source", "event.source_needed", detail)
     raise NotFound("event.not_found", f"No event {event_id!r} is stored; one just accepted shows within a second.")
 
