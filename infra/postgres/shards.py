@@ -46,7 +46,8 @@ def claim_partitions(connection: PgConnection, *, topic: str, shard: int, partit
         )
     unfinished = connection.execute(
         "SELECT DISTINCT o.shard FROM shard_offsets o JOIN intents i ON i.shard = o.shard AND i.state = 'pending'"
-        " WHERE o.topic = %s AND o.partition = ANY(%s) AND o.shard <> %s",
+        " WHERE o.topic = %s AND o.partition = ANY(%s) AND o.shard <> %s"
+        " AND EXISTS (SELECT FROM jsonb_array_elements(i.ranges) AS r WHERE (r ->> 0)::integer = o.partition)",
         (topic, list(partitions), shard),
     ).fetchall()
     if unfinished:
