@@ -1,26 +1,30 @@
 """How many invoices an hour: real PostgreSQL, ClickHouse and Temporal, subscriptions with five usage lines each.
 
-`python -m bench.billing [--subscriptions 20000] [--workers 2]` against the stores named by METERLINE_… It makes
-databases and a namespace of its own, fills them, lets the sweep bill one month, and drops the databases again. Every
-period is proven against its raw events, as always.
+`python -m bench.billing [--subscriptions 20000] [--workers 2]` on servers of its own, or on those that METERLINE_… names.
+It makes databases and a namespace of its own, fills them, lets the sweep bill one month, and drops the databases
+again. Every period is proven against its raw events, as always.
 """
 
 import argparse
 import asyncio
 import os
 import sys
+import tempfile
 import time
 import uuid
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from google.protobuf.duration_pb2 import Duration
+from rich.console import Console
 from temporalio.api.workflowservice.v1 import RegisterNamespaceRequest
 from temporalio.client import Client
 
 from infra.clickhouse.client import connect as connect_clickhouse
+from infra.local.stack import running_stack
 from infra.migrate import migrate
 from infra.postgres.jsonb import jsonb
 from infra.postgres.pool import PgConnection, connect
@@ -41,15 +45,22 @@ def main() -> None:
     options.add_argument("--subscriptions", type=int, default=20_000)
     options.add_argument("--workers", type=int, default=2)
     given = options.parse_args()
-    settings, name = own_stores(Settings())
+    console = Console(stderr=True)
+    with tempfile.TemporaryDirectory(prefix="meterline-bench-") as folder:
+        Path(folder).chmod(0o755)  # PostgreSQL's own user has to reach its folder below
+        with running_stack(Settings(data_dir=Path(folder)), console.print, console) as stack:
+            measure(stack.settings, given.subscriptions, given.workers)
+
+
+def measure(servers: Settings, subscriptions: int, workers: int) -> None:
+    """Fill, bill, check and print, on databases that are dropped again."""
+    settings, name = own_stores(servers)
     try:
-        tenant_id = fill(settings, given.subscriptions)
-        seconds, totals = asyncio.run(run(settings, given.workers))
-        check(settings, tenant_id, given.subscriptions)
-        rate = given.subscriptions / seconds
-        print(
-            f"{given.subscriptions:,} invoices of {METERS} usage lines in {seconds:.1f} s with {given.workers} workers"
-        )
+        tenant_id = fill(settings, subscriptions)
+        seconds, totals = asyncio.run(run(settings, workers))
+        check(settings, tenant_id, subscriptions)
+        rate = subscriptions / seconds
+        print(f"{subscriptions:,} invoices of {METERS} usage lines in {seconds:.1f} s with {workers} workers")
         print(f"{rate:,.0f} invoices/s = {rate * 3600 / 1e6:.2f} M an hour; the sweep says {totals}")
     finally:
         drop(settings, name)
