@@ -1,6 +1,6 @@
 """How many invoices an hour: real PostgreSQL, ClickHouse and Temporal, subscriptions with five usage lines each.
 
-`python -m bench.billing [--subscriptions 20000] [--workers 2]` on servers of its own, or on those that METERLINE_… names.
+`python -m bench.billing [--subscriptions 20000] [--workers 2]` on servers of its own, or those that METERLINE_… names.
 It makes databases and a namespace of its own, fills them, lets the sweep bill one month, and drops the databases
 again. Every period is proven against its raw events, as always.
 """
