@@ -294,7 +294,7 @@ def test_a_topic_that_does_not_exist_stops_the_flow_at_once(log: UsageLog) -> No
 def test_a_new_layout_of_shards_waits_for_what_the_old_one_left_pending(log: UsageLog) -> None:
     log.postgres.execute(
         "INSERT INTO intents (shard, seq, ranges, catalogue_version, state, created_at)"
-        " VALUES (0, 1000000, '[]', 1, 'pending', now())"
+        " VALUES (0, 1000000, '[[1, 0, 0]]', 1, 'pending', now())"
     )
     flow = RunningFlow(log.settings.model_copy(update={"flow_shards": 2, "flow_shard": 1}))
     wait_for(lambda: flow.failure is not None, "the flow stops")
