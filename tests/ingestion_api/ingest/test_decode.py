@@ -337,6 +337,7 @@ def test_a_packed_body_is_unpacked(coding: str) -> None:
     ("body", "coding"),
     [(GZIP[:-3], "gzip"), (b"nope", "gzip"), (GZIP + b"x", "gzip"), (ZSTD[:-3], "zstd"), (b"nope", "zstd"),
      (ZSTD + b"x", "zstd"), (zlib.compress(b"x"), "gzip")],
+    ids=["gzip cut", "no gzip", "gzip and more", "zstd cut", "no zstd", "zstd and more", "zlib"],
 )  # fmt: skip
 def test_a_body_that_is_not_what_it_says_is_malformed(body: bytes, coding: str) -> None:
     with pytest.raises(Malformed) as refused:
