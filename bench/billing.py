@@ -34,6 +34,10 @@ from schemas.workflows import BILLING_SWEEP, BILLING_TASK_QUEUE, SweepRequest
 
 METERS = 5
 EVENTS_A_LINE = 2
+EVENT_COLUMNS = [
+    *("tenant_no", "hash", "kafka_partition", "kafka_offset", "kafka_index", "shard", "seq", "received_at"),
+    *("occurred_at", "source", "id", "type", "subject", "data", "extensions", "customer_no", "status", "code"),
+]
 START = datetime(2026, 1, 1, tzinfo=UTC)
 END = datetime(2026, 2, 1, tzinfo=UTC)
 NOW = "2026-02-01T02:00:00Z"
@@ -178,7 +182,7 @@ def fill_usage(settings: Settings, tenant_no: int, meter_nos: list[int], custome
                     place = [tenant_no, identity, 0, customer_no, event, 0, 1, at, at, "api", "id"]
                     events.append([*place, f"e{number}", "s", '{"n":60}', "", customer_no, "counted", ""])
                     minutes.append([meter_no, 1, customer_no, at, [], 0, 1, 1, Decimal(60)])
-            clickhouse.insert("events", events)
+            clickhouse.insert("events", events, column_names=EVENT_COLUMNS)
             clickhouse.insert("usage_minutes", minutes)
 
 

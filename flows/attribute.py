@@ -33,6 +33,7 @@ class Status(IntEnum):
     COUNTED = 1
     UNMATCHED = 2
     QUARANTINED = 3
+    VOIDED = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,12 +13,15 @@ from schemas.catalogue import EntitlementEntry, EntryKind, MeterEntry, SubjectEn
 class Catalogue:
     """State at `version`. Changed by `advance` alone, between two batches.
 
+    `meters` are all revisions that are counted, by kind; `tenant_meters`, by number, those that readers use.
+
     `changed_entitlements` are the numbers of those that `advance` has touched since a reader last emptied the set.
     """
 
     version: int = 0
     customers: defaultdict[int, dict[str, int]] = field(default_factory=lambda: defaultdict(dict))
     meters: dict[Kind, tuple[MeterEntry, ...]] = field(default_factory=dict[Kind, tuple[MeterEntry, ...]])
+    revisions: dict[str, tuple[int, MeterEntry]] = field(default_factory=dict[str, tuple[int, MeterEntry]])
     tenant_meters: dict[int, tuple[int, MeterEntry]] = field(default_factory=dict[int, tuple[int, MeterEntry]])
     entitlements: dict[int, EntitlementEntry] = field(default_factory=dict[int, EntitlementEntry])
     changed_entitlements: set[int] = field(default_factory=set[int])
@@ -35,8 +38,8 @@ class Catalogue:
                 case EntryKind.ENTITLEMENT:
                     self._put_entitlement(change)
         for kind in kinds:
-            looking = [meter for no, meter in self.tenant_meters.values() if (no, meter.event_type) == kind]
-            self.meters[kind] = tuple(sorted(looking, key=lambda meter: meter.meter_no))
+            looking = [meter for no, meter in self.revisions.values() if (no, meter.event_type) == kind]
+            self.meters[kind] = tuple(sorted(looking, key=lambda meter: (meter.meter_no, meter.revision)))
         self.version = version
 
     def _put_subject(self, change: Change) -> None:
@@ -54,9 +57,15 @@ class Catalogue:
 
     def _put_meter(self, change: Change) -> set[Kind]:
         """Put the meter in the place of what was there; the kinds whose meters changed."""
-        former = self.tenant_meters.pop(int(change.key), None)
-        touched = {(former[0], former[1].event_type)} if former else set[Kind]()
+        former = self.revisions.pop(change.key, None)
+        touched = set[Kind]()
+        if former is not None:
+            touched.add((former[0], former[1].event_type))
+            if self.tenant_meters.get(former[1].meter_no) == former:
+                del self.tenant_meters[former[1].meter_no]
         if isinstance(change.entry, MeterEntry):
-            self.tenant_meters[int(change.key)] = (change.tenant_no, change.entry)
+            self.revisions[change.key] = (change.tenant_no, change.entry)
             touched.add((change.tenant_no, change.entry.event_type))
+            if change.entry.active:
+                self.tenant_meters[change.entry.meter_no] = (change.tenant_no, change.entry)
         return touched

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from math import prod
 from typing import Any
 
@@ -10,9 +9,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from flows.attribute import Attributed, Contribution
+from flows.attribute import Attributed, Contribution, Giant
 from flows.fields import SCALE
-from schemas.catalogue import MeterEntry
+from schemas.catalogue import MeterEntry, meter_key
 from schemas.instants import MINUTE_MICROS
 
 
@@ -30,14 +29,12 @@ class Minutes:
 
 def combine(judged: Attributed) -> list[Minutes]:
     """Partials of every meter that took something, each key once."""
-    numbers = sorted({c.meter.meter_no for c in judged.contributions} | {g.meter.meter_no for g in judged.giants})
-    by_meter: dict[int, list[Contribution]] = {
-        number: list(found)
-        for number, found in groupby(
-            sorted(judged.contributions, key=lambda c: c.meter.meter_no), key=lambda c: c.meter.meter_no
-        )
-    }
-    return [_with_giants(judged, number, by_meter.get(number, [])) for number in numbers]
+    by_meter: dict[str, tuple[list[Contribution], list[Giant]]] = {}
+    for taken in judged.contributions:
+        by_meter.setdefault(meter_key(taken.meter), ([], []))[0].append(taken)
+    for giant in judged.giants:
+        by_meter.setdefault(meter_key(giant.meter), ([], []))[1].append(giant)
+    return [_with_giants(judged, *taken) for _, taken in sorted(by_meter.items())]
 
 
 def _sums(judged: Attributed, contributions: Sequence[Contribution]) -> Minutes:
@@ -100,8 +97,7 @@ def _unpack(packed: NDArray[np.int64], packing: Packing) -> dict[str, NDArray[np
     return {name: found[name] for name in packing}
 
 
-def _with_giants(judged: Attributed, meter_no: int, contributions: Sequence[Contribution]) -> Minutes:
-    giants = [giant for giant in judged.giants if giant.meter.meter_no == meter_no]
+def _with_giants(judged: Attributed, contributions: Sequence[Contribution], giants: Sequence[Giant]) -> Minutes:
     if not giants:
         return _sums(judged, contributions)
     meter = giants[0].meter

@@ -94,7 +94,7 @@ class CounterBook:
         added: dict[Counted, int] = defaultdict(int)
         for minutes in combined:
             customers = self._by_meter.get(minutes.meter.meter_no)
-            if not customers:
+            if not customers or not minutes.meter.active:
                 continue
             counts = minutes.meter.aggregation is Aggregation.COUNT
             entitled = np.isin(minutes.customers, np.fromiter(customers, np.uint64, len(customers)))
@@ -134,7 +134,7 @@ def _add_edge(
 def _events_in(judged: Attributed, minutes: Minutes, customer: int, minute: int) -> Iterator[tuple[int, int]]:
     """(time, units) of what the meter took from this customer's events of the minute."""
     for taken in judged.contributions:
-        if taken.meter.meter_no != minutes.meter.meter_no:
+        if taken.meter != minutes.meter:
             continue
         times = judged.events.occurred_at[taken.rows]
         here = (judged.customers[taken.rows] == customer) & (times // MINUTE_MICROS == minute)
@@ -143,7 +143,7 @@ def _events_in(judged: Attributed, minutes: Minutes, customer: int, minute: int)
     for giant in judged.giants:
         time = int(judged.events.occurred_at[giant.row])
         if (
-            giant.meter.meter_no == minutes.meter.meter_no
+            giant.meter == minutes.meter
             and int(judged.customers[giant.row]) == customer
             and time // MINUTE_MICROS == minute
         ):

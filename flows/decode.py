@@ -101,6 +101,7 @@ def _join(opened: list[Sealed], partitions: int) -> Events:
         occurred_at=_numbers([batch.times for batch in batches], "<i8", counts, n),
         kinds=kinds,
         kind_codes=kind_codes,
+        untimed=_untimed(batches, starts, n),
         sources=pa.array(sources, pa.string()).take(pa.array(source_codes)),
         ids=_texts([b.ids for b in batches], [b.id_lengths for b in batches], counts, starts),
         subjects=_texts([b.subjects for b in batches], [b.subject_lengths for b in batches], counts, starts),
@@ -146,6 +147,19 @@ def _texts(
     except pa.ArrowInvalid as error:
         raise ValueError(f"a text that is not UTF-8: {error}") from error
     return texts
+
+
+def _untimed(batches: list[EventBatch], starts: NDArray[np.int64], n: int) -> NDArray[np.bool_]:
+    untimed = np.zeros(n, np.bool_)
+    for batch, start in zip(batches, starts.tolist(), strict=True):
+        if batch.untimed:
+            if len(batch.untimed) % 4:
+                raise ValueError("a column of numbers of the wrong length")
+            rows = np.frombuffer(batch.untimed, "<u4")
+            if int(rows.max()) >= batch.count:
+                raise ValueError("an event without time that is not there")
+            untimed[start + rows.astype(np.int64)] = True
+    return untimed
 
 
 def _extensions(batches: list[EventBatch], starts: NDArray[np.int64], n: int) -> Texts:

@@ -28,6 +28,7 @@ class Events:
     indexes: NDArray[np.uint32]
     received_at: NDArray[np.int64]
     occurred_at: NDArray[np.int64]
+    untimed: NDArray[np.bool_]  # came without a time and took that of its receipt
     kinds: list[Kind]
     kind_codes: NDArray[np.int64]
     sources: Texts
@@ -49,6 +50,7 @@ class Events:
             indexes=self.indexes[rows],
             received_at=self.received_at[rows],
             occurred_at=self.occurred_at[rows],
+            untimed=self.untimed[rows],
             kinds=self.kinds,
             kind_codes=self.kind_codes[rows],
             sources=self.sources.take(rows),

@@ -1,5 +1,6 @@
 """Judged batches as rows of the ClickHouse tables."""
 
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -9,24 +10,29 @@ from numpy.typing import NDArray
 from flows.attribute import Attributed, Status
 from flows.combine import Minutes
 from flows.events import Events
-from schemas.instants import MINUTE_MICROS
+from schemas.instants import MINUTE_MICROS, to_micros
 from schemas.meters import Aggregation
 
 Table = Any  # a pyarrow.Table: pyarrow publishes no types
 
 SECOND_MICROS = 1_000_000
+AS_IT_CAME = -1  # change_offset of an event that nothing has changed
 DECIMAL_BYTES = 32  # of decimal256, two's complement, little-endian
 UTC_MICROS = pa.timestamp("us", "UTC")
 UTC_SECONDS = pa.timestamp("s", "UTC")
 
 
-def event_rows(judged: Attributed, *, shard: int, seq: int) -> Table:
+def event_rows(judged: Attributed, *, shard: int, seq: int, judged_at: datetime) -> Table:
     """First copies, with what became of them."""
     codes = ["", *sorted(set(judged.codes.values()))]
     code_of = np.zeros(len(judged.events), np.int32)
     for row, code in judged.codes.items():
         code_of[row] = codes.index(code)
     columns = _log_columns(judged.events, shard=shard, seq=seq)
+    n = len(judged.events)
+    columns["change_offset"] = pa.array(np.full(n, AS_IT_CAME, np.int64))
+    columns["judged_at"] = pa.array(np.full(n, to_micros(judged_at), np.int64)).cast(UTC_MICROS)
+    columns["effect"] = pa.array((judged.status != Status.QUARANTINED).astype(np.int8))
     columns["customer_no"] = pa.array(judged.customers)
     columns["status"] = pa.array([status.name.lower() for status in Status]).take(pa.array(judged.status - 1))
     columns["code"] = pa.array(codes).take(pa.array(code_of))
@@ -53,6 +59,7 @@ def _log_columns(events: Events, *, shard: int, seq: int) -> dict[str, Any]:
         "seq": pa.array(np.full(n, seq, np.uint64)),
         "received_at": pa.array(events.received_at).cast(UTC_MICROS),
         "occurred_at": pa.array(events.occurred_at).cast(UTC_MICROS),
+        "untimed": pa.array(events.untimed),
         "source": events.sources,
         "id": events.ids,
         "type": types.take(pa.array(events.kind_codes)),
@@ -84,7 +91,7 @@ def _minute_rows(minutes: Minutes, texts: Any, *, shard: int, seq: int) -> Table
             "group_values": pa.ListArray.from_arrays(ends, texts.take(pa.array(codes))),
             "shard": pa.array(np.full(n, shard, np.uint16)),
             "seq": pa.array(np.full(n, seq, np.uint64)),
-            "event_count": pa.array(minutes.counts.astype(np.uint64)),
+            "event_count": pa.array(minutes.counts),
             "total": _decimals(np.zeros(n, np.int64).tolist() if counts else minutes.units),
         }
     )

@@ -111,7 +111,7 @@ class Shard:
         version = head_version(self._connection)
         intent = None
         if messages:
-            intent = Intent(seq=self._seq, ranges=ranges, catalogue_version=version)
+            intent = Intent(seq=self._seq, ranges=ranges, catalogue_version=version, created_at=self._clock())
             self._seq += 1
         return LogBatch(messages=messages, intent=intent, until=until, catalogue_version=version)
 

@@ -23,7 +23,7 @@ from infra.crash_points import crash_point
 from infra.postgres.counters import CounterChange, SeededBy, add_to_counters, insert_counters, seeded_counters
 from infra.postgres.poison import PoisonMessage, record_poison
 from infra.postgres.pool import PgConnection
-from infra.postgres.shards import advance, commit_intents, lock_shard, write_intent
+from infra.postgres.shards import Intent, advance, commit_intents, lock_shard, record_catalogue_version, write_intent
 from infra.settings import Settings
 from schemas.instants import from_micros
 from schemas.money import EXACT, MAX_SCALE
@@ -77,7 +77,7 @@ class Sink:
         if not log.redo:
             self._commit(batch)
         self._last_seq = log.intent.seq
-        self._writer.submit(self._rows(batch, log.intent.seq))
+        self._writer.submit(self._rows(batch, log.intent))
         self._report(batch)
 
     def _store_progress(self, log: LogBatch) -> None:
@@ -87,6 +87,7 @@ class Sink:
         with self._connection.transaction():
             lock_shard(self._connection, shard=self._shard)
             advance(self._connection, topic=self._topic, shard=self._shard, ranges=(), until=log.until)
+            record_catalogue_version(self._connection, shard=self._shard, version=log.catalogue_version)
             insert_counters(self._connection, by=self._layout, seq=self._last_seq, changes=_changes(seeds))
             if stored:
                 commit_intents(self._connection, topic=self._topic, shard=self._shard, seqs=(), until=log.until)
@@ -106,7 +107,7 @@ class Sink:
         with self._connection.transaction():
             lock_shard(self._connection, shard=self._shard)
             advance(self._connection, topic=self._topic, shard=self._shard, ranges=intent.ranges, until=batch.log.until)
-            write_intent(self._connection, shard=self._shard, intent=intent, now=self._clock())
+            write_intent(self._connection, shard=self._shard, intent=intent)
             crash_point("sink.in_transaction")
             record_poison(self._connection, topic=self._topic, messages=batch.poison)
             insert_counters(self._connection, by=self._layout, seq=intent.seq, changes=_changes(fresh))
@@ -133,11 +134,11 @@ class Sink:
         seeds = load_seeds(self._client, layout=self._layout, periods=missing, catalogue=self._catalogue, rows=rows)
         return missing, seeds
 
-    def _rows(self, batch: Judged, seq: int) -> Storable:
-        judged = batch.attributed
+    def _rows(self, batch: Judged, intent: Intent) -> Storable:
+        judged, seq = batch.attributed, intent.seq
         return Storable(
             seq=seq,
-            events=event_rows(judged, shard=self._shard, seq=seq) if judged else None,
+            events=event_rows(judged, shard=self._shard, seq=seq, judged_at=intent.created_at) if judged else None,
             copies=copy_rows(batch.copies, shard=self._shard, seq=seq) if batch.copies else None,
             usage=usage_rows(judged, batch.combined, shard=self._shard, seq=seq) if judged else None,
             until=batch.log.until,

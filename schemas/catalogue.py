@@ -1,7 +1,7 @@
 """What flows must know of the control plane, as entries of the catalogue log (`catalogue_changes`).
 
 The control plane appends an entry in the transaction of the change; a flow holds the newest entry of each key. The
-key of a subject is the subject itself; of a meter and an entitlement, the decimal text of its `no`.
+key of a subject is the subject itself; of a meter, `meter_key`; of an entitlement, the decimal text of its `no`.
 """
 
 from datetime import datetime
@@ -25,7 +25,7 @@ class SubjectEntry(msgspec.Struct, frozen=True):
 
 
 class MeterEntry(msgspec.Struct, frozen=True):
-    """A meter at one revision."""
+    """A meter at one revision. While one is built from the past, the one that readers use is counted beside it."""
 
     meter_no: int
     revision: int
@@ -34,6 +34,12 @@ class MeterEntry(msgspec.Struct, frozen=True):
     value: str | None
     filters: tuple[Filter, ...]
     group_by: tuple[str, ...]  # property names, without `$.`
+    active: bool = True  # readers use this revision; false: it is being built
+
+
+def meter_key(meter: MeterEntry) -> str:
+    """The catalogue key of a revision of a meter."""
+    return f"{meter.meter_no}:{meter.revision}"
 
 
 class EntitlementEntry(msgspec.Struct, frozen=True):

@@ -5,9 +5,12 @@ decodes it; both through this shape. On the topic it is one version byte, then a
 The position of an event is (partition, offset, index in the batch); the first copy of an identity counts.
 """
 
+from enum import StrEnum
+
 import msgspec
 
 BATCH_VERSION = 1
+CHANGE_VERSION = 2
 
 #: Kafka headers of a message, all ASCII.
 HEADER_TENANT_NO = "tenant"  # decimal text of tenants.no
@@ -51,6 +54,26 @@ class EventBatch(msgspec.Struct, frozen=True, array_like=True, gc=False):
     extensions: dict[int, str] = {}
 
 
+class ChangeKind(StrEnum):
+    """`void` takes an event back, `replay` judges a quarantined one anew."""
+
+    VOID = "void"
+    REPLAY = "replay"
+
+
+class ChangeBatch(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Changes to events that stand earlier on the log, of one tenant, on the partition of their identities.
+
+    It stands on the log like any batch, with CHANGE_VERSION before it, so what it changes is a function of the log.
+    hashes   16 bytes an event: its identity hash
+    """
+
+    tenant_no: int
+    kind: ChangeKind
+    hashes: bytes
+
+
+_change_decoder = msgspec.msgpack.Decoder(ChangeBatch)
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(EventBatch)
 
@@ -63,3 +86,13 @@ def encode_batch(batch: EventBatch) -> bytes:
 def decode_batch(packed: bytes | memoryview) -> EventBatch:
     """The batch from msgpack. Raises msgspec.MsgspecError when it is none."""
     return _decoder.decode(packed)
+
+
+def encode_change(change: ChangeBatch) -> bytes:
+    """The change as msgpack, not yet compressed."""
+    return _encoder.encode(change)
+
+
+def decode_change(packed: bytes | memoryview) -> ChangeBatch:
+    """The change from msgpack. Raises msgspec.MsgspecError when it is none."""
+    return _change_decoder.decode(packed)

@@ -6,9 +6,20 @@ The topic itself stays uncompressed: the broker would otherwise unpack every mes
 import lz4.block
 import xxhash
 
-from schemas.events import BATCH_VERSION, MAX_REQUEST_BYTES, EventBatch, decode_batch, encode_batch
+from schemas.events import (
+    BATCH_VERSION,
+    CHANGE_VERSION,
+    MAX_REQUEST_BYTES,
+    ChangeBatch,
+    EventBatch,
+    decode_batch,
+    decode_change,
+    encode_batch,
+    encode_change,
+)
 
 VERSION_BYTE = bytes([BATCH_VERSION])
+CHANGE_BYTE = bytes([CHANGE_VERSION])
 
 #: More than any accepted request can need; a message that claims more would only fill the reader's memory.
 MAX_UNPACKED_BYTES = 2 * MAX_REQUEST_BYTES
@@ -34,6 +45,16 @@ def seal(batch: EventBatch) -> bytes:
     return VERSION_BYTE + lz4.block.compress(encode_batch(batch))
 
 
+def seal_change(change: ChangeBatch) -> bytes:
+    """The message of changes to earlier events."""
+    return CHANGE_BYTE + lz4.block.compress(encode_change(change))
+
+
+def is_change(message: bytes) -> bool:
+    """Whether the message says that it holds changes; it may still be broken."""
+    return message[:1] == CHANGE_BYTE
+
+
 def unpacked_bytes(message: bytes) -> int:
     """What the message says it unpacks to; 0 when it says nothing. Not to be trusted beyond MAX_UNPACKED_BYTES."""
     return int.from_bytes(message[1:5], "little")
@@ -41,11 +62,23 @@ def unpacked_bytes(message: bytes) -> int:
 
 def unseal(message: bytes) -> EventBatch:
     """The batch of a message. Raises ValueError when it is none that this version can read."""
-    if message[:1] != VERSION_BYTE:
-        raise ValueError(f"message format {message[:1]!r} is not {VERSION_BYTE!r}")
-    if unpacked_bytes(message) > MAX_UNPACKED_BYTES:
-        raise ValueError(f"the message claims to unpack to more than {MAX_UNPACKED_BYTES} bytes")
     try:
-        return decode_batch(lz4.block.decompress(memoryview(message)[1:]))
+        return decode_batch(_unpack(message, VERSION_BYTE))
     except (lz4.block.LZ4BlockError, ValueError) as error:  # msgspec's errors are ValueErrors
         raise ValueError(f"not a batch of events: {error}") from error
+
+
+def unseal_change(message: bytes) -> ChangeBatch:
+    """The changes of a message. Raises ValueError when it holds none that this version can read."""
+    try:
+        return decode_change(_unpack(message, CHANGE_BYTE))
+    except (lz4.block.LZ4BlockError, ValueError) as error:
+        raise ValueError(f"not a batch of changes: {error}") from error
+
+
+def _unpack(message: bytes, version: bytes) -> bytes:
+    if message[:1] != version:
+        raise ValueError(f"message format {message[:1]!r} is not {version!r}")
+    if unpacked_bytes(message) > MAX_UNPACKED_BYTES:
+        raise ValueError(f"the message claims to unpack to more than {MAX_UNPACKED_BYTES} bytes")
+    return lz4.block.decompress(memoryview(message)[1:])

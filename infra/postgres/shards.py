@@ -31,6 +31,7 @@ class Intent:
     seq: int
     ranges: tuple[OffsetRange, ...]
     catalogue_version: int
+    created_at: datetime
 
 
 def claim_partitions(connection: PgConnection, *, topic: str, shard: int, partitions: Sequence[int]) -> None:
@@ -107,10 +108,11 @@ def advance(
     _move_until(connection, _COUNTED, topic=topic, shard=shard, until=until)
 
 
-def write_intent(connection: PgConnection, *, shard: int, intent: Intent, now: datetime) -> None:
+def write_intent(connection: PgConnection, *, shard: int, intent: Intent) -> None:
     """Record the batch as pending under the shard's next number. Raises Fenced when that number is taken."""
     taken = connection.execute(
-        "UPDATE shards SET next_seq = next_seq + 1 WHERE shard = %s AND next_seq = %s", (shard, intent.seq)
+        "UPDATE shards SET next_seq = next_seq + 1, catalogue_version = %s WHERE shard = %s AND next_seq = %s",
+        (intent.catalogue_version, shard, intent.seq),
     ).rowcount
     if taken != 1:
         raise Fenced("shard.fenced", f"shard {shard} has gone past intent {intent.seq}: another owner did")
@@ -118,8 +120,16 @@ def write_intent(connection: PgConnection, *, shard: int, intent: Intent, now: d
         "INSERT INTO intents (shard, seq, ranges, catalogue_version, state, created_at)"
         " VALUES (%s, %s, %s, %s, 'pending', %s)",
         (shard, intent.seq, Jsonb([[r.partition, r.first, r.last] for r in intent.ranges]),
-         intent.catalogue_version, now),
+         intent.catalogue_version, intent.created_at),
     )  # fmt: skip
+
+
+def record_catalogue_version(connection: PgConnection, *, shard: int, version: int) -> None:
+    """Say that no batch of the shard from here on is judged by an older catalogue."""
+    connection.execute(
+        "UPDATE shards SET catalogue_version = %s WHERE shard = %s AND catalogue_version < %s",
+        (version, shard, version),
+    )
 
 
 def commit_intents(
@@ -163,7 +173,8 @@ def _move_until(
 def pending_intents(connection: PgConnection, *, shard: int) -> list[Intent]:
     """The shard's batches that must be redone, in their order."""
     rows = connection.execute(
-        "SELECT seq, ranges, catalogue_version FROM intents WHERE shard = %s AND state = 'pending' ORDER BY seq",
+        "SELECT seq, ranges, catalogue_version, created_at FROM intents"
+        " WHERE shard = %s AND state = 'pending' ORDER BY seq",
         (shard,),
     )
     return [
@@ -171,6 +182,7 @@ def pending_intents(connection: PgConnection, *, shard: int) -> list[Intent]:
             seq=row["seq"],
             ranges=tuple(OffsetRange(partition=p, first=first, last=last) for p, first, last in row["ranges"]),
             catalogue_version=row["catalogue_version"],
+            created_at=row["created_at"],
         )
         for row in rows
     ]

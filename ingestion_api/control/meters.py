@@ -286,7 +286,9 @@ def archive_meter(meter: str, call: AdminCall) -> Response:
 
 
 def _append(connection: PgConnection, principal: Principal, row: Row, entry: MeterEntry | None) -> None:
-    change = catalogue.Change(kind=EntryKind.METER, tenant_no=principal.tenant_no, key=str(row["no"]), entry=entry)
+    change = catalogue.Change(
+        kind=EntryKind.METER, tenant_no=principal.tenant_no, key=f"{row['no']}:{row['revision']}", entry=entry
+    )
     catalogue.append_changes(connection, [change])
 
 

@@ -8,7 +8,7 @@ from flows.events import Events
 from infra.kafka.consumer import Message
 from infra.kafka.event_log import seal
 from infra.postgres.catalogue import Change
-from schemas.catalogue import EntryKind, MeterEntry, SubjectEntry
+from schemas.catalogue import EntryKind, MeterEntry, SubjectEntry, meter_key
 from tests.support.usage_log import Sent, batch_of
 
 APPENDED_AT_MS = 1_773_144_000_000
@@ -37,7 +37,7 @@ def columns(events: Sequence[Sent]) -> Events:
 def catalogue_of(meters: Sequence[MeterEntry], subjects: dict[str, int], *, tenants: Sequence[int] = (1,)) -> Catalogue:
     """A catalogue of these meters of tenant 1, and the same subjects in every tenant."""
     catalogue = Catalogue()
-    changes = [Change(kind=EntryKind.METER, tenant_no=1, key=str(m.meter_no), entry=m) for m in meters]
+    changes = [Change(kind=EntryKind.METER, tenant_no=1, key=meter_key(m), entry=m) for m in meters]
     changes += [
         Change(kind=EntryKind.SUBJECT, tenant_no=tenant, key=subject, entry=SubjectEntry(customer_no=no + 100 * tenant))
         for tenant in tenants

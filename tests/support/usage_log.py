@@ -24,7 +24,7 @@ from infra.postgres.catalogue import Change, append_changes
 from infra.postgres.pool import PgConnection
 from infra.postgres.pool import connect as connect_postgres
 from infra.settings import Settings
-from schemas.catalogue import EntryKind, MeterEntry, SubjectEntry
+from schemas.catalogue import EntryKind, MeterEntry, SubjectEntry, meter_key
 from schemas.events import EventBatch
 from schemas.instants import to_micros
 from schemas.meters import Aggregation
@@ -134,7 +134,7 @@ class UsageLog:
 
     def meters(self, *meters: MeterEntry, tenant_no: int = 1) -> int:
         return self.catalogue(
-            Change(kind=EntryKind.METER, tenant_no=tenant_no, key=str(m.meter_no), entry=m) for m in meters
+            Change(kind=EntryKind.METER, tenant_no=tenant_no, key=meter_key(m), entry=m) for m in meters
         )
 
     def send(self, events: Sequence[Sent]) -> None:

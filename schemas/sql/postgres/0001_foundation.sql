@@ -179,8 +179,9 @@ CREATE INDEX entitlements_by_customer ON entitlements (customer_id, feature_id);
 -- The catalogue that flows read, as a log: its state at version v is, a (kind, tenant, key), the newest body at or
 -- below v (null body: gone). An intent names a version, so a redo judges events exactly as the first time.
 CREATE TABLE catalogue_head (
-    is_only boolean PRIMARY KEY DEFAULT true CHECK (is_only),
-    version bigint NOT NULL
+    is_only          boolean PRIMARY KEY DEFAULT true CHECK (is_only),
+    version          bigint NOT NULL,
+    replayed_version bigint NOT NULL DEFAULT 0 -- events quarantined for subjects that came up to here have been replayed
 );
 INSERT INTO catalogue_head (version) VALUES (0);
 
@@ -206,8 +207,9 @@ CREATE TABLE shard_offsets (
 );
 
 CREATE TABLE shards (
-    shard    integer PRIMARY KEY,
-    next_seq bigint NOT NULL DEFAULT 1
+    shard             integer PRIMARY KEY,
+    next_seq          bigint NOT NULL DEFAULT 1,
+    catalogue_version bigint NOT NULL DEFAULT 0 -- batches from next_seq on are judged by this version or a newer one
 );
 
 -- One batch of a shard on its way into ClickHouse. `ranges` is [[partition, first, last], …], inclusive.

@@ -17,6 +17,7 @@ from infra.settings import Settings
 from schemas.catalogue import MeterEntry
 from schemas.matching import event_value, matches, parse_data
 from schemas.meters import Aggregation, Filter, FilterOperator
+from tests.support.billing import EVENT_COLUMNS
 from tests.support.stack import fresh_databases
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -78,7 +79,7 @@ def store_events(
         ]
         for n, data in enumerate(events)
     ]
-    client.insert("events", rows)
+    client.insert("events", rows, column_names=EVENT_COLUMNS)
 
 
 def store_window(client: Client, customer_no: int, count: int, total: Decimal, seq: int = 1, meter_no: int = 1) -> None:

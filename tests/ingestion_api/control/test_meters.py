@@ -24,7 +24,7 @@ def entries_of(api: Api, meter_id: str) -> list[MeterEntry | None]:
         return [
             change.entry  # pyright: ignore[reportReturnType]
             for change in load_changes(connection, after=0, up_to=2**40)
-            if (change.kind, change.tenant_no, change.key) == (EntryKind.METER, row["tenant_no"], str(row["no"]))
+            if (change.kind, change.tenant_no, change.key) == (EntryKind.METER, row["tenant_no"], f"{row['no']}:1")
         ]
 
 
