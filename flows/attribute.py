@@ -4,7 +4,7 @@ Every event ends in one state. `quarantined`: its subject is unknown, its data c
 needs is no number. `unmatched`: no meter takes it. `counted`: at least one does.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flows.catalogue import Catalogue
-from flows.events import Events, Rows
+from flows.events import Events, Kind, Rows
 from flows.fields import MAX_WHOLE, SCALE, Path, Table, Values, coded, decode_rows, exact_values
 from schemas.catalogue import MeterEntry
 from schemas.errors import Reject
@@ -71,10 +71,18 @@ class Attributed:
     contributions: list[Contribution] = field(default_factory=list[Contribution])
     giants: list[Giant] = field(default_factory=list[Giant])
     texts: dict[str, int] = field(default_factory=dict[str, int])
+    #: What counts of each event: 1, 0 or -1. None: 1, but 0 of what is quarantined.
+    effects: NDArray[np.int8] | None = None
+    #: The offset of the message that changed each event. None: all are as they came.
+    change_offsets: NDArray[np.int64] | None = None
 
     def quarantine(self, row: int, code: str) -> None:
         self.status[row] = Status.QUARANTINED
         self.codes[row] = code
+
+    def effect_of(self, row: int) -> int:
+        """What counts of an event that is not quarantined: 1 or -1."""
+        return 1 if self.effects is None else int(self.effects[row])
 
     def text_code(self, text: str) -> int:
         return self.texts.setdefault(text, len(self.texts))
@@ -82,7 +90,11 @@ class Attributed:
 
 def attribute(events: Events, catalogue: Catalogue) -> Attributed:
     """Judge every event. A function of the events and the catalogue alone."""
-    customers = _customers(events, catalogue)
+    return judge(events, _customers(events, catalogue), catalogue.meters)
+
+
+def judge(events: Events, customers: NDArray[np.uint64], meters_of: Mapping[Kind, Sequence[MeterEntry]]) -> Attributed:
+    """Judge events whose customers are known already (0: unknown) by these meters alone."""
     judged = Attributed(
         events=events,
         customers=customers,
@@ -94,7 +106,7 @@ def attribute(events: Events, catalogue: Catalogue) -> Attributed:
     order = known[np.argsort(events.kind_codes[known], kind="stable")]
     cuts = np.flatnonzero(np.diff(events.kind_codes[order])) + 1
     for rows in np.split(order, cuts) if len(order) else []:
-        meters = catalogue.meters.get(events.kinds[int(events.kind_codes[rows[0]])], ())
+        meters = meters_of.get(events.kinds[int(events.kind_codes[rows[0]])], ())
         if not meters:
             continue
         if len(rows) < FEW_EVENTS:

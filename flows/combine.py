@@ -50,11 +50,16 @@ def _sums(judged: Attributed, contributions: Sequence[Contribution]) -> Minutes:
         "whole": np.concatenate([c.whole for c in contributions]),
         "part": np.concatenate([c.part for c in contributions]),
     }
+    count = pl.len()
+    if judged.effects is not None:
+        effects = judged.effects[rows].astype(np.int64)
+        values = {"effect": effects} | {name: column * effects for name, column in values.items()}
+        count = pl.col("effect").sum()
     columns = keys if packing is None else {"packed": _pack(keys, packing)}
     grouped = (
         pl.DataFrame(columns | values)
         .group_by(list(columns))
-        .agg(pl.len().alias("count"), pl.col("whole").sum(), pl.col("part").sum())
+        .agg(count.alias("count"), pl.col("whole").sum(), pl.col("part").sum())
     )
     if packing is None:
         found = {name: grouped[name].to_numpy() for name in keys}
@@ -117,8 +122,9 @@ def _with_giants(judged: Attributed, contributions: Sequence[Contribution], gian
     for giant in giants:
         minute = int(judged.events.occurred_at[giant.row]) // MINUTE_MICROS
         total = totals.setdefault((int(judged.customers[giant.row]), minute, giant.groups), [0, 0])
-        total[0] += 1
-        total[1] += giant.units
+        effect = judged.effect_of(giant.row)
+        total[0] += effect
+        total[1] += effect * giant.units
     return Minutes(
         meter=meter,
         customers=np.array([customer for customer, _, _ in totals], np.uint64),

@@ -139,7 +139,8 @@ def _events_in(judged: Attributed, minutes: Minutes, customer: int, minute: int)
         times = judged.events.occurred_at[taken.rows]
         here = (judged.customers[taken.rows] == customer) & (times // MINUTE_MICROS == minute)
         for row in np.flatnonzero(here).tolist():
-            yield int(times[row]), int(taken.whole[row]) * SCALE + int(taken.part[row])
+            effect = judged.effect_of(int(taken.rows[row]))
+            yield int(times[row]), effect * (int(taken.whole[row]) * SCALE + int(taken.part[row]))
     for giant in judged.giants:
         time = int(judged.events.occurred_at[giant.row])
         if (
@@ -147,7 +148,7 @@ def _events_in(judged: Attributed, minutes: Minutes, customer: int, minute: int)
             and int(judged.customers[giant.row]) == customer
             and time // MINUTE_MICROS == minute
         ):
-            yield time, giant.units
+            yield time, judged.effect_of(giant.row) * giant.units
 
 
 def _counted_periods(entry: EntitlementEntry, now: datetime) -> Iterator[Counted]:

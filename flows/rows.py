@@ -30,9 +30,11 @@ def event_rows(judged: Attributed, *, shard: int, seq: int, judged_at: datetime)
         code_of[row] = codes.index(code)
     columns = _log_columns(judged.events, shard=shard, seq=seq)
     n = len(judged.events)
-    columns["change_offset"] = pa.array(np.full(n, AS_IT_CAME, np.int64))
+    offsets = np.full(n, AS_IT_CAME, np.int64) if judged.change_offsets is None else judged.change_offsets
+    columns["change_offset"] = pa.array(offsets)
     columns["judged_at"] = pa.array(np.full(n, to_micros(judged_at), np.int64)).cast(UTC_MICROS)
-    columns["effect"] = pa.array((judged.status != Status.QUARANTINED).astype(np.int8))
+    effects = (judged.status != Status.QUARANTINED).astype(np.int8) if judged.effects is None else judged.effects
+    columns["effect"] = pa.array(effects)
     columns["customer_no"] = pa.array(judged.customers)
     columns["status"] = pa.array([status.name.lower() for status in Status]).take(pa.array(judged.status - 1))
     columns["code"] = pa.array(codes).take(pa.array(code_of))
