@@ -23,6 +23,9 @@ JVM_OPTIONS = (
     *("-XX:+UnlockDiagnosticVMOptions", "-XX:-AOTAdapterCaching", "-XX:-AOTStubCaching"),
 )
 
+#: A folder may have any name: in another locale Java can't even say the name of one that is not ASCII.
+ENVIRONMENT = {"LC_ALL": "C.UTF-8"}
+
 LOG_CONFIGURATION = """\
 rootLogger.level=WARN
 logger.life.name=kafka.server.KafkaRaftServer
@@ -56,7 +59,7 @@ def component(
     def prepare() -> None:
         jars.fetch(cache_dir, console)
         (data_dir / "kafka.log4j2.properties").write_text(LOG_CONFIGURATION, encoding="ascii")
-        configuration.write_text(_properties(home, port, controller_port), encoding="utf-8")
+        configuration.write_text(_properties(home, port, controller_port), encoding="ascii")
         if not home.exists():
             _format(data_dir, _java(cache_dir), port, controller_port)
 
@@ -71,6 +74,7 @@ def component(
         port=port,
         probe=probe_of("kafka"),
         prepare=prepare,
+        environment=ENVIRONMENT,
         stop_limit_seconds=20,
     )
 
@@ -87,11 +91,17 @@ def _format(data_dir: Path, java: list[str], port: int, controller_port: int) ->
     """Give the empty store its identity. It appears under its name when it is complete: a killed run starts afresh."""
     fresh = data_dir / f"kafka.{uuid.uuid4().hex}"
     configuration = data_dir / "kafka-format.properties"
-    configuration.write_text(_properties(fresh, port, controller_port), encoding="utf-8")
+    configuration.write_text(_properties(fresh, port, controller_port), encoding="ascii")
     cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
     command = [*java, "kafka.tools.StorageTool", "format", "-t", cluster_id, "-c", str(configuration)]
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=FORMAT_LIMIT_SECONDS, check=False, umask=0o077
+        command,
+        capture_output=True,
+        text=True,
+        env={**os.environ, **ENVIRONMENT},
+        timeout=FORMAT_LIMIT_SECONDS,
+        check=False,
+        umask=0o077,
     )
     if done.returncode != 0:
         raise StackError("local.kafka_format", f"Kafka could not lay out its store: {done.stdout}{done.stderr}")
@@ -126,4 +136,11 @@ def _properties(home: Path, port: int, controller_port: int) -> str:
         "group.initial.rebalance.delay.ms": 0,
         "log.cleaner.dedupe.buffer.size": 32 * 1024 * 1024,
     }
-    return "".join(f"{key}={value}\n" for key, value in settings.items())
+    return "".join(f"{key}={_escaped(str(value))}\n" for key, value in settings.items())
+
+
+def _escaped(text: str) -> str:
+    """A value as a file of Java properties says it: in ASCII, what is not by the numbers of its UTF-16 units."""
+    units = text.replace("\\", "\\\\").encode("utf-16-be")
+    numbers = [int.from_bytes(units[at : at + 2]) for at in range(0, len(units), 2)]
+    return "".join(chr(number) if number < 128 else f"\\u{number:04x}" for number in numbers)

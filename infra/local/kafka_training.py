@@ -56,7 +56,12 @@ def _train(cache_dir: Path, place: Path) -> None:
     component.prepare()
     java, *options = component.command
     with log.open("wb") as output:
-        broker = subprocess.Popen([java, f"-XX:AOTCacheOutput={fresh}", *options], stdout=output, stderr=output)
+        broker = subprocess.Popen(
+            [java, f"-XX:AOTCacheOutput={fresh}", *options],
+            stdout=output,
+            stderr=output,
+            env={**os.environ, **component.environment},
+        )
     try:
         deadline = time.monotonic() + START_LIMIT_SECONDS
         while STARTED not in log.read_text(encoding="utf-8") and time.monotonic() < deadline and broker.poll() is None:
