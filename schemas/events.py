@@ -21,6 +21,7 @@ MAX_REQUEST_BYTES = 16 * 1024 * 1024  # decoded
 MAX_EVENT_BYTES = 64 * 1024 - 1  # lengths on the log are 16 bits
 MAX_FUTURE_SECONDS = 300
 MAX_FIELD_LENGTH = 512  # characters of id, source, type and subject
+MAX_CHANGES_A_MESSAGE = 500
 
 DEFAULT_SOURCE = "api"
 
@@ -65,7 +66,7 @@ class ChangeBatch(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Changes to events that stand earlier on the log, of one tenant, on the partition of their identities.
 
     It stands on the log like any batch, with CHANGE_VERSION before it, so what it changes is a function of the log.
-    hashes   16 bytes an event: its identity hash
+    hashes   16 bytes an event, at most MAX_CHANGES_A_MESSAGE of them: its identity hash
     """
 
     tenant_no: int
