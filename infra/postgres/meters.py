@@ -1,4 +1,7 @@
-"""Meters."""
+"""Meters, as readers use them: the row of a meter has the definition of the revision that answers come from.
+
+The definitions before and after, and how a new one is built, are in `meter_builds`.
+"""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -25,11 +28,14 @@ def insert_meter(
     group_by: Sequence[str],
     metadata: dict[str, str],
     now: datetime,
+    is_built: bool = True,
+    built_until: datetime | None = None,
 ) -> Row | None:
-    """Store a new meter at revision 1; None when the tenant has this key already."""
+    """Store a new meter at revision 1; None when the tenant has this key already. `is_built`, `built_until`: see
+    `complete_until`."""
     return connection.execute(
         "INSERT INTO meters (id, tenant_id, key, name, event_type, aggregation, value, filters, group_by, metadata,"
-        " created_at) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
+        " created_at, is_built, built_until) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
         " ON CONFLICT (tenant_id, key) DO NOTHING RETURNING *",
         (
             meter_id,
@@ -43,6 +49,8 @@ def insert_meter(
             list(group_by),
             jsonb(metadata),
             now,
+            is_built,
+            built_until,
         ),
     ).fetchone()
 
@@ -76,6 +84,26 @@ def load_entries(connection: PgConnection, *, meter_nos: Sequence[int]) -> dict[
         (list(meter_nos),),
     )
     return {row["meter_no"]: msgspec.convert(row, MeterEntry) for row in rows}
+
+
+def complete_until(connection: PgConnection, *, meter_nos: Sequence[int], as_of: datetime | None) -> datetime | None:
+    """Up to when the usage of all these meters is complete, where usage itself is complete up to `as_of`.
+
+    Earlier than `as_of` only while one of them is built for the first time; None when nothing is known. Read `as_of`
+    before, and the windows after.
+    """
+    rows = connection.execute(
+        "SELECT built_until FROM meters WHERE no = ANY(%s) AND NOT is_built", (list(meter_nos),)
+    ).fetchall()
+    bounds = [as_of, *(row["built_until"] for row in rows)]
+    known = [bound for bound in bounds if bound is not None]
+    return min(known) if len(known) == len(bounds) else None
+
+
+def load_unbuilt(connection: PgConnection, *, meter_nos: Sequence[int]) -> frozenset[int]:
+    """Those of these meters that are still built for the first time: their usage says nothing of the past yet."""
+    rows = connection.execute("SELECT no FROM meters WHERE no = ANY(%s) AND NOT is_built", (list(meter_nos),))
+    return frozenset(row["no"] for row in rows)
 
 
 def list_meters(
@@ -116,6 +144,30 @@ def archive_meter(connection: PgConnection, *, meter_id: str, now: datetime) -> 
     ).fetchone()
     assert row is not None
     return row
+
+
+def update_meter(connection: PgConnection, *, meter_id: str, name: str, metadata: dict[str, str]) -> Row:
+    """Change what nothing is counted by."""
+    row = connection.execute(
+        "UPDATE meters SET name = %s, metadata = %s WHERE id = %s RETURNING *", (name, jsonb(metadata), meter_id)
+    ).fetchone()
+    assert row is not None
+    return row
+
+
+def load_matrix_prices(connection: PgConnection, *, tenant_id: str, key: str) -> list[Row]:
+    """The groups that matrix prices of plan versions need of the meter: (plan, price, dimensions)."""
+    return connection.execute(
+        "SELECT DISTINCT plans.key AS plan, price ->> 'key' AS price, price -> 'dimensions' AS dimensions"
+        " FROM plan_versions JOIN plans ON plans.id = plan_id, jsonb_array_elements(prices) AS price"
+        " WHERE tenant_id = %(tenant_id)s AND prices @> %(matrix)s"
+        " AND price @> %(price)s",
+        {
+            "tenant_id": tenant_id,
+            "matrix": jsonb([{"meter": key, "model": "matrix"}]),
+            "price": jsonb({"meter": key, "model": "matrix"}),
+        },
+    ).fetchall()
 
 
 def load_meters_of_types(connection: PgConnection, *, tenant_id: str, types: Sequence[str]) -> list[Row]:

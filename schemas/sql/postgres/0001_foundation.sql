@@ -81,11 +81,53 @@ CREATE TABLE meters (
     value      text,
     filters    jsonb NOT NULL DEFAULT '[]',
     group_by   text[] NOT NULL DEFAULT '{}',
-    revision   integer NOT NULL DEFAULT 1, -- readers use the windows of this revision
+    revision   integer NOT NULL DEFAULT 1, -- readers use the windows of this revision; the definition above is its own
+    is_built   boolean NOT NULL DEFAULT true, -- false while the very first revision is built from the past
+    built_until timestamptz, -- until is_built: its usage is complete up to here; null: nothing is known
     metadata   jsonb NOT NULL DEFAULT '{}',
     created_at timestamptz NOT NULL,
     archived_at timestamptz,
     UNIQUE (tenant_id, key)
+);
+
+-- Every definition that a meter has had. A revision is counted live by batches judged by catalogue_version or a newer
+-- one; a build counts what was stored before, and then readers are switched over to it.
+CREATE TABLE meter_revisions (
+    meter_no    integer NOT NULL REFERENCES meters (no),
+    revision    integer NOT NULL CHECK (revision >= 1),
+    event_type  text NOT NULL,
+    aggregation text NOT NULL,
+    value       text,
+    filters     jsonb NOT NULL,
+    group_by    text[] NOT NULL,
+    reason      text NOT NULL CHECK (reason IN ('created', 'changed', 'repair')),
+    state       text NOT NULL CHECK (state IN ('waiting', 'counting', 'active', 'superseded', 'retired')),
+    catalogue_version bigint NOT NULL,
+    counted_events bigint NOT NULL DEFAULT 0, -- of the build, so far
+    total_events   bigint,                    -- stored events of the type when the build began to count
+    created_at  timestamptz NOT NULL,
+    started_at  timestamptz, -- counting began
+    ended_at    timestamptz, -- it became active or was superseded
+    retired_at  timestamptz, -- readers left it, or it was superseded
+    swept_at    timestamptz, -- its windows were removed
+    PRIMARY KEY (meter_no, revision)
+);
+CREATE UNIQUE INDEX meter_revisions_active ON meter_revisions (meter_no) WHERE state = 'active';
+CREATE UNIQUE INDEX meter_revisions_building ON meter_revisions (meter_no) WHERE state IN ('waiting', 'counting');
+CREATE INDEX meter_revisions_to_sweep ON meter_revisions (retired_at) WHERE retired_at IS NOT NULL AND swept_at IS NULL;
+
+-- What the last proofs of a meter's windows found. `kind`: of what was received lately, or of all.
+CREATE TABLE meter_proofs (
+    meter_no   integer NOT NULL REFERENCES meters (no),
+    revision   integer NOT NULL,
+    kind       text NOT NULL CHECK (kind IN ('recent', 'full')),
+    proven_at  timestamptz NOT NULL,
+    ok         boolean NOT NULL,
+    events     bigint NOT NULL, -- stored events that were judged again
+    windows    bigint NOT NULL, -- rows of windows that they give
+    drifted    bigint NOT NULL, -- rows that are missing, too many or different
+    examples   jsonb NOT NULL DEFAULT '[]',
+    PRIMARY KEY (meter_no, kind)
 );
 
 CREATE TABLE features (
@@ -242,6 +284,7 @@ CREATE TABLE entitlement_counters (
     shard          integer NOT NULL,
     shards         integer NOT NULL DEFAULT 1, -- how many there were when the row was seeded
     used           numeric(76, 12) NOT NULL, -- room for sums of values of 38 digits
+    meter_revision integer NOT NULL DEFAULT 1, -- of the meter that it counts; a row of another counts for nothing
     version        bigint NOT NULL, -- the seq of the intent that wrote it last
     PRIMARY KEY (entitlement_no, period_start, shard)
 );
