@@ -75,6 +75,8 @@ class Attributed:
     effects: NDArray[np.int8] | None = None
     #: The offset of the message that changed each event. None: all are as they came.
     change_offsets: NDArray[np.int64] | None = None
+    #: What is decided about the event stands already: a meter that can't read it takes nothing, and the others do.
+    decided: bool = False
 
     def quarantine(self, row: int, code: str) -> None:
         self.status[row] = Status.QUARANTINED
@@ -93,12 +95,22 @@ def attribute(events: Events, catalogue: Catalogue) -> Attributed:
     return judge(events, _customers(events, catalogue), catalogue.meters)
 
 
-def judge(events: Events, customers: NDArray[np.uint64], meters_of: Mapping[Kind, Sequence[MeterEntry]]) -> Attributed:
-    """Judge events whose customers are known already (0: unknown) by these meters alone."""
+def judge(
+    events: Events,
+    customers: NDArray[np.uint64],
+    meters_of: Mapping[Kind, Sequence[MeterEntry]],
+    *,
+    decided: bool = False,
+) -> Attributed:
+    """Judge events whose customers are known already (0: unknown) by these meters alone.
+
+    `decided`: see `Attributed.decided`.
+    """
     judged = Attributed(
         events=events,
         customers=customers,
         status=np.full(len(events), Status.UNMATCHED, np.int8),
+        decided=decided,
     )
     for row in np.flatnonzero(customers == 0).tolist():
         judged.quarantine(row, UNKNOWN_SUBJECT)
@@ -222,9 +234,14 @@ def _judge_event(judged: Attributed, row: int, text: str, meters: Sequence[Meter
     found: list[tuple[int, _Taken]] = []
     matched = [(index, meter) for index, meter in enumerate(meters) if matches(meter, data)]
     for index, meter in matched:
-        value = event_value(meter, data)
+        try:
+            value = event_value(meter, data)
+            groups = tuple(judged.text_code(text) for text in event_groups(meter, data)) if value is not None else ()
+        except Reject:
+            if not judged.decided:
+                raise
+            continue
         if value is not None:
-            groups = tuple(judged.text_code(text) for text in event_groups(meter, data))
             found.append((index, _Taken(row, int(value.scaleb(MAX_SCALE, EXACT)), groups)))
     if matched:
         judged.status[row] = Status.COUNTED
