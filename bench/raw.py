@@ -7,12 +7,12 @@ import time
 import numpy as np
 
 from bench.load import ID_PLACE, TIME_PLACE, make_template
+from infra.intake.columns import identify
+from infra.intake.decode import Form, decode
+from infra.intake.pack import pack
 from infra.kafka.producer import Producer
 from infra.kafka.topics import ensure_topics
 from infra.settings import Settings
-from ingestion_api.ingest.columns import identify
-from ingestion_api.ingest.decode import Form, decode
-from ingestion_api.ingest.pack import pack
 
 SECONDS = 5
 MAX_IN_FLIGHT = 200

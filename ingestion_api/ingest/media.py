@@ -5,7 +5,7 @@ from urllib.parse import unquote_to_bytes
 
 import msgspec
 
-from ingestion_api.ingest.decode import Form
+from infra.intake.decode import Form
 from schemas.errors import Malformed, UnsupportedMediaType
 
 FORMS = {

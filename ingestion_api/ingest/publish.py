@@ -7,9 +7,9 @@ broker and the flow about the same whatever it holds. Everything here runs in th
 import asyncio
 from collections.abc import Awaitable
 
+from infra.intake.columns import Columns, concatenate
+from infra.intake.pack import pack
 from infra.kafka.producer import Headers, Producer
-from ingestion_api.ingest.columns import Columns, concatenate
-from ingestion_api.ingest.pack import pack
 from schemas.errors import Retry
 from schemas.events import HEADER_COUNT, HEADER_TENANT_NO
 

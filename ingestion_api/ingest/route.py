@@ -8,13 +8,13 @@ import msgspec
 import structlog
 from starlette.concurrency import run_in_threadpool
 
+from infra.intake.columns import identify
+from infra.intake.decode import Decoded, Form, decode
+from infra.intake.element import Rejection
 from infra.metrics import EVENTS_RECEIVED, HTTP_REQUESTS, HTTP_SECONDS
 from ingestion_api.access_log import request_id_from
 from ingestion_api.auth import KeyCache, Principal, Scope, bearer_of, check_scope
 from ingestion_api.ingest.body import Disconnected, Receive, read_body, unpack
-from ingestion_api.ingest.columns import identify
-from ingestion_api.ingest.decode import Decoded, Form, decode
-from ingestion_api.ingest.element import Rejection
 from ingestion_api.ingest.media import BINARY_MARKS, binary_to_json, form_of
 from ingestion_api.ingest.publish import Publisher
 from ingestion_api.problems import CONTENT_TYPE, internal_problem, problem

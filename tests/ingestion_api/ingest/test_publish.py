@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
+from infra.intake.columns import Columns, concatenate, identify
+from infra.intake.decode import Form, decode
+from infra.intake.pack import MAX_MESSAGE_BYTES, pack
 from infra.kafka.event_log import identity_hash, partition_of, unseal
 from infra.kafka.producer import Producer
 from infra.kafka.topics import ensure_topics
 from infra.settings import Settings
 from ingestion_api.ingest import publish
-from ingestion_api.ingest.columns import Columns, concatenate, identify
-from ingestion_api.ingest.decode import Form, decode
-from ingestion_api.ingest.pack import MAX_MESSAGE_BYTES, pack
 from ingestion_api.ingest.publish import Publisher
 from schemas.errors import InvariantBroken, Retry
 from schemas.events import EventBatch

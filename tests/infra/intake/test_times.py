@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingestion_api.ingest.times import read_instants
+from infra.intake.times import read_instants
 from schemas.instants import parse_instant, to_micros
 
 START = datetime(1, 1, 1, tzinfo=UTC)

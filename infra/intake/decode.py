@@ -6,10 +6,10 @@ from enum import StrEnum
 import msgspec
 import numpy as np
 
-from ingestion_api.ingest.columns import Columns, Suspect, build_columns, check_columns
-from ingestion_api.ingest.element import ReadEvent, Rejection, Unreadable, id_of, read_element
-from ingestion_api.ingest.event import IncomingEvent
-from ingestion_api.ingest.split import split_array, split_lines, too_many_events
+from infra.intake.columns import Columns, Suspect, build_columns, check_columns
+from infra.intake.element import ReadEvent, Rejection, Unreadable, id_of, read_element
+from infra.intake.event import IncomingEvent
+from infra.intake.split import split_array, split_lines, too_many_events
 from schemas.errors import Malformed, Reject
 from schemas.events import MAX_EVENTS_A_REQUEST
 

@@ -11,11 +11,11 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingestion_api.ingest import columns, decode, split
+from infra.intake import columns, decode, split
+from infra.intake.columns import MIN_VECTORIZED, identify
+from infra.intake.decode import Decoded, Form
+from infra.intake.event import MAX_DATA_DEPTH
 from ingestion_api.ingest.body import unpack
-from ingestion_api.ingest.columns import MIN_VECTORIZED, identify
-from ingestion_api.ingest.decode import Decoded, Form
-from ingestion_api.ingest.event import MAX_DATA_DEPTH
 from ingestion_api.ingest.media import binary_to_json, form_of
 from schemas.errors import Malformed, MeterlineError, TooLarge, UnsupportedMediaType
 from schemas.events import MAX_EVENT_BYTES, MAX_EVENTS_A_REQUEST, MAX_REQUEST_BYTES

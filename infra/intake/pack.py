@@ -8,8 +8,8 @@ from operator import itemgetter
 import numpy as np
 from numpy.typing import NDArray
 
+from infra.intake.columns import Columns
 from infra.kafka.event_log import seal
-from ingestion_api.ingest.columns import Columns
 from schemas.events import EventBatch
 
 MAX_MESSAGE_BYTES = 1_000_000  # before compression

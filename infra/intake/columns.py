@@ -8,8 +8,7 @@ import msgspec
 import numpy as np
 import xxhash
 
-from infra.kafka.event_log import identity_seed
-from ingestion_api.ingest.event import (
+from infra.intake.event import (
     MAX_DATA_DEPTH,
     MAX_FUTURE_MICROS,
     MAX_MICROS,
@@ -18,7 +17,8 @@ from ingestion_api.ingest.event import (
     check_event,
     may_be_deep,
 )
-from ingestion_api.ingest.times import Int64s, read_instants
+from infra.intake.times import Int64s, read_instants
+from infra.kafka.event_log import identity_seed
 from schemas.errors import Reject
 from schemas.events import MAX_EVENT_BYTES, MAX_FIELD_LENGTH
 

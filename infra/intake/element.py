@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import msgspec
 
-from ingestion_api.ingest.event import EMPTY_DATA, IncomingEvent, check_data, check_event, check_name, check_size
+from infra.intake.event import EMPTY_DATA, IncomingEvent, check_data, check_event, check_name, check_size
 from schemas.errors import Reject
 from schemas.events import DEFAULT_SOURCE, MAX_EVENT_BYTES, MAX_FIELD_LENGTH
 
