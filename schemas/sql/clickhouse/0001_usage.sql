@@ -30,7 +30,9 @@ CREATE TABLE IF NOT EXISTS events (
     -- What counts of the event by this row: 1, 0 (quarantined) or -1 (takes back what counted).
     effect          Int8 DEFAULT status IN ('counted', 'unmatched'),
     INDEX hash_index hash TYPE bloom_filter(0.001) GRANULARITY 1,
-    INDEX customer_index customer_no TYPE minmax GRANULARITY 1
+    INDEX customer_index customer_no TYPE minmax GRANULARITY 1,
+    INDEX time_index occurred_at TYPE minmax GRANULARITY 1,   -- for lists, the newest first
+    INDEX status_index status TYPE minmax GRANULARITY 1       -- for the few that are quarantined
 )
 ENGINE = ReplacingMergeTree
 PARTITION BY toYYYYMM(received_at)
@@ -63,18 +65,34 @@ CREATE TABLE IF NOT EXISTS event_changes (
     kafka_offset    Int64,
     kafka_index     UInt32,
     change_offset   Int64,
+    shard           UInt16,
+    seq             UInt64,
     judged_at       DateTime64(6, 'UTC'),
     customer_no     UInt64,
     status          Enum8('counted' = 1, 'unmatched' = 2, 'quarantined' = 3, 'voided' = 4),
-    code            LowCardinality(String)
+    code            LowCardinality(String),
+    effect          Int8
 )
 ENGINE = ReplacingMergeTree
 ORDER BY (tenant_no, hash, kafka_partition, kafka_offset, kafka_index, change_offset)
 SETTINGS non_replicated_deduplication_window = 1000;
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS event_changes_from_events TO event_changes AS
-SELECT tenant_no, hash, kafka_partition, kafka_offset, kafka_index, change_offset, judged_at, customer_no, status, code
+SELECT tenant_no, hash, kafka_partition, kafka_offset, kafka_index, change_offset, shard, seq, judged_at, customer_no,
+       status, code, effect
 FROM events WHERE change_offset >= 0;
+
+-- From which sources a tenant sends: an event that is asked for without its source is looked for under each.
+CREATE TABLE IF NOT EXISTS event_sources (
+    tenant_no UInt32,
+    source    String
+)
+ENGINE = ReplacingMergeTree
+ORDER BY (tenant_no, source)
+SETTINGS non_replicated_deduplication_window = 1000;
+
+CREATE MATERIALIZED VIEW IF NOT EXISTS event_sources_from_events TO event_sources AS
+SELECT DISTINCT tenant_no, source FROM events WHERE change_offset = -1;
 
 -- Later copies of an identity, kept whole: they count for nothing and explain everything.
 CREATE TABLE IF NOT EXISTS event_copies (
