@@ -38,55 +38,55 @@ class Build:
     created_at: datetime
 
 
-def begin(connection: PgConnection, *, tenant_no: int, meter: MeterEntry, reason: Reason, now: datetime) -> None:
-    """Have a new revision counted live and built; one that is being built already is superseded.
-
-    The meter's row is locked by the caller, and this is the last statement of its transaction (see
-    `catalogue.append_changes`). `meter.revision` is `next_revision`.
-    """
-    changes = [_change(tenant_no, number, None) for number in _supersede(connection, meter.meter_no, now)]
-    inactive = msgspec.structs.replace(meter, active=False)
-    version = catalogue.append_changes(connection, [*changes, _change(tenant_no, meter_key(meter), inactive)])
-    connection.execute(
-        "INSERT INTO meter_revisions (meter_no, revision, event_type, aggregation, value, filters, group_by, reason,"
-        " state, catalogue_version, created_at) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, 'waiting', %s, %s)",
-        (meter.meter_no, meter.revision, meter.event_type, meter.aggregation, meter.value,
-         jsonb(list(meter.filters)), list(meter.group_by), reason, version, now),
-    )  # fmt: skip
-
-
-def next_revision(connection: PgConnection, *, meter_no: int) -> int:
-    """The number that a new revision of the meter gets."""
+def insert_revision(connection: PgConnection, *, meter: MeterEntry, reason: Reason, now: datetime) -> Row:
+    """A new revision that is to be built; its number is of `next_revision`, and none of the meter is being built."""
     row = connection.execute(
-        "SELECT greatest(m.revision, coalesce(max(r.revision), 0)) + CASE WHEN count(r) = 0 THEN 0 ELSE 1 END AS next"
-        " FROM meters m LEFT JOIN meter_revisions r ON r.meter_no = m.no WHERE m.no = %s GROUP BY m.revision",
-        (meter_no,),
-    ).fetchone()
+        "INSERT INTO meter_revisions (meter_no, revision, event_type, aggregation, value, filters, group_by, reason,"
+        " state, catalogue_version, created_at) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, 'waiting', 0, %s) RETURNING *",
+        (meter.meter_no, meter.revision, meter.event_type, meter.aggregation, meter.value,
+         jsonb(list(meter.filters)), list(meter.group_by), reason, now),
+    ).fetchone()  # fmt: skip
     assert row is not None
-    return row["next"]
+    return row
 
 
-def abandon(connection: PgConnection, *, tenant_no: int, meter_no: int, now: datetime) -> bool:
-    """Stop building the meter, if it is being built; readers stay where they are. Like `begin`, the last statement."""
-    changes = [_change(tenant_no, number, None) for number in _supersede(connection, meter_no, now)]
-    if changes:
-        catalogue.append_changes(connection, changes)
-    return bool(changes)
+def begin(connection: PgConnection, *, tenant_no: int, meter: MeterEntry, superseded: Sequence[str]) -> None:
+    """Have flows count the new revision live, and no more those of the keys `superseded`. The last step of a
+    transaction (see `catalogue.append_changes`)."""
+    changes = [_change(tenant_no, key, None) for key in superseded]
+    changes.append(_change(tenant_no, meter_key(meter), msgspec.structs.replace(meter, active=False)))
+    version = catalogue.append_changes(connection, changes)
+    connection.execute(
+        "UPDATE meter_revisions SET catalogue_version = %s WHERE meter_no = %s AND revision = %s",
+        (version, meter.meter_no, meter.revision),
+    )
 
 
-def retire_all(connection: PgConnection, *, tenant_no: int, meter_no: int, revision: int, now: datetime) -> None:
-    """Count no revision of the meter any more; `revision`, which readers use, keeps its windows. The last statement."""
-    keys = {*_supersede(connection, meter_no, now), f"{meter_no}:{revision}"}
-    catalogue.append_changes(connection, [_change(tenant_no, key, None) for key in sorted(keys)])
+def end(connection: PgConnection, *, tenant_no: int, keys: Sequence[str]) -> None:
+    """Have flows count these revisions no more. The last step of a transaction."""
+    if keys:
+        catalogue.append_changes(connection, [_change(tenant_no, key, None) for key in keys])
 
 
-def _supersede(connection: PgConnection, meter_no: int, now: datetime) -> list[str]:
+def supersede(connection: PgConnection, *, meter_no: int, now: datetime) -> list[str]:
+    """Give up what is being built of the meter, whose row is locked; the catalogue keys that are to end (see `end`)."""
     rows = connection.execute(
         "UPDATE meter_revisions SET state = 'superseded', ended_at = %s, retired_at = %s"
         " WHERE meter_no = %s AND state IN ('waiting', 'counting') RETURNING revision",
         (now, now, meter_no),
     )
     return [f"{meter_no}:{row['revision']}" for row in rows]
+
+
+def next_revision(connection: PgConnection, *, meter_no: int) -> int:
+    """The number that the next revision of the meter gets."""
+    row = connection.execute(
+        "SELECT greatest(m.revision, max(r.revision)) + 1 AS next FROM meters m"
+        " LEFT JOIN meter_revisions r ON r.meter_no = m.no WHERE m.no = %s GROUP BY m.revision",
+        (meter_no,),
+    ).fetchone()
+    assert row is not None
+    return row["next"]
 
 
 def _change(tenant_no: int, key: str, entry: MeterEntry | None) -> catalogue.Change:

@@ -1,0 +1,126 @@
+"""The past of one type of event: facts as stored, read in order and in bounded blocks by whoever judges them again.
+
+A fact counts iff its `effect` is not 0. A batch may stand in the table twice until parts are merged, hence FINAL.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import pyarrow as pa
+
+from infra.clickhouse.client import Client
+from schemas.instants import from_micros, to_micros
+
+Table = Any  # a pyarrow.Table: pyarrow publishes no types
+
+ROWS_A_BLOCK = 16_384
+BYTES_A_BLOCK = 16 * 1024 * 1024  # rows of a block are fewer when they are large
+FLOOR_SECONDS = 2  # that a look for the first event of a type may take
+_LONG_AGO = to_micros(datetime.fromisoformat("1900-01-01T00:00:00Z"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """Facts of one tenant and type that shards have stored up to their batch in `seqs`; a shard not named has none.
+
+    `received_from`: only of what the broker took then or later.
+    """
+
+    tenant_no: int
+    event_type: str
+    seqs: Mapping[int, int]
+    received_from: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Hour:
+    """A customer's hour of event time, in the order of the table. `start` counts seconds from 1970."""
+
+    customer_no: int
+    start: int
+
+
+def first_received(client: Client, *, tenant_no: int, event_type: str) -> datetime | None:
+    """When the broker took the first stored event of the type; None when there is none. Raises ClickHouseError."""
+    count, first = client.query(
+        "SELECT count(), toUnixTimestamp64Micro(min(received_at)) FROM events"
+        " WHERE tenant_no = {tenant_no:UInt32} AND type = {type:String}",
+        parameters={"tenant_no": tenant_no, "type": event_type},
+        settings={"max_execution_time": FLOOR_SECONDS},
+    ).result_rows[0]
+    return from_micros(first) if count else None
+
+
+def count_facts(client: Client, selection: Selection) -> int:
+    """About how many facts `fact_blocks` gives: those of batches that stand there twice count twice."""
+    return client.query(
+        f"SELECT count() FROM events WHERE {_SELECTED}",  # noqa: S608 - a text of this file
+        parameters=_parameters(selection),
+    ).result_rows[0][0]
+
+
+def fact_blocks(client: Client, selection: Selection, *, start: Hour | None = None) -> Iterator[Table]:
+    """The facts that count, in the order of (customer, hour of event time), from the hour `start` on. In blocks.
+
+    Columns: customer_no, received_at, occurred_at (microseconds), kafka_partition, kafka_offset, kafka_index, shard,
+    seq, effect, data. One query streams all of them; leaving the iterator early ends it.
+    """
+    yield from _stream(
+        client,
+        f"SELECT {_COLUMNS} FROM events FINAL WHERE {_SELECTED}"  # noqa: S608 - texts of this file
+        " AND (customer_no > {customer_no:UInt64} OR (customer_no = {customer_no:UInt64}"
+        " AND toStartOfHour(occurred_at) >= fromUnixTimestamp64Second({hour:Int64}, 'UTC')))"
+        " ORDER BY tenant_no, type, customer_no, toStartOfHour(occurred_at)",
+        _parameters(selection)
+        | ({"customer_no": 0, "hour": 0} if start is None else {"customer_no": start.customer_no, "hour": start.start}),
+    )
+
+
+def hour_blocks(client: Client, selection: Selection, hour: Hour) -> Iterator[Table]:
+    """The facts of one hour, as `fact_blocks` gives them, in the order of (shard, seq)."""
+    yield from _stream(
+        client,
+        f"SELECT {_COLUMNS} FROM events FINAL WHERE {_SELECTED} AND customer_no = {{customer_no:UInt64}}"  # noqa: S608
+        " AND toStartOfHour(occurred_at) = fromUnixTimestamp64Second({hour:Int64}, 'UTC')"
+        " ORDER BY shard, seq",
+        _parameters(selection) | {"customer_no": hour.customer_no, "hour": hour.start},
+    )
+
+
+_COLUMNS = (
+    "customer_no, toUnixTimestamp64Micro(received_at) AS received_at, toUnixTimestamp64Micro(occurred_at) AS"
+    " occurred_at, toUnixTimestamp(toStartOfHour(occurred_at)) AS hour, kafka_partition, kafka_offset, kafka_index,"
+    " shard, seq, effect, data"
+)
+_SELECTED = (
+    "tenant_no = {tenant_no:UInt32} AND type = {type:String} AND effect != 0"
+    " AND received_at >= fromUnixTimestamp64Micro({received_from:Int64})"
+    " AND seq <= transform(shard, {shards:Array(UInt16)}, {seqs:Array(UInt64)}, toUInt64(0))"
+)
+
+
+def _parameters(selection: Selection) -> dict[str, Any]:
+    seqs = dict(selection.seqs) or {0: 0}  # arrays that are empty have no type
+    since = selection.received_from
+    return {
+        "tenant_no": selection.tenant_no,
+        "type": selection.event_type,
+        "received_from": _LONG_AGO if since is None else to_micros(since),
+        "shards": list(seqs),
+        "seqs": list(seqs.values()),
+    }
+
+
+def _stream(client: Client, query: str, parameters: dict[str, Any]) -> Iterator[Table]:
+    settings = {
+        "max_block_size": ROWS_A_BLOCK,
+        "preferred_block_size_bytes": BYTES_A_BLOCK,
+        "optimize_read_in_order": 1,
+        "output_format_arrow_string_as_string": 1,
+        "output_format_arrow_low_cardinality_as_dictionary": 0,
+    }
+    with client.query_arrow_stream(query, parameters=parameters, settings=settings) as blocks:
+        for block in blocks:
+            yield block if isinstance(block, pa.Table) else pa.Table.from_batches([block])
