@@ -17,9 +17,11 @@ from flows.events import Events, Kind, Rows
 from flows.fields import MAX_WHOLE, SCALE, Path, Table, Values, coded, decode_rows, exact_values
 from schemas.catalogue import MeterEntry
 from schemas.errors import Reject
-from schemas.matching import event_groups, event_value, group_text, matches, parse_data, passes, path_of
+from schemas.filters import passes
+from schemas.matching import event_groups, event_value, group_text, matches, parse_data
 from schemas.meters import Aggregation
 from schemas.money import EXACT, MAX_SCALE
+from schemas.paths import parse_path
 
 UNKNOWN_SUBJECT = "event.unknown_subject"
 
@@ -147,9 +149,9 @@ def _customers(events: Events, catalogue: Catalogue) -> NDArray[np.uint64]:
 
 def _judge_columns(judged: Attributed, rows: Rows, meters: Sequence[MeterEntry]) -> None:
     """Judge events of one kind by columns. Rows with anything odd are judged one by one."""
-    paths = {path_of(rule.property) for meter in meters for rule in meter.filters}
+    paths = {parse_path(rule.property) for meter in meters for rule in meter.filters}
     paths |= {(name,) for meter in meters for name in meter.group_by}
-    paths |= {path_of(meter.value) for meter in meters if meter.value and meter.aggregation is not Aggregation.COUNT}
+    paths |= {parse_path(meter.value) for meter in meters if meter.value and meter.aggregation is not Aggregation.COUNT}
     table = decode_rows(judged.events.data.take(rows), tuple(sorted({path[0] for path in paths})))
     coded_columns = _CodedColumns(table)
     values: dict[Path, Values] = {}
@@ -158,11 +160,11 @@ def _judge_columns(judged: Attributed, rows: Rows, meters: Sequence[MeterEntry])
     for meter in meters:
         mask = ~table.broken
         for rule in meter.filters:
-            column = coded_columns.at(path_of(rule.property))
+            column = coded_columns.at(parse_path(rule.property))
             mask &= np.array([passes(rule, value) for value in column.distinct], np.bool_)[column.codes]
         masks.append(mask)
         if meter.aggregation is not Aggregation.COUNT and meter.value:
-            path = path_of(meter.value)
+            path = parse_path(meter.value)
             if path not in values:
                 values[path] = exact_values(table.column(path))
             odd = odd | (mask & values[path].odd)
@@ -175,7 +177,7 @@ def _judge_columns(judged: Attributed, rows: Rows, meters: Sequence[MeterEntry])
             whole, part = np.ones(len(taken), np.int64), np.zeros(len(taken), np.int64)
         else:
             assert meter.value is not None, "only a count meter has no value"
-            found = values[path_of(meter.value)]
+            found = values[parse_path(meter.value)]
             taken = np.flatnonzero(matched & found.present)
             whole, part = found.whole[taken], found.part[taken]
         if len(taken):

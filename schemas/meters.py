@@ -16,8 +16,11 @@ class Aggregation(StrEnum):
     WEIGHTED_SUM = "weighted_sum"
 
 
-#: Aggregations whose minutes add up. The others are refused until their mergeable state exists.
-ADDITIVE = frozenset({Aggregation.COUNT, Aggregation.SUM})
+#: Their windows add up: minutes of `usage_minutes`, with the number of values and their sum. An average is sum / number.
+ADDITIVE = frozenset({Aggregation.COUNT, Aggregation.SUM, Aggregation.AVG})
+
+#: Their windows don't: what they took is kept event by event, in `usage_values`.
+BY_VALUE = frozenset(Aggregation) - ADDITIVE
 
 
 class FilterOperator(StrEnum):
@@ -36,7 +39,8 @@ class Filter(msgspec.Struct, frozen=True):
     """Filters of a meter are ANDed. Two numbers compare as numbers, exactly: 1 equals 1.0 and 1e0, never "1".
 
     `values` are the JSON texts of strings, booleans and numbers (`"eu"` with its quotes, `true`, `1.5`): text keeps
-    a number exact and its kind plain, wherever the catalogue is stored. `schemas.matching.literal_text` writes one.
+    a number exact and its kind plain, wherever the catalogue is stored. `schemas.filters.literal_text` writes one.
+    `eq`, `ne`, `gt`, `gte`, `lt`, `lte` and `exists` have exactly one, `in` and `not_in` one or more.
     """
 
     property: str  # a path such as $.region

@@ -6,27 +6,41 @@ or filters: a path names one place. A bare dash is no part of a name, since `$.a
 """
 
 import re
+from functools import lru_cache
 
 MAX_PATH_LENGTH = 256  # characters
 MAX_PATH_DEPTH = 8  # names
 
+Path = tuple[str, ...]
+
 _NAME = re.compile(r"\.([^\W\d]\w*)|\['([^'\\\x00-\x1f]+)'\]|\[\"([^\"\\\x00-\x1f]+)\"\]")
+_REMEMBERED = 4096
 
 
-def parse_path(text: str) -> tuple[str, ...]:
+@lru_cache(maxsize=_REMEMBERED)
+def parse_path(text: str) -> Path:
     """The names that lead from the event's `data` to the value, at least one: `$.a.b` → ("a", "b").
 
-    Raises ValueError, with a sentence for the person who wrote it.
+    Remembered: the paths of meters come again with every event. Raises ValueError, with a sentence for the person who
+    wrote it.
     """
-    if len(text) > MAX_PATH_LENGTH:
-        raise ValueError(f"a path has at most {MAX_PATH_LENGTH} characters")
+    names, end = read_path(text, 0)
+    if end != len(text):
+        raise ValueError(f"{text!r} is not a path such as $.tokens, $.usage.input or $['user-id']")
+    return names
+
+
+def read_path(text: str, start: int) -> tuple[Path, int]:
+    """The path that begins at `start`, and where it ends. Raises ValueError when none begins there."""
     names: list[str] = []
-    position = 1
+    position = start + 1
     while position < len(text) and (match := _NAME.match(text, position)):
         names.append(next(group for group in match.groups() if group is not None))
         position = match.end()
-    if not text.startswith("$") or not names or position != len(text):
+    if not text.startswith("$", start) or not names:
         raise ValueError(f"{text!r} is not a path such as $.tokens, $.usage.input or $['user-id']")
+    if position - start > MAX_PATH_LENGTH:
+        raise ValueError(f"a path has at most {MAX_PATH_LENGTH} characters")
     if len(names) > MAX_PATH_DEPTH:
         raise ValueError(f"a path has at most {MAX_PATH_DEPTH} names")
-    return tuple(names)
+    return tuple(names), position

@@ -1,73 +1,46 @@
-"""Meters: what of which events counts. A meter is not edited in this release; make another one beside it."""
+"""Meters: what of which events counts. A new one counts the past too: its first revision is built from what is stored.
+
+How a meter is changed: `meter_changes`.
+"""
 
 from datetime import datetime
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 
 import msgspec
+import structlog
 from fastapi import Query
-from pydantic import AfterValidator, Field, WithJsonSchema
 from starlette.responses import Response
 from typing_extensions import TypedDict
 
-from infra.postgres import catalogue, meters, outbox
+from infra.clickhouse.client import ClickHouseError
+from infra.clickhouse.past import first_received
+from infra.postgres import meter_builds, meters, outbox
+from infra.postgres.meter_builds import Reason
 from infra.postgres.pool import PgConnection, Row
+from infra.postgres.shards import usage_as_of
 from ingestion_api.answers import answer
 from ingestion_api.auth import Principal, Reader
-from ingestion_api.context import FromContext
-from ingestion_api.fields import Body, Key, Metadata, Name
+from ingestion_api.context import Context, FromContext
+from ingestion_api.control.meter_terms import MeterBody, read_filters, read_group_by, read_value
 from ingestion_api.idempotency import AdminCall
 from ingestion_api.paging import DEFAULT_LIMIT, Limit, StartingAfter, check_cursor, page
-from ingestion_api.problems import pointer
 from ingestion_api.routing import house_router
 from ingestion_api.views import ListView, ObjectView
-from schemas.catalogue import EntryKind, MeterEntry
-from schemas.errors import Conflict, NotFound, Reject
-from schemas.events import MAX_FIELD_LENGTH
+from schemas.catalogue import MeterEntry, meter_key
+from schemas.errors import Conflict, NotFound
 from schemas.ids import Prefix, new_id
-from schemas.matching import SUPPORTED_OPERATORS, literal_text
-from schemas.meters import ADDITIVE, MAX_FILTER_VALUES, MAX_FILTERS, MAX_GROUPS, Aggregation, Filter, FilterOperator
-from schemas.money import parse_decimal
-from schemas.paths import MAX_PATH_LENGTH, parse_path
+from schemas.meters import Aggregation, Filter
 from schemas.topics import SystemEvent
+
+#: What a revision fixes.
+DEFINITION = ("revision", "event_type", "aggregation", "value", "filters", "group_by")
 
 MAX_METERS = 500  # in use, of one tenant: a flow holds them all in memory and tries those of an event's type
 
 router = house_router("meters")
 
-Path = Annotated[str, Field(min_length=1, max_length=MAX_PATH_LENGTH)]
-FilterLiteral = str | bool | int | Decimal
-
-
-def check_filter_value(value: object) -> object:
-    """Text, a boolean or a number. Raises ValueError for anything else, and for text that is too long."""
-    if not isinstance(value, str | bool | int | Decimal):
-        raise ValueError("must be a string, a number or a boolean")
-    if isinstance(value, str) and len(value) > MAX_FIELD_LENGTH:
-        raise ValueError(f"must have at most {MAX_FIELD_LENGTH} characters")
-    return value
-
-
-FilterValue = Annotated[
-    Any, AfterValidator(check_filter_value), WithJsonSchema({"type": ["string", "number", "boolean"]})
-]
-
-
-class FilterBody(Body):
-    property: Path
-    op: Literal["eq", "ne", "in", "not_in", "gt", "gte", "lt", "lte", "exists"]
-    values: Annotated[list[FilterValue], Field(default_factory=list, max_length=MAX_FILTER_VALUES)]
-
-
-class MeterBody(Body):
-    key: Key
-    name: Name | None = None
-    event_type: Annotated[str, Field(min_length=1, max_length=MAX_FIELD_LENGTH)]
-    aggregation: Literal["count", "sum", "min", "max", "avg", "latest", "unique_count", "weighted_sum"]
-    value: Path | None = None
-    filters: Annotated[list[FilterBody], Field(default_factory=list, max_length=MAX_FILTERS)]
-    group_by: Annotated[list[Path], Field(default_factory=list, max_length=MAX_GROUPS)]
-    metadata: Metadata
+log = structlog.get_logger("meterline.api")
 
 
 class FilterView(TypedDict):
@@ -78,8 +51,23 @@ class FilterView(TypedDict):
     values: list[Any]
 
 
+class BuildView(TypedDict):
+    """How far the newest revision has come, from the stored events. `total_events` is null before it has begun."""
+
+    revision: int
+    reason: Literal["created", "changed", "repair"]
+    state: Literal["waiting", "counting"]
+    counted_events: int
+    total_events: int | None
+    created_at: datetime
+    started_at: datetime | None
+
+
 class MeterView(ObjectView):
-    """A meter. `revision` rises when what it counts changes."""
+    """A meter as it was last defined. `revision` rises when what it counts changes, or is counted anew.
+
+    While `status` is `building`, answers come from the revision `active_revision`.
+    """
 
     object: Literal["meter"]
     key: str
@@ -90,35 +78,65 @@ class MeterView(ObjectView):
     filters: list[FilterView]
     group_by: list[str]
     revision: int
+    status: Literal["ready", "building"]
+    active_revision: int
+    build: BuildView | None
     archived_at: datetime | None
 
 
 _literal = msgspec.json.Decoder(float_hook=Decimal)
 
 
-def to_view(row: Row) -> MeterView:
+def to_view(row: Row, build: Row | None) -> MeterView:
+    """A meter; `build` is the revision that is being built, if one is."""
+    shown = row if build is None else newest(row, build)
     return {
         "object": "meter",
         "id": row["id"],
         "key": row["key"],
         "name": row["name"],
-        "event_type": row["event_type"],
-        "aggregation": row["aggregation"],
-        "value": row["value"],
+        "event_type": shown["event_type"],
+        "aggregation": shown["aggregation"],
+        "value": shown["value"],
         "filters": [
             {"property": each["property"], "op": each["op"], "values": [_literal.decode(v) for v in each["values"]]}
-            for each in row["filters"]
+            for each in shown["filters"]
         ],
-        "group_by": row["group_by"],
-        "revision": row["revision"],
+        "group_by": shown["group_by"],
+        "revision": shown["revision"],
+        "status": "ready" if build is None else "building",
+        "active_revision": row["revision"],
+        "build": None if build is None else _build_view(build),
         "archived_at": row["archived_at"],
         "metadata": row["metadata"],
         "created_at": row["created_at"],
     }
 
 
+def newest(row: Row, build: Row | None) -> Row:
+    """The meter's row with the definition that was given last, be it in use or still being built."""
+    return row if build is None else {**row, **{name: build[name] for name in DEFINITION}}
+
+
+def _build_view(build: Row) -> BuildView:
+    return {
+        "revision": build["revision"],
+        "reason": build["reason"],
+        "state": build["state"],
+        "counted_events": build["counted_events"],
+        "total_events": build["total_events"],
+        "created_at": build["created_at"],
+        "started_at": build["started_at"],
+    }
+
+
+def load_view(connection: PgConnection, row: Row) -> MeterView:
+    """The view of a meter's row."""
+    return to_view(row, meter_builds.load_building(connection, meter_nos=[row["no"]]).get(row["no"]))
+
+
 def to_entry(row: Row) -> MeterEntry:
-    """What flows must know of a stored meter."""
+    """A stored meter as readers use it."""
     return MeterEntry(
         meter_no=row["no"],
         revision=row["revision"],
@@ -139,11 +157,14 @@ def find(connection: PgConnection, tenant_id: str, reference: str, *, lock: bool
 
 
 @router.post("/v1/meters", status_code=201, response_model=MeterView, operation_id="create_meter")
-def create_meter(body: MeterBody, call: AdminCall) -> Response:
-    """Make a meter. Events that are acknowledged from now on are counted by it."""
-    value = read_value(body)
-    filters = [read_filter(item, index) for index, item in enumerate(body.filters)]
+def create_meter(body: MeterBody, call: AdminCall, context: FromContext) -> Response:
+    """Make a meter. It counts all events of its type, those that are stored already too: `status` is `building` until
+    it has, mostly for about a second."""
+    value = read_value(Aggregation(body.aggregation), body.value)
+    filters = read_filters(body.filters)
     group_by = read_group_by(body.group_by)
+
+    built_until = usage_before(context, call.principal.tenant_no, body.event_type)
 
     def effect(connection: PgConnection) -> MeterView:
         if meters.count_meters(connection, tenant_id=call.tenant_id) >= MAX_METERS:
@@ -161,85 +182,32 @@ def create_meter(body: MeterBody, call: AdminCall) -> Response:
             group_by=group_by,
             metadata=body.metadata,
             now=call.now,
+            is_built=False,
+            built_until=built_until,
         )
         if row is None:
             raise Conflict("meter.already_exists", f"There is a meter {body.key!r} already.")
-        view = to_view(row)
-        _tell(connection, call.principal, SystemEvent.METER_CREATED, view, call.now)
-        _append(connection, call.principal, row, to_entry(row))
+        build = meter_builds.insert_revision(connection, meter=to_entry(row), reason=Reason.CREATED, now=call.now)
+        view = to_view(row, build)
+        tell(connection, call.principal, SystemEvent.METER_CREATED, view, call.now)
+        meter_builds.begin(connection, tenant_no=call.principal.tenant_no, meter=to_entry(row), superseded=[])
         return view
 
     return call.perform(effect)
 
 
-def read_value(body: MeterBody) -> str | None:
-    """The path of the value. Raises Reject."""
-    if Aggregation(body.aggregation) not in ADDITIVE:
-        raise Reject.at(
-            "/aggregation",
-            "meter.unsupported_aggregation",
-            f"This release counts and sums; {body.aggregation} is not supported yet.",
-        )
-    if body.aggregation == Aggregation.COUNT:
-        if body.value is not None:
-            raise Reject.at("/value", "meter.invalid_value", "A count takes no value: it counts events.")
-        return None
-    if body.value is None:
-        raise Reject.at("/value", "meter.invalid_value", "A sum needs the path of its value, such as $.tokens.")
-    _check_path(body.value, "/value", "meter.invalid_value")
-    return body.value
-
-
-def read_filter(body: FilterBody, index: int) -> Filter:
-    """A filter as it is stored. Raises Reject."""
-    where = pointer("filters", index)
-    if body.op not in SUPPORTED_OPERATORS:
-        raise Reject.at(
-            f"{where}/op", "meter.unsupported_filter", f"This release knows eq and in; {body.op} is not supported yet."
-        )
-    _check_path(body.property, f"{where}/property", "meter.invalid_filter")
-    if not body.values or (body.op == FilterOperator.EQ and len(body.values) != 1):
-        how_many = "exactly one value" if body.op == FilterOperator.EQ else "at least one value"
-        raise Reject.at(f"{where}/values", "meter.invalid_filter", f"{body.op} takes {how_many}.")
-    return Filter(
-        property=body.property,
-        op=FilterOperator(body.op),
-        values=tuple(_read_literal(value, f"{where}/values/{position}") for position, value in enumerate(body.values)),
-    )
-
-
-def _read_literal(value: FilterLiteral, where: str) -> str:
-    if not isinstance(value, str | bool):
-        try:
-            parse_decimal(str(value))
-        except ValueError as error:
-            raise Reject.at(where, "meter.invalid_filter", str(error)) from None
-    return literal_text(value)
-
-
-def read_group_by(names: list[str]) -> list[str]:
-    """Property names without `$.`. A group is a property of `data` itself. Raises Reject."""
-    groups: list[str] = []
-    for index, name in enumerate(names):
-        group = name
-        if name.startswith("$"):
-            path = _check_path(name, pointer("group_by", index), "meter.invalid_group_by")
-            if len(path) != 1:
-                raise Reject.at(
-                    pointer("group_by", index), "meter.invalid_group_by", "A group is a property of data itself."
-                )
-            group = path[0]
-        if group in groups or group == "customer":
-            raise Reject.at(pointer("group_by", index), "meter.invalid_group_by", f"{group!r} is a group already.")
-        groups.append(group)
-    return groups
-
-
-def _check_path(text: str, where: str, code: str) -> tuple[str, ...]:
+def usage_before(context: Context, tenant_no: int, event_type: str) -> datetime | None:
+    """Up to when usage of the type is surely none, or all counted live: where a first build leaves answers until it is
+    done. None when ClickHouse can't say."""
+    with context.database.transaction() as connection:  # first: what is acknowledged before is then in ClickHouse
+        settings = context.settings
+        as_of = usage_as_of(connection, topic=settings.events_topic, partitions=settings.events_partitions)
     try:
-        return parse_path(text)
-    except ValueError as error:
-        raise Reject.at(where, code, f"{error}") from None
+        first = first_received(context.clickhouse, tenant_no=tenant_no, event_type=event_type)
+    except ClickHouseError as error:
+        log.warning("first event not found", event_type=event_type, error=f"{type(error).__name__}: {error}")
+        return None
+    return first or as_of
 
 
 @router.get("/v1/meters", response_model=ListView[MeterView], operation_id="list_meters")
@@ -256,14 +224,15 @@ def list_meters(
         rows = meters.list_meters(
             connection, tenant_id=principal.tenant_id, archived=archived, before_id=before_id, limit=limit + 1
         )
-    return answer(page(rows, limit, to_view))
+        builds = meter_builds.load_building(connection, meter_nos=[row["no"] for row in rows])
+    return answer(page(rows, limit, lambda row: to_view(row, builds.get(row["no"]))))
 
 
 @router.get("/v1/meters/{meter}", response_model=MeterView, operation_id="get_meter")
 def get_meter(meter: str, principal: Reader, context: FromContext) -> Response:
     """One meter, by id or key."""
     with context.database.transaction() as connection:
-        return answer(to_view(find(connection, principal.tenant_id, meter)))
+        return answer(load_view(connection, find(connection, principal.tenant_id, meter)))
 
 
 @router.post("/v1/meters/{meter}/archive", response_model=MeterView, operation_id="archive_meter")
@@ -273,24 +242,19 @@ def archive_meter(meter: str, call: AdminCall) -> Response:
     def effect(connection: PgConnection) -> MeterView:
         row = find(connection, call.tenant_id, meter, lock=True)
         if row["archived_at"] is not None:
-            return to_view(row)
+            return to_view(row, None)
         if meters.is_meter_used(connection, tenant_id=call.tenant_id, meter_id=row["id"], key=row["key"]):
             raise Conflict("meter.in_use", f"A feature or a price of a plan names the meter {row['key']!r}.")
         archived = meters.archive_meter(connection, meter_id=row["id"], now=call.now)
-        view = to_view(archived)
-        _tell(connection, call.principal, SystemEvent.METER_ARCHIVED, view, call.now)
-        _append(connection, call.principal, row, None)
+        superseded = meter_builds.supersede(connection, meter_no=row["no"], now=call.now)
+        view = to_view(archived, None)
+        tell(connection, call.principal, SystemEvent.METER_ARCHIVED, view, call.now)
+        keys = {*superseded, meter_key(to_entry(row))}
+        meter_builds.end(connection, tenant_no=call.principal.tenant_no, keys=sorted(keys))
         return view
 
     return call.perform(effect, status=200)
 
 
-def _append(connection: PgConnection, principal: Principal, row: Row, entry: MeterEntry | None) -> None:
-    change = catalogue.Change(
-        kind=EntryKind.METER, tenant_no=principal.tenant_no, key=f"{row['no']}:{row['revision']}", entry=entry
-    )
-    catalogue.append_changes(connection, [change])
-
-
-def _tell(connection: PgConnection, principal: Principal, event: SystemEvent, view: MeterView, now: datetime) -> None:
+def tell(connection: PgConnection, principal: Principal, event: SystemEvent, view: MeterView, now: datetime) -> None:
     outbox.append(connection, tenant_id=principal.tenant_id, event=event, object_id=view["id"], data={**view}, now=now)
