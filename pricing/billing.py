@@ -123,6 +123,13 @@ def _usage_input(price: PlanPrice, usage: MeteredUsage) -> Usage:
     )
 
 
+def _billed_quantity(price: PlanPrice, usage: MeteredUsage) -> Decimal:
+    """What the line bills: the whole, or where cells have prices of their own what they bill together."""
+    if not isinstance(price.price.model, Matrix):
+        return usage.quantity
+    return sum((group.quantity for group in usage.groups), Decimal(0))
+
+
 def _part(terms: Terms, line: StatementLine) -> AmountLine:
     """A fixed price shared out by time: what the part costs of what the whole period does."""
     whole = quote(line.price.price, currency=terms.currency, quantity=line.quantity)
@@ -143,7 +150,7 @@ def _map_line(
 ) -> InvoiceLine:
     price = line.price
     metered = usage[price.key] if line.is_usage else None
-    quantity = line.quantity if metered is None else metered.quantity
+    quantity = line.quantity if metered is None else _billed_quantity(price, metered)
     assert quantity is not None, "a line has the quantity of its terms or of its meter"
     unit_amount = _unit_amount(price, quantity, computed.exact)
     return InvoiceLine(

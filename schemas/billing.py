@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
-from functools import reduce
 from typing import Any, TypedDict
 
 from schemas.catalogue import MeterEntry
@@ -78,14 +77,14 @@ class GroupQuantity:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeteredUsage:
-    """What one meter counted for one customer in one period, a row a group; no row at all is a usage of 0."""
+    """What one meter counted for one customer in one period, as a whole and by group; without any group it is 0.
+
+    Only counts and sums of the groups add up to the whole: the maximum of all is one of theirs, the average neither.
+    """
 
     meter_no: int
+    quantity: Decimal
     groups: tuple[GroupQuantity, ...]
-
-    @property
-    def quantity(self) -> Decimal:
-        return reduce(EXACT.add, (group.quantity for group in self.groups), Decimal(0))
 
 
 class ExplainedRow(TypedDict):

@@ -1,4 +1,7 @@
-"""Parts of minutes: what stored minutes are too coarse for, read from the raw events that their meter took."""
+"""Parts of minutes: what stored minutes are too coarse for, read from the facts about events.
+
+A meter takes a fact iff it has an effect and the meter's rule takes its data; what it adds counts times the effect.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -6,7 +9,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 
 from infra.clickhouse.client import Client
-from infra.clickhouse.taken import judged_batches, taken_from
+from infra.clickhouse.taken import taken_from
 from schemas.catalogue import MeterEntry
 from schemas.errors import Reject
 from schemas.instants import EPOCH, MINUTE_MICROS, to_micros
@@ -31,12 +34,16 @@ class Edge:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EdgeValue:
-    """What one event adds to the meter of the edge that stands at `index` in the list of edges."""
+    """What one fact adds to the meter of the edge that stands at `index` in the list of edges.
+
+    `effect` is 1 or, of a fact that takes an event back, -1; `value` is times the effect already.
+    """
 
     index: int
     customer_no: int
     shard: int
     groups: tuple[str, ...]
+    effect: int
     value: Decimal
 
 
@@ -56,33 +63,33 @@ def partial_minutes(start: datetime, end: datetime) -> list[tuple[datetime, date
 def edge_values(
     client: Client, edges: Sequence[Edge], *, limit: int | None = None, shard: int = 0, shards: int = 1
 ) -> Iterator[EdgeValue]:
-    """What the events at the edges add, in bounded blocks. All edges name a customer, or none does.
+    """What the facts at the edges add, in bounded blocks. All edges name a customer, or none does.
 
     Only what was stored by the shards that are `shard` modulo `shards`; as given, by all. Raises Reject
     `usage.edge_too_large` when more than `limit` events lie in one page of edges.
     """
     for offset in range(0, len(edges), EDGES_A_QUERY):
         page = edges[offset : offset + EDGES_A_QUERY]
-        judged = judged_batches(client, [edge.meter for edge in page])
-        for seen, (place, customer_no, stored_by, seq, text) in enumerate(_rows(client, page, shard, shards)):
+        for seen, (place, customer_no, stored_by, effect, text) in enumerate(_rows(client, page, shard, shards)):
             if seen == limit:
                 raise Reject(
                     "usage.edge_too_large", "from and to cut a minute with too many events; take whole minutes"
                 )
-            meter = page[place].meter
-            batches = judged.get((meter.meter_no, meter.revision, stored_by))
-            if batches is None or not batches.first_seq <= seq <= batches.last_seq:
-                continue
-            taken = taken_from(meter, text)
+            taken = taken_from(page[place].meter, text)
             if taken is not None:
                 groups, value = taken
                 yield EdgeValue(
-                    index=offset + place, customer_no=customer_no, shard=stored_by, groups=groups, value=value
+                    index=offset + place,
+                    customer_no=customer_no,
+                    shard=stored_by,
+                    groups=groups,
+                    effect=effect,
+                    value=value if effect > 0 else value.copy_negate(),
                 )
 
 
 def _rows(client: Client, edges: Sequence[Edge], shard: int, shards: int) -> Iterator[tuple[int, int, int, int, str]]:
-    """(place in `edges`, customer, shard, seq, data) of the counted events at the edges."""
+    """(place in `edges`, customer, shard, effect, data) of the facts with an effect at the edges."""
     owners = [edge.customer_no or 0 for edge in edges]
     all_customers = not any(owners)
     assert all_customers or all(owners), "edges of one customer and edges of all don't mix"
@@ -95,11 +102,11 @@ def _rows(client: Client, edges: Sequence[Edge], shard: int, shards: int) -> Ite
         " {owners:Array(UInt64)} AS owner, {kinds:Array(UInt32)} AS kind,"
         " {minutes:Array(Int64)} AS at, {starts:Array(Int64)} AS first,"
         " {ends:Array(Int64)} AS last)"
-        " SELECT w.place, e.customer_no, e.shard, e.seq, e.data FROM"
-        " (SELECT tenant_no, type, customer_no, shard, seq, data,"
+        " SELECT w.place, e.customer_no, e.shard, e.effect, e.data FROM"
+        " (SELECT tenant_no, type, customer_no, shard, effect, data,"
         " toUnixTimestamp64Micro(occurred_at) AS micros, micros - positiveModulo(micros, 60000000) AS at,"
         " if({all_customers:Bool}, toUInt64(0), customer_no) AS owner FROM events FINAL"
-        " WHERE tenant_no IN {tenants:Array(UInt32)} AND type IN {types:Array(String)} AND status = 'counted'"
+        " WHERE tenant_no IN {tenants:Array(UInt32)} AND type IN {types:Array(String)} AND effect <> 0"
         " AND ({all_customers:Bool} OR customer_no IN {customers:Array(UInt64)})"
         " AND shard % {shards:UInt16} = {shard:UInt16}"
         # The hour is a part of the table's key: only the hours with an edge are read. Before 1970 all are one to it.

@@ -6,7 +6,7 @@ from decimal import Decimal
 
 from infra.clickhouse.client import Client
 from infra.clickhouse.proof import prove_windows
-from infra.clickhouse.usage import GroupKey, Span, usage_totals
+from infra.clickhouse.usage import Span, SpanUsage, usage_totals
 from schemas.billing import GroupQuantity, MeteredUsage, UsageNeed
 from schemas.catalogue import MeterEntry
 
@@ -57,15 +57,16 @@ def _place(span: Span) -> tuple[int, object, object]:
     return span.customer_no, span.start, span.end
 
 
-def _metered(meter: MeterEntry, groups: Mapping[GroupKey, Decimal]) -> MeteredUsage:
+def _metered(meter: MeterEntry, usage: SpanUsage) -> MeteredUsage:
     """Groups in a fixed order; a text is `=` and the value, or empty for a missing property."""
     return MeteredUsage(
         meter_no=meter.meter_no,
+        quantity=Decimal(0) if usage.whole is None else usage.whole,
         groups=tuple(
             GroupQuantity(
                 group={name: text[1:] if text else None for name, text in zip(meter.group_by, texts, strict=True)},
                 quantity=quantity,
             )
-            for texts, quantity in sorted(groups.items())
+            for texts, quantity in sorted(usage.groups.items())
         ),
     )

@@ -1,7 +1,8 @@
 """How much of metered entitlements is used: by the flow's counters, or by stored usage where they are not complete yet.
 
 A shard's row of a period appears once the flow has seeded it. A period with fewer rows than shards has usage that no
-counter holds: its answer comes from the usage windows, which the flow fills whatever the entitlement.
+counter holds: its answer comes from stored usage, which the flow fills whatever the entitlement. So does always that of
+a meter that no counter can hold, because it is no sum: min, max, avg, latest, unique_count, weighted_sum.
 """
 
 from collections.abc import Sequence
@@ -9,9 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 
-import structlog
-
-from infra.clickhouse.client import ClickHouseError, Client
+from infra.clickhouse.client import Client
 from infra.clickhouse.usage import Span, usage_totals
 from infra.postgres import entitlements
 from infra.postgres.meters import load_entries
@@ -21,12 +20,9 @@ from infra.settings import Settings
 from ingestion_api.fields import MAX_INSTANT
 from pricing.entitlements import EntitlementPeriod
 from schemas.catalogue import MeterEntry
-from schemas.errors import Reject
-from schemas.money import EXACT
+from schemas.meters import Aggregation
 
 MILLISECOND = Decimal("0.001")
-
-_log = structlog.get_logger("meterline.api")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,44 +71,43 @@ def load_counters(
         for row, period in periods
         if (row["no"], period.start) in found
     }
-    missing = {row["no"]: _span(row, period) for row, period in periods if row["no"] not in counted}
+    missing = [(row, period) for row, period in periods if row["no"] not in counted]
     if not missing:
         return Counters(counted=counted, missing={}, meters={}, stored_fresh=UNKNOWN)
+    meters = load_entries(connection, meter_nos=sorted({row["meter_no"] for row, _ in missing}))
     return Counters(
         counted=counted,
-        missing=missing,
-        meters=load_entries(connection, meter_nos=sorted({span.meter_no for span in missing.values()})),
+        missing={row["no"]: _span(row, period, meters[row["meter_no"]], now) for row, period in missing},
+        meters=meters,
         stored_fresh=_freshness(usage_as_of(connection, topic=topic, partitions=partitions), now),
     )
 
 
 def measure_missing(clickhouse: Client, counters: Counters, *, tenant_no: int) -> dict[int, Used]:
-    """All of the counters, the missing ones from stored usage. Where ClickHouse can't say, what is used is taken for
-    nothing, as of no instant at all. Hold no transaction meanwhile."""
+    """All of the counters, the missing ones from stored usage. Hold no transaction meanwhile.
+
+    Raises what ClickHouse raises (503 to a client) and Reject as `usage_totals` does: what can't be measured is not
+    guessed, since a guess would let a hard limit pass in silence.
+    """
     if not counters.missing:
         return counters.counted
-    try:
-        totals = usage_totals(
-            clickhouse, tenant_no=tenant_no, meters=counters.meters, spans=list(counters.missing.values())
-        )
-    except (ClickHouseError, Reject) as error:  # the latter: too many events in the cut minute at a period's start
-        _log.warning("usage not measured", entitlements=len(counters.missing), error=f"{type(error).__name__}: {error}")
-        unknown = Used(quantity=Decimal(0), fresh=UNKNOWN)
-        return counters.counted | dict.fromkeys(counters.missing, unknown)
-    measured: dict[int, Used] = {}
-    for number, span in counters.missing.items():
-        quantity = Decimal(0)
-        for value in totals[span].values():
-            quantity = EXACT.add(quantity, value)
-        measured[number] = Used(quantity=quantity, fresh=counters.stored_fresh)
+    totals = usage_totals(
+        clickhouse, tenant_no=tenant_no, meters=counters.meters, spans=list(counters.missing.values())
+    )
+    measured = {
+        number: Used(quantity=totals[span].whole or Decimal(0), fresh=counters.stored_fresh)
+        for number, span in counters.missing.items()
+    }
     return counters.counted | measured
 
 
-def _span(row: Row, period: EntitlementPeriod) -> Span:
-    """All of the period, as its counter will hold it: events that say a later time than now count too."""
-    return Span(
-        customer_no=row["customer_no"], meter_no=row["meter_no"], start=period.start, end=period.end or MAX_INSTANT
-    )
+def _span(row: Row, period: EntitlementPeriod, meter: MeterEntry, now: datetime) -> Span:
+    """All of the period, as its counter will hold it: events that say a later time than now count too. A time average
+    is that of the period so far."""
+    end = period.end or MAX_INSTANT
+    if meter.aggregation is Aggregation.WEIGHTED_SUM:
+        end = min(end, max(now, period.start + datetime.resolution))  # at the very start: the level that it begins with
+    return Span(customer_no=row["customer_no"], meter_no=row["meter_no"], start=period.start, end=end)
 
 
 def _freshness(as_of: datetime | None, now: datetime) -> Freshness:

@@ -79,7 +79,7 @@ def lines(statement: Statement) -> dict[str, tuple[datetime, datetime]]:
 
 def used(quantity: object) -> dict[str, MeteredUsage]:
     group = GroupQuantity(group={}, quantity=Decimal(str(quantity)))
-    return {"tokens": MeteredUsage(meter_no=1, groups=(group,))}
+    return {"tokens": MeteredUsage(meter_no=1, quantity=group.quantity, groups=(group,))}
 
 
 def amounts(terms: Terms, statement: Statement, quantity: object = 0) -> dict[str, Decimal]:
