@@ -64,14 +64,14 @@ def count_facts(client: Client, selection: Selection) -> int:
 def fact_blocks(client: Client, selection: Selection, *, start: Hour | None = None) -> Iterator[Table]:
     """The facts that count, in the order of (customer, hour of event time), from the hour `start` on. In blocks.
 
-    Columns: customer_no, received_at, occurred_at (microseconds), kafka_partition, kafka_offset, kafka_index, shard,
-    seq, effect, data. One query streams all of them; leaving the iterator early ends it.
+    Columns: customer_no, received_at and occurred_at (microseconds), hour (seconds), kafka_partition, kafka_offset,
+    kafka_index, shard, seq, effect, data. One query streams all of them; leaving the iterator early ends it.
     """
     yield from _stream(
         client,
         f"SELECT {_COLUMNS} FROM events FINAL WHERE {_SELECTED}"  # noqa: S608 - texts of this file
         " AND (customer_no > {customer_no:UInt64} OR (customer_no = {customer_no:UInt64}"
-        " AND toStartOfHour(occurred_at) >= fromUnixTimestamp64Second({hour:Int64}, 'UTC')))"
+        " AND toStartOfHour(occurred_at) >= toDateTime({hour:UInt32}, 'UTC')))"
         " ORDER BY tenant_no, type, customer_no, toStartOfHour(occurred_at)",
         _parameters(selection)
         | ({"customer_no": 0, "hour": 0} if start is None else {"customer_no": start.customer_no, "hour": start.start}),
@@ -83,7 +83,7 @@ def hour_blocks(client: Client, selection: Selection, hour: Hour) -> Iterator[Ta
     yield from _stream(
         client,
         f"SELECT {_COLUMNS} FROM events FINAL WHERE {_SELECTED} AND customer_no = {{customer_no:UInt64}}"  # noqa: S608
-        " AND toStartOfHour(occurred_at) = fromUnixTimestamp64Second({hour:Int64}, 'UTC')"
+        " AND toStartOfHour(occurred_at) = toDateTime({hour:UInt32}, 'UTC')"
         " ORDER BY shard, seq",
         _parameters(selection) | {"customer_no": hour.customer_no, "hour": hour.start},
     )
