@@ -28,6 +28,7 @@ from ingestion_api.entitlements import routes as entitlements
 from ingestion_api.health import Readier
 from ingestion_api.queries import events, usage
 from ingestion_api.routing import check_names
+from ingestion_api.simulation import routes as simulation
 
 ROUTERS = (
     events.router,
@@ -43,6 +44,7 @@ ROUTERS = (
     invoices.router,
     entitlements.router,
     pricing.router,
+    simulation.router,
     tenants.router,
     api_keys.router,
     health.router,

@@ -1,19 +1,14 @@
 """Invoices and previews over HTTP, on the real stores. What is previewed is what is issued."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from infra.clickhouse.metering import measure
-from infra.postgres.api_keys import insert_api_key
-from infra.settings import Settings
-from ingestion_api.auth import new_secret, secret_sha256
 from ingestion_api.control import preview as preview_module
-from schemas.ids import Prefix, new_id
-from tests.support.api import Api, running_api
-from tests.support.billing import ADVANCE, METER, USAGE, World, instant, make_world
-from tests.support.stack import fresh_databases
+from tests.support.api import Api
+from tests.support.billed_api import api_of
+from tests.support.billing import ADVANCE, METER, USAGE, World, instant
 
 TIERS = {
     "key": "tokens",
@@ -25,40 +20,10 @@ TIERS = {
 SEATS = {"key": "seats", "type": "fixed", "model": "per_unit", "unit_amount": "10"}
 
 
-@pytest.fixture(scope="module")
-def operator(stack: Settings) -> Iterator[Api]:
-    with running_api(fresh_databases(stack)) as api:
-        make_world(api.settings).close()  # migrates ClickHouse too
-        yield api
-
-
 @pytest.fixture
-def world(operator: Api) -> Iterator[World]:
-    made = make_world(operator.settings)
-    yield made
-    made.close()
-
-
-def api_of(world: World, operator: Api, role: str) -> Api:
-    """The API as somebody of the world's tenant sees it."""
-    secret = new_secret()
-    with world.doors.database.transaction() as connection:
-        insert_api_key(
-            connection,
-            key_id=new_id(Prefix.API_KEY),
-            tenant_id=world.tenant_id,
-            name=role,
-            role=role,
-            secret_sha256=secret_sha256(secret),
-            now=instant("2025-01-01"),
-        )
-    return Api(settings=operator.settings, database=operator.database, http=operator.with_key(secret))
-
-
-@pytest.fixture
-def api(operator: Api, world: World) -> Api:
+def api(billed: Api, world: World) -> Api:
     """The API as a reader of the world's tenant sees it."""
-    return api_of(world, operator, "read")
+    return api_of(world, billed, "read")
 
 
 def preview(api: Api, subscription_id: str, as_of: str) -> Any:
@@ -138,11 +103,11 @@ def test_the_running_cost_of_the_open_period_is_shown_line_by_line(world: World,
     assert running["total"] == "0.00"
 
 
-def test_another_tenants_invoice_and_subscription_are_not_found(world: World, operator: Api) -> None:
+def test_another_tenants_invoice_and_subscription_are_not_found(world: World, billed: Api) -> None:
     subscription = world.subscribe(ADVANCE)
     world.bill(subscription, now="2026-01-01")
     [invoice] = world.invoices()
-    other = operator.new_tenant()
+    other = billed.new_tenant()
     assert other.get(f"/v1/invoices/{invoice['id']}", status=404)["code"] == "invoice.not_found"
     assert other.get("/v1/invoices/INV-000001", status=404)["code"] == "invoice.not_found"
     body = {"subscription": subscription.id}

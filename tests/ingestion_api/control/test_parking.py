@@ -1,35 +1,17 @@
 """A parked subscription comes back into billing by one call."""
 
-from collections.abc import Iterator
-
 import pytest
 
-from infra.settings import Settings
-from tests.ingestion_api.control.test_invoices import api_of
-from tests.support.api import Api, running_api
-from tests.support.billing import USAGE, World, make_world
-from tests.support.stack import fresh_databases
+from tests.support.api import Api
+from tests.support.billed_api import api_of
+from tests.support.billing import USAGE, World
 
 NOW = "2026-02-02"
 
 
-@pytest.fixture(scope="module")
-def operator(stack: Settings) -> Iterator[Api]:
-    with running_api(fresh_databases(stack)) as api:
-        make_world(api.settings).close()  # migrates ClickHouse too
-        yield api
-
-
 @pytest.fixture
-def world(operator: Api) -> Iterator[World]:
-    made = make_world(operator.settings)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def admin(operator: Api, world: World) -> Api:
-    return api_of(world, operator, "admin")
+def admin(billed: Api, world: World) -> Api:
+    return api_of(world, billed, "admin")
 
 
 def test_an_unparked_subscription_is_billed_once_its_cause_is_gone(world: World, admin: Api) -> None:
@@ -68,6 +50,6 @@ def test_only_a_parked_subscription_is_unparked_and_the_same_call_twice_is_one(w
     assert admin.post("/v1/subscriptions/sub_none/unpark", {}, status=404)["code"] == "subscription.not_found"
 
 
-def test_a_reader_can_not_unpark(world: World, operator: Api) -> None:
+def test_a_reader_can_not_unpark(world: World, billed: Api) -> None:
     path = f"/v1/subscriptions/{world.subscribe().id}/unpark"
-    assert api_of(world, operator, "read").post(path, {}, status=403)["code"].startswith("auth.")
+    assert api_of(world, billed, "read").post(path, {}, status=403)["code"].startswith("auth.")
