@@ -32,7 +32,7 @@ def decode(messages: Sequence[Message], *, partitions: int) -> tuple[Events | No
         try:
             opened.append((message, unseal(message.value)))
         except ValueError as error:
-            poison.append(_poison(message, error))
+            poison.append(poison_of(message, error))
     if not opened:
         return None, poison
     try:
@@ -49,13 +49,14 @@ def _set_aside_unsound(opened: list[Sealed], partitions: int, poison: list[Poiso
         try:
             _join([(message, batch)], partitions)
         except ValueError as error:
-            poison.append(_poison(message, error))
+            poison.append(poison_of(message, error))
         else:
             sound.append((message, batch))
     return sound
 
 
-def _poison(message: Message, error: ValueError) -> PoisonMessage:
+def poison_of(message: Message, error: ValueError) -> PoisonMessage:
+    """The message as it is kept aside, with the reason."""
     return PoisonMessage(
         partition=message.partition,
         offset=message.offset,

@@ -4,6 +4,11 @@ from prometheus_client import Counter, Gauge, Histogram
 
 EVENTS = Counter("meterline_flow_events", "Events judged.", ["status"])  # counted, unmatched, quarantined, duplicate
 POISON = Counter("meterline_flow_poison_messages", "Messages of the log that are no batch of events.")
+CHANGES = Counter(
+    "meterline_flow_changes",
+    "Changes of events.",
+    ["outcome"],  # counted, unmatched, quarantined, voided: what events became; unknown: no such event
+)
 GROUPS_OVER_LIMIT = Counter(
     "meterline_flow_groups_over_limit", "Meters that have passed the limit of distinct groups.", ["meter"]
 )

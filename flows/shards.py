@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from bytewax.inputs import DynamicSource, StatelessSourcePartition
 
 from infra.kafka.consumer import LogReader, Message
-from infra.kafka.event_log import MAX_UNPACKED_BYTES, unpacked_bytes
+from infra.kafka.event_log import MAX_UNPACKED_BYTES, is_change, unpacked_bytes
 from infra.postgres.catalogue import head_version
 from infra.postgres.pool import PgConnection
 from infra.postgres.shards import (
@@ -33,6 +33,7 @@ HEARTBEAT = timedelta(milliseconds=500)  # how often completeness is renewed whi
 MAX_WAIT_SECONDS = 0.1  # of one poll; the flow hears SIGTERM in between
 MAX_MESSAGES = 20_000  # a batch
 MAX_BATCH_BYTES = 64 * 1024 * 1024  # a batch, unpacked
+MAX_CHANGE_MESSAGES = 4  # a batch: the events they change are loaded at once
 REDO_READ_SECONDS = 60  # to read one pending batch again
 REDO_MESSAGES = 1_000  # a poll while reading again
 
@@ -41,7 +42,7 @@ Clock = Callable[[], datetime]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogBatch:
-    """Messages of the shard's next offsets, and the catalogue that judges them.
+    """Messages of the shard's next offsets, and the catalogue that judges them: all of events, or all of changes.
 
     `intent` is None when there are no messages: then the batch only carries `until`, the instants up to which
     partitions are complete with it. `redo`: its first commit was made by an earlier process.
@@ -99,8 +100,9 @@ class Shard:
             yield self._next()
 
     def _next(self) -> LogBatch | None:
-        time.sleep(max(0.0, self._last_poll + self._poll_seconds - time.monotonic()))
-        self._last_poll = time.monotonic()
+        if not self._carry:
+            time.sleep(max(0.0, self._last_poll + self._poll_seconds - time.monotonic()))
+            self._last_poll = time.monotonic()
         messages = self._take()
         until = {message.partition: message.appended_at for message in messages}
         ranges = self._advance(messages)
@@ -116,16 +118,30 @@ class Shard:
         return LogBatch(messages=messages, intent=intent, until=until, catalogue_version=version)
 
     def _take(self) -> list[Message]:
-        """The next messages, as many as fit a batch; the others wait here for the next one."""
+        """The next messages of one kind, events or changes, as many as fit a batch; the others wait here.
+
+        Only the order within a partition matters. So a change holds up what comes behind it in its partition, and the
+        other partitions go on.
+        """
         if not self._carry:
             self._carry.extend(self._reader.poll(wait_seconds=MAX_WAIT_SECONDS, max_messages=MAX_MESSAGES))
+        if not self._carry:
+            return []
+        changes = is_change(self._carry[0].value)
+        room = MAX_CHANGE_MESSAGES if changes else MAX_BATCH_BYTES
         taken: list[Message] = []
-        room = MAX_BATCH_BYTES
-        while self._carry:
-            room -= min(unpacked_bytes(self._carry[0].value), MAX_UNPACKED_BYTES)
-            if taken and room < 0:
-                break
-            taken.append(self._carry.popleft())
+        waiting: deque[Message] = deque()
+        behind: set[int] = set()  # partitions of which a message waits already
+        for message in self._carry:
+            cost = 1 if changes else min(unpacked_bytes(message.value), MAX_UNPACKED_BYTES)
+            fits = is_change(message.value) == changes and (cost <= room or not taken)
+            if fits and message.partition not in behind:
+                room -= cost
+                taken.append(message)
+            else:
+                behind.add(message.partition)
+                waiting.append(message)
+        self._carry = waiting
         return taken
 
     def _advance(self, messages: list[Message]) -> tuple[OffsetRange, ...]:

@@ -5,37 +5,45 @@ process that starts over finds it pending and stores the same rows under the sam
 """
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 
 from flows.attribute import Attributed
 from flows.catalogue import Catalogue
-from flows.combine import Minutes
+from flows.changes import Changes
+from flows.combine import Minutes, combine
 from flows.counters import Counted, CounterBook
 from flows.events import Events
+from flows.history import attribute_decisions, decide, report_changes
 from flows.metrics import BATCH_SECONDS, EVENTS, LAG_SECONDS, POISON
 from flows.rows import copy_rows, count_by_status, event_rows, usage_rows
 from flows.seed import load_seeds
 from flows.shards import Clock, LogBatch
 from flows.writer import Storable, Writer
 from infra.clickhouse.client import Client
+from infra.clickhouse.history import Fact, load_facts
 from infra.crash_points import crash_point
 from infra.postgres.counters import CounterChange, SeededBy, add_to_counters, insert_counters, seeded_counters
 from infra.postgres.poison import PoisonMessage, record_poison
 from infra.postgres.pool import PgConnection
 from infra.postgres.shards import Intent, advance, commit_intents, lock_shard, record_catalogue_version, write_intent
 from infra.settings import Settings
+from schemas.errors import InvariantBroken
 from schemas.instants import from_micros
 from schemas.money import EXACT, MAX_SCALE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judged:
-    """A batch with everything decided. `attributed` None: no first copy in it; `copies` None: no later one."""
+    """A batch with everything decided. `attributed` None: no first copy in it; `copies` None: no later one.
+
+    What `changes` decide is known only when it is stored: it rests on what the batches before have stored.
+    """
 
     log: LogBatch
     poison: list[PoisonMessage]
     copies: Events | None
+    changes: list[Changes]
     attributed: Attributed | None
     combined: list[Minutes]
 
@@ -74,11 +82,34 @@ class Sink:
         if log.intent is None:
             self._store_progress(log)
             return
+        if batch.changes:
+            batch = self._decide_changes(batch, log.intent)
         if not log.redo:
             self._commit(batch)
         self._last_seq = log.intent.seq
         self._writer.submit(self._rows(batch, log.intent))
         self._report(batch)
+
+    def _decide_changes(self, batch: Judged, intent: Intent) -> Judged:
+        """The batch with the facts that its changes add. What stands before it must be in ClickHouse to be found."""
+        if intent.catalogue_version != self._catalogue.version:
+            raise InvariantBroken("catalogue.went_ahead", f"version {self._catalogue.version} is in hand")
+        self._writer.drain()
+        crash_point("changes.drained")
+        before = {r.partition: r.first for r in intent.ranges}
+        wanted: dict[int, list[bytes]] = {}
+        for change in batch.changes:
+            wanted.setdefault(change.tenant_no, []).extend(change.identities)
+        facts: list[Fact] = []
+        for tenant_no, identities in wanted.items():
+            facts += load_facts(self._client, tenant_no=tenant_no, identities=identities, before=before)
+        decisions = decide(facts, batch.changes, self._catalogue)
+        report_changes(batch.changes, facts, decisions)
+        if not decisions:
+            return batch
+        attributed = attribute_decisions(decisions, self._catalogue)
+        crash_point("changes.decided")
+        return replace(batch, attributed=attributed, combined=combine(attributed))
 
     def _store_progress(self, log: LogBatch) -> None:
         """Nothing came: say so. Counters that are due are seeded; windows are complete too once the writer is idle."""
@@ -146,7 +177,7 @@ class Sink:
         )
 
     def _report(self, batch: Judged) -> None:
-        if batch.attributed:
+        if batch.attributed and not batch.changes:
             for status, count in count_by_status(batch.attributed.status).items():
                 EVENTS.labels(status).inc(count)
         if batch.copies:

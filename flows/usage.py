@@ -16,6 +16,7 @@ from bytewax.outputs import DynamicSink, StatelessSinkPartition
 
 from flows.attribute import Attributed, attribute
 from flows.catalogue import Catalogue
+from flows.changes import Changes, decode_changes
 from flows.combine import Minutes, combine
 from flows.decode import decode
 from flows.dedup import Dedup, IdentityFilter
@@ -25,6 +26,7 @@ from flows.shards import LogBatch, LogSource, Shard
 from flows.sink import Judged, Sink
 from infra.clickhouse.client import Client
 from infra.clickhouse.sink import count_identities, identity_pages
+from infra.kafka.event_log import is_change
 from infra.postgres.catalogue import load_changes
 from infra.postgres.poison import PoisonMessage
 from infra.postgres.pool import PgConnection
@@ -41,6 +43,7 @@ log = structlog.get_logger()
 class Decoded:
     batch: LogBatch
     events: Events | None
+    changes: list[Changes]
     poison: list[PoisonMessage]
 
 
@@ -49,6 +52,7 @@ class Distinct:
     batch: LogBatch
     firsts: Events | None
     copies: Events | None
+    changes: list[Changes]
     poison: list[PoisonMessage]
 
 
@@ -81,8 +85,13 @@ class Stages:
     def decode(self, batch: LogBatch) -> Decoded:
         """Messages to columns. Raises InvariantBroken when too much of the log can't be read."""
         if not batch.messages:
-            return Decoded(batch=batch, events=None, poison=[])
-        events, poison = decode(batch.messages, partitions=self._partitions)
+            return Decoded(batch=batch, events=None, changes=[], poison=[])
+        events: Events | None = None
+        changes: list[Changes] = []
+        if is_change(batch.messages[0].value):
+            changes, poison = decode_changes(batch.messages, partitions=self._partitions)
+        else:
+            events, poison = decode(batch.messages, partitions=self._partitions)
         self._messages += len(batch.messages)
         self._poison += len(poison)
         for message in poison:
@@ -95,7 +104,7 @@ class Stages:
                 f"{self._poison} of {self._messages} messages since the start can't be read: is this the right topic,"
                 " and this release as new as the one that writes to it?",
             )
-        return Decoded(batch=batch, events=events, poison=poison)
+        return Decoded(batch=batch, events=events, changes=changes, poison=poison)
 
     def recognise_copies(self, decoded: Decoded) -> Distinct:
         """Set copies of earlier events aside."""
@@ -106,7 +115,9 @@ class Stages:
             if not first.all():
                 copies = firsts.take(np.flatnonzero(~first))
                 firsts = firsts.take(np.flatnonzero(first)) if first.any() else None
-        return Distinct(batch=decoded.batch, firsts=firsts, copies=copies, poison=decoded.poison)
+        return Distinct(
+            batch=decoded.batch, firsts=firsts, copies=copies, changes=decoded.changes, poison=decoded.poison
+        )
 
     def attribute(self, distinct: Distinct) -> Judged:
         """Judge the first copies by exactly the catalogue that the batch names."""
@@ -121,7 +132,12 @@ class Stages:
         if distinct.firsts is not None:
             attributed = attribute(distinct.firsts, self._catalogue)
         return Judged(
-            log=distinct.batch, poison=distinct.poison, copies=distinct.copies, attributed=attributed, combined=[]
+            log=distinct.batch,
+            poison=distinct.poison,
+            copies=distinct.copies,
+            changes=distinct.changes,
+            attributed=attributed,
+            combined=[],
         )
 
     def combine(self, judged: Judged) -> Judged:

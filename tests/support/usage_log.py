@@ -16,6 +16,8 @@ import numpy as np
 from flows.__main__ import reason_of, run
 from infra.clickhouse.client import Client
 from infra.clickhouse.client import connect as connect_clickhouse
+from infra.kafka.changes import change_messages
+from infra.kafka.consumer import LogReader
 from infra.kafka.event_log import identity_hash, partition_of, seal
 from infra.kafka.producer import Producer
 from infra.kafka.topics import ensure_topics
@@ -25,7 +27,7 @@ from infra.postgres.pool import PgConnection
 from infra.postgres.pool import connect as connect_postgres
 from infra.settings import Settings
 from schemas.catalogue import EntryKind, MeterEntry, SubjectEntry, meter_key
-from schemas.events import EventBatch
+from schemas.events import ChangeKind, EventBatch
 from schemas.instants import to_micros
 from schemas.meters import Aggregation
 from tests.support.flow_process import FlowProcess
@@ -112,6 +114,7 @@ class UsageLog:
         migrate(self.postgres, self.clickhouse)
         ensure_topics(settings)
         self._producer = Producer(settings.kafka_bootstrap, linger_ms=1, timeout_seconds=20, queued_bytes=1 << 26)
+        self._reader = LogReader(settings.kafka_bootstrap, settings.events_topic)
         self.messages = 0
         self._flows: list[FlowProcess] = []
 
@@ -119,6 +122,7 @@ class UsageLog:
         for flow in self._flows:
             flow.kill()
         self._producer.close(5)
+        self._reader.close()
         self.postgres.close()
         self.clickhouse.close()
 
@@ -155,6 +159,21 @@ class UsageLog:
         assert not any(failures), failures
         self.messages += len(messages)
 
+    def change(self, kind: ChangeKind, events: Iterable[Sent]) -> None:
+        """Void or replay these events, and wait for the broker."""
+        by_tenant: dict[int, list[bytes]] = {}
+        for event in events:
+            identity = identity_hash(event.tenant_no, event.source, event.id)
+            by_tenant.setdefault(event.tenant_no, []).append(identity)
+        partitions = self.settings.events_partitions
+        self.publish([
+            message
+            for tenant_no, identities in by_tenant.items()
+            for message in change_messages(
+                tenant_no=tenant_no, kind=kind, identities=identities, partitions=partitions
+            )
+        ])  # fmt: skip
+
     def start_flow(self, **environment: str) -> FlowProcess:
         """A flow process. `environment` adds METERLINE_… settings by their lower-case names."""
         names = ("postgres_dsn", "clickhouse_url", "kafka_bootstrap", "events_topic", "system_topic")
@@ -175,7 +194,7 @@ class UsageLog:
         flow.raise_failure()
 
     def wait_stored(self, *flows: "RunningFlow") -> None:
-        """Wait until everything published is in ClickHouse."""
+        """Wait until everything that stands on the log is in ClickHouse."""
 
         def stored() -> bool:
             for flow in flows:
@@ -187,7 +206,8 @@ class UsageLog:
                 (self.settings.events_topic,),
             ).fetchone()
             assert row is not None
-            return row["read"] == self.messages and row["pending"] == 0
+            ends = self._reader.end_offsets(list(range(self.settings.events_partitions)))
+            return row["read"] == sum(ends.values()) and row["pending"] == 0
 
         wait_for(stored, "everything published is stored")
 
@@ -209,8 +229,12 @@ class UsageLog:
         }
 
     def events(self) -> dict[str, tuple[str, str, int]]:
-        """{id: (status, code, customer)}; an id that is stored twice fails."""
-        rows = self.clickhouse.query("SELECT id, toString(status), code, customer_no FROM events FINAL").result_rows
+        """{id: (status, code, customer)} as it is now; an id that is stored twice fails."""
+        rows = self.clickhouse.query(
+            "SELECT id, toString(argMax(status, change_offset)), argMax(code, change_offset),"
+            " argMax(customer_no, change_offset) FROM events FINAL"
+            " GROUP BY id, hash, kafka_partition, kafka_offset, kafka_index"
+        ).result_rows
         found = {event_id: (status, code, customer) for event_id, status, code, customer in rows}
         assert len(found) == len(rows), "an event is stored twice"
         return found

@@ -1,0 +1,170 @@
+"""Facts: the rows of `events`, one a decision. What an event is now is the fold of its rows.
+
+Rows of a redone batch may stand twice; here every decision comes out once.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import xxhash
+
+from infra.clickhouse.client import Client
+from infra.clickhouse.sink import LOOKUP_PAGE
+from schemas.instants import to_micros
+
+#: Identities a page of `quarantined_pages`: 160 KB of hashes.
+QUARANTINED_PAGE = 10_000
+#: Subjects a query: as hashes in decimal they stay below the 128 KiB that ClickHouse takes in one parameter.
+SUBJECTS_A_QUERY = 5_000
+
+_FIRST_MICROS = to_micros(datetime.fromisoformat("1900-01-01T00:00:00Z"))
+_LAST_MICROS = to_micros(datetime.fromisoformat("2200-01-01T00:00:00Z"))
+_NO_HASH = "00" * 16
+
+#: Identities given as one text of hexadecimal digits, 32 each.
+_GIVEN = (
+    "(SELECT toFixedString(unhex(substring({hashes:String}, number * 32 + 1, 32)), 16) FROM numbers({count:UInt64}))"
+)
+_COLUMNS = (
+    "tenant_no, hex(hash), kafka_partition, kafka_offset, kafka_index, change_offset,"
+    " toUnixTimestamp64Micro(received_at), toUnixTimestamp64Micro(occurred_at), untimed, source, id, type, subject,"
+    " data, extensions, customer_no, toString(status), code, effect"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """One decision about one first copy, which stands at (partition, offset, index). Times are microseconds since 1970.
+
+    `change_offset` is -1 for the first decision, else the offset of the message that changed the event.
+    """
+
+    tenant_no: int
+    identity: bytes
+    partition: int
+    offset: int
+    index: int
+    change_offset: int
+    received_at: int
+    occurred_at: int
+    untimed: bool
+    source: str
+    id: str
+    type: str
+    subject: str
+    data: str
+    extensions: str
+    customer_no: int
+    status: str
+    code: str
+    effect: int
+
+
+def load_facts(client: Client, *, tenant_no: int, identities: Sequence[bytes], before: Mapping[int, int]) -> list[Fact]:
+    """All facts about a tenant's identities that stand before the offsets `before` of their partitions.
+
+    A fact stands before an offset when both its event and the message that changed it do. Ordered by place in the log,
+    then by change. All that stands there must be stored, or the answer is not a function of the log.
+    """
+    found: dict[tuple[int, int, int, int], Fact] = {}
+    for start in range(0, len(identities), LOOKUP_PAGE):
+        page = identities[start : start + LOOKUP_PAGE]
+        parameters: dict[str, Any] = {"hashes": b"".join(page).hex(), "count": len(page), "tenant_no": tenant_no}
+        received = client.query(
+            f"SELECT count(), toUnixTimestamp64Micro(min(received_at)), toUnixTimestamp64Micro(max(received_at))"  # noqa: S608 - a text of this file
+            f" FROM event_identities WHERE hash IN {_GIVEN}",
+            parameters=parameters,
+        ).result_rows[0]
+        if received[0] == 0:
+            continue
+        rows = client.query(
+            f"SELECT {_COLUMNS} FROM events WHERE tenant_no = {{tenant_no:UInt32}} AND hash IN {_GIVEN}"  # noqa: S608 - texts of this file
+            " AND received_at >= fromUnixTimestamp64Micro({first:Int64})"
+            " AND received_at <= fromUnixTimestamp64Micro({last:Int64})",
+            parameters=parameters | {"first": received[1], "last": received[2]},
+        ).result_rows
+        for tenant, identity, *rest in rows:
+            fact = Fact(tenant, bytes.fromhex(identity), *rest)
+            limit = before.get(fact.partition, 0)
+            if fact.offset < limit and fact.change_offset < limit:
+                found[fact.partition, fact.offset, fact.index, fact.change_offset] = fact
+    return [found[place] for place in sorted(found)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuarantineFilter:
+    """Which quarantined events of a tenant; None lets all through. [start, end) is of the events' own time."""
+
+    tenant_no: int
+    code: str | None = None
+    start: datetime | None = None
+    end: datetime | None = None
+    subjects: Sequence[str] | None = None  # at most SUBJECTS_A_QUERY
+
+
+def quarantined_pages(client: Client, wanted: QuarantineFilter) -> Iterator[list[bytes]]:
+    """The identities of events that are quarantined now, in pages of at most QUARANTINED_PAGE, none of them empty.
+
+    An identity that comes out may have become something else meanwhile, or be of another subject with the same hash:
+    replaying it once more does no harm.
+    """
+    after = _NO_HASH
+    while True:
+        rows = client.query(
+            "SELECT hex(hash), groupArray((kafka_partition, kafka_offset, kafka_index, change_offset)) FROM events"
+            " WHERE tenant_no = {tenant_no:UInt32} AND status = 'quarantined'"
+            " AND ({any_code:Bool} OR code = {code:String})"
+            " AND occurred_at >= fromUnixTimestamp64Micro({start:Int64})"
+            " AND occurred_at < fromUnixTimestamp64Micro({end:Int64})"
+            " AND ({any_subject:Bool} OR xxHash64(subject) IN {subjects:Array(UInt64)})"
+            " AND hash > toFixedString(unhex({after:String}), 16)"
+            " GROUP BY hash ORDER BY hash LIMIT {limit:UInt32}",
+            parameters={
+                "tenant_no": wanted.tenant_no,
+                "any_code": wanted.code is None,
+                "code": wanted.code or "",
+                "start": _FIRST_MICROS if wanted.start is None else to_micros(wanted.start),
+                "end": _LAST_MICROS if wanted.end is None else to_micros(wanted.end),
+                "any_subject": wanted.subjects is None,
+                "subjects": [xxhash.xxh64_intdigest(subject.encode()) for subject in wanted.subjects or ()] or [0],
+                "after": after,
+                "limit": QUARANTINED_PAGE,
+            },
+        ).result_rows
+        candidates = {
+            bytes.fromhex(identity): {(p, offset, index, change) for p, offset, index, change in places}
+            for identity, places in rows
+        }
+        unresolved = _unresolved(client, wanted.tenant_no, candidates)
+        if unresolved:
+            yield unresolved
+        if len(rows) < QUARANTINED_PAGE:
+            return
+        after = rows[-1][0]
+
+
+def _unresolved(
+    client: Client, tenant_no: int, candidates: Mapping[bytes, set[tuple[int, int, int, int]]]
+) -> list[bytes]:
+    """The identities of which some first copy has one of these decisions as its last: (place in the log, change)."""
+    identities = list(candidates)
+    newest: dict[tuple[bytes, int, int, int], int] = {}
+    for start in range(0, len(identities), LOOKUP_PAGE):
+        page = identities[start : start + LOOKUP_PAGE]
+        rows = client.query(
+            "SELECT hex(hash), kafka_partition, kafka_offset, kafka_index, max(change_offset) FROM event_changes"  # noqa: S608 - a text of this file
+            f" WHERE tenant_no = {{tenant_no:UInt32}} AND hash IN {_GIVEN}"
+            " GROUP BY hash, kafka_partition, kafka_offset, kafka_index",
+            parameters={"tenant_no": tenant_no, "hashes": b"".join(page).hex(), "count": len(page)},
+        ).result_rows
+        newest |= {
+            (bytes.fromhex(identity), partition, offset, index): change
+            for identity, partition, offset, index, change in rows
+        }
+    return [
+        identity
+        for identity, decisions in candidates.items()
+        if any(newest.get((identity, p, offset, index), -1) == change for p, offset, index, change in decisions)
+    ]
