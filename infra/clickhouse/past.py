@@ -64,7 +64,7 @@ def count_facts(client: Client, selection: Selection) -> int:
 def fact_blocks(client: Client, selection: Selection, *, start: Hour | None = None) -> Iterator[Table]:
     """The facts that count, in the order of (customer, hour of event time), from the hour `start` on. In blocks.
 
-    Columns: customer_no, received_at and occurred_at (microseconds), hour (seconds), kafka_partition, kafka_offset,
+    Columns: customer_no, received_micros, occurred_micros, hour (seconds), kafka_partition, kafka_offset,
     kafka_index, shard, seq, effect, data. One query streams all of them; leaving the iterator early ends it.
     """
     yield from _stream(
@@ -90,8 +90,8 @@ def hour_blocks(client: Client, selection: Selection, hour: Hour) -> Iterator[Ta
 
 
 _COLUMNS = (
-    "customer_no, toUnixTimestamp64Micro(received_at) AS received_at, toUnixTimestamp64Micro(occurred_at) AS"
-    " occurred_at, toUnixTimestamp(toStartOfHour(occurred_at)) AS hour, kafka_partition, kafka_offset, kafka_index,"
+    "customer_no, toUnixTimestamp64Micro(received_at) AS received_micros, toUnixTimestamp64Micro(occurred_at) AS"
+    " occurred_micros, toUnixTimestamp(toStartOfHour(occurred_at)) AS hour, kafka_partition, kafka_offset, kafka_index,"
     " shard, seq, effect, data"
 )
 _SELECTED = (

@@ -1,0 +1,120 @@
+"""Meters that were made after their events count them as if they had been there before, row for row."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from flows import rebuild
+from schemas.catalogue import MeterEntry
+from schemas.events import ChangeKind
+from schemas.meters import Aggregation, Filter, FilterOperator
+from tests.support.meters import change_meter, finish_builds, make_meter, make_tenant
+from tests.support.usage_log import NOON, Sent, UsageLog
+
+GROUPED: dict[str, Any] = {
+    "filters": (Filter(property="$.region", op=FilterOperator.IN, values=('"eu"', "1.0")),),
+    "group_by": ("model",),
+}
+TOKENS = [1, "2.5", 0.1, "99999999999999999999.000000000001", None, -3, 0]
+
+
+@pytest.fixture(scope="module")
+def tenant(log: UsageLog) -> tuple[str, int]:
+    return make_tenant(log.postgres)
+
+
+def traffic(prefix: str, tenant_no: int, count: int = 400) -> list[Sent]:
+    """Events of three customers over some hours, with values of all sorts, some that a sum can't read."""
+    return [
+        Sent(
+            id=f"{prefix}-{n}",
+            tenant_no=tenant_no,
+            subject=("acme", "umbrella", "initech")[n % 3],
+            time=NOON + timedelta(seconds=n * 37 % 9000),
+            data={
+                "tokens": TOKENS[n % len(TOKENS)] if n % 50 else "no number",
+                "region": ("eu", "us", 1, None)[n % 4],
+                "model": ("m1", "m2", None)[n % 3],
+            },
+        )
+        for n in range(count)
+    ]
+
+
+def window_rows(log: UsageLog, meter: MeterEntry, table: str = "usage_minutes") -> list[Any]:
+    """All rows of the revision, without its number."""
+    columns = {
+        "usage_minutes": "customer_no, minute, group_values, shard, seq, event_count, total",
+        "usage_values": "customer_no, occurred_at, group_values, kafka_partition, kafka_offset, kafka_index, effect,"
+        " shard, seq, value, text",
+    }
+    return log.clickhouse.query(
+        f"SELECT {columns[table]} FROM {table} FINAL"  # noqa: S608 - texts of this file
+        " WHERE meter_no = {no:UInt32} AND revision = {revision:UInt32} ORDER BY ALL",
+        parameters={"no": meter.meter_no, "revision": meter.revision},
+    ).result_rows
+
+
+def active_of(log: UsageLog, meter: MeterEntry) -> tuple[int, bool]:
+    row = log.postgres.execute("SELECT revision, is_built FROM meters WHERE no = %s", (meter.meter_no,)).fetchone()
+    assert row is not None
+    return row["revision"], row["is_built"]
+
+
+def test_a_meter_made_later_has_the_rows_of_one_that_was_there_before(
+    log: UsageLog, tenant: tuple[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rebuild, "CHUNK_ROWS", 60)  # many chunks, and hours larger than one
+    tenant_id, no = tenant
+    log.customers({"acme": 1, "umbrella": 2, "initech": 3}, tenant_no=no)
+    kinds: Sequence[dict[str, Any]] = (GROUPED, {"aggregation": Aggregation.COUNT, "value": None})
+    early = [make_meter(log.postgres, tenant_id, no, f"early-{index}", **kind) for index, kind in enumerate(kinds)]
+    with log.flow() as flow:
+        assert finish_builds(log.settings) == len(early)
+        sent = traffic("first", no)
+        log.send(sent)
+        log.send(sent[:100])  # copies count for nothing
+        log.wait_stored(flow)
+        log.change(ChangeKind.VOID, sent[20:60])
+        later = [make_meter(log.postgres, tenant_id, no, f"later-{index}", **kind) for index, kind in enumerate(kinds)]
+        log.send(traffic("second", no))  # some before the flow knows of the meters, some after
+        log.change(ChangeKind.VOID, sent[50:70])
+        assert finish_builds(log.settings) == len(later)
+        log.send(traffic("third", no))
+        log.wait_stored(flow)
+    for before, after in zip(early, later, strict=True):
+        assert active_of(log, after) == (1, True)
+        assert window_rows(log, before) == window_rows(log, after) != []
+
+
+def test_readers_stay_until_a_changed_meter_is_built_and_a_change_meanwhile_begins_anew(
+    log: UsageLog, tenant: tuple[str, int]
+) -> None:
+    tenant_id, no = tenant
+    log.customers({"acme": 1}, tenant_no=no)
+    meter = make_meter(log.postgres, tenant_id, no, "changing", event_type="changing")
+    with log.flow() as flow:
+        finish_builds(log.settings)
+        events = [
+            Sent(id=f"changing-{n}", tenant_no=no, type="changing", data={"tokens": 1, "other": 10}) for n in range(5)
+        ]
+        log.send(events)
+        log.wait_stored(flow)
+        second = change_meter(log.postgres, no, meter, value="$.other")
+        assert active_of(log, meter) == (1, True)
+        third = change_meter(log.postgres, no, second, aggregation=Aggregation.COUNT, value=None)
+        log.send([Sent(id="changing-late", tenant_no=no, type="changing", data={"tokens": 1, "other": 10})])
+        assert finish_builds(log.settings) == 1
+        log.wait_stored(flow)
+        assert active_of(log, meter) == (3, True)
+        states = log.postgres.execute(
+            "SELECT revision, state FROM meter_revisions WHERE meter_no = %s ORDER BY revision", (meter.meter_no,)
+        ).fetchall()
+        assert [row["state"] for row in states] == ["retired", "superseded", "active"]
+        assert sum(row[5] for row in window_rows(log, third)) == 6
+        log.send([Sent(id="changing-last", tenant_no=no, type="changing", data={"tokens": 1})])
+        log.wait_stored(flow)
+    assert sum(row[5] for row in window_rows(log, third)) == 7
+    assert sum(row[5] for row in window_rows(log, meter)) <= 6, "the former revision is counted no more"
