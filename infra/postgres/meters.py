@@ -175,3 +175,9 @@ def load_meters_of_types(connection: PgConnection, *, tenant_id: str, types: Seq
     return connection.execute(
         "SELECT * FROM meters WHERE tenant_id = %s AND event_type = ANY(%s) ORDER BY id", (tenant_id, list(types))
     ).fetchall()
+
+
+def load_event_types(connection: PgConnection, *, tenant_id: str) -> list[str]:
+    """The event types that meters of the tenant count or have counted."""
+    rows = connection.execute("SELECT DISTINCT event_type FROM meters WHERE tenant_id = %s", (tenant_id,))
+    return sorted(row["event_type"] for row in rows)
