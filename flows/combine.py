@@ -1,4 +1,7 @@
-"""What meters took from a batch, combined to minutes: one partial a (meter, customer, group, minute)."""
+"""What meters that add up took from a batch, combined to minutes: one partial a (meter, customer, group, minute).
+
+Meters that don't (`schemas.meters.BY_VALUE`) keep their values one by one: see `rows.value_rows`.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,10 +12,11 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from flows.attribute import Attributed, Contribution, Giant
+from flows.attributed import Attributed, Contribution, Giant
 from flows.fields import SCALE
 from schemas.catalogue import MeterEntry, meter_key
 from schemas.instants import MINUTE_MICROS
+from schemas.meters import ADDITIVE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,12 +32,14 @@ class Minutes:
 
 
 def combine(judged: Attributed) -> list[Minutes]:
-    """Partials of every meter that took something, each key once."""
+    """Partials of every meter that adds up and took something, each key once. Values of -1 events are taken off."""
     by_meter: dict[str, tuple[list[Contribution], list[Giant]]] = {}
     for taken in judged.contributions:
-        by_meter.setdefault(meter_key(taken.meter), ([], []))[0].append(taken)
+        if taken.meter.aggregation in ADDITIVE:
+            by_meter.setdefault(meter_key(taken.meter), ([], []))[0].append(taken)
     for giant in judged.giants:
-        by_meter.setdefault(meter_key(giant.meter), ([], []))[1].append(giant)
+        if giant.meter.aggregation in ADDITIVE:
+            by_meter.setdefault(meter_key(giant.meter), ([], []))[1].append(giant)
     return [_with_giants(judged, *taken) for _, taken in sorted(by_meter.items())]
 
 

@@ -22,6 +22,9 @@ from schemas.catalogue import EntitlementEntry
 from schemas.instants import MINUTE_MICROS, to_micros
 from schemas.meters import Aggregation
 
+#: What counters hold; usage of other aggregations is measured from what is stored.
+COUNTED_BY = frozenset({Aggregation.COUNT, Aggregation.SUM})
+
 FOREVER = 1 << 60  # microseconds; no instant of an event comes near it
 
 
@@ -94,7 +97,7 @@ class CounterBook:
         added: dict[Counted, int] = defaultdict(int)
         for minutes in combined:
             customers = self._by_meter.get(minutes.meter.meter_no)
-            if not customers or not minutes.meter.active:
+            if not customers or not minutes.meter.active or minutes.meter.aggregation not in COUNTED_BY:
                 continue
             counts = minutes.meter.aggregation is Aggregation.COUNT
             entitled = np.isin(minutes.customers, np.fromiter(customers, np.uint64, len(customers)))

@@ -4,6 +4,7 @@ The rule is `schemas.matching`; this is its fast form for the ordinary case. Wha
 no number, a very large one) is marked odd and left to the rule itself, event by event.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal, Inexact, InvalidOperation
 from functools import lru_cache
@@ -18,8 +19,9 @@ from numpy.typing import NDArray
 
 from flows.events import Texts
 from schemas.errors import Reject
-from schemas.matching import quantity_of, value_at
+from schemas.matching import Quantity, group_text, quantity_of, value_at
 from schemas.money import EXACT, MAX_SCALE
+from schemas.paths import Path
 
 KNOWN_SHAPES = 1024
 
@@ -28,7 +30,8 @@ SCALE = 10**MAX_SCALE
 MAX_WHOLE = 1 << 40  # larger values are odd: the sum of a batch of at most 2^22 events stays exact in 64 bits
 MAX_COLUMN = 1 << 22
 
-Path = tuple[str, ...]
+#: What a decoder raises for a text that `schemas.matching` is to look at.
+UNREADABLE_JSON = (ValueError, InvalidOperation, RecursionError)
 
 
 @lru_cache(maxsize=KNOWN_SHAPES)
@@ -69,7 +72,7 @@ def decode_rows(data: Texts, names: tuple[str, ...]) -> Table:
         return _decode_one_by_one(data, names, decoder)
     try:
         rows = decoder.decode_lines(lines)
-    except (ValueError, InvalidOperation):
+    except UNREADABLE_JSON:
         return _decode_one_by_one(data, names, decoder)
     if len(rows) != n:
         return _decode_one_by_one(data, names, decoder)
@@ -87,7 +90,7 @@ def _decode_one_by_one(data: Texts, names: tuple[str, ...], decoder: msgspec.jso
     for index, text in enumerate(data.to_pylist()):
         try:
             rows.append(decoder.decode(text))
-        except (ValueError, InvalidOperation):
+        except UNREADABLE_JSON:
             rows.append(nothing)
             broken[index] = True
     return Table(rows, names, broken)
@@ -107,22 +110,26 @@ def exact_values(column: list[Any]) -> Values:
     """The numbers of a column, rounded to 12 digits after the point as `schemas.matching.quantity_of` rounds."""
     n = len(column)
     assert n <= MAX_COLUMN, "a batch is bounded far below this"
-    part = np.zeros(n, np.int64)
-    present = np.ones(n, np.bool_)
-    odd = np.zeros(n, np.bool_)
-    others = [row for row, kind in enumerate(map(type, column)) if kind is not int]
+    others = {row: _units(column[row]) for row, kind in enumerate(map(type, column)) if kind is not int}
     plain = column.copy() if others else column
     for row in others:
-        units = _units(column[row])
+        plain[row] = 0
+    if _any_huge(plain):
+        plain = [min(max(value, -MAX_WHOLE), MAX_WHOLE) for value in plain]
+    return with_units(np.array(plain, np.int64), np.zeros(n, np.int64), others)
+
+
+def with_units(whole: NDArray[np.int64], part: NDArray[np.int64], others: dict[int, int | None]) -> Values:
+    """These values, but in the rows of `others` units of 10^-12: None for nothing, ODD. Writes into the columns."""
+    present = np.ones(len(whole), np.bool_)
+    odd = np.zeros(len(whole), np.bool_)
+    for row, units in others.items():
         if units is None or units is ODD:
-            plain[row] = 0
+            whole[row] = part[row] = 0
             present[row] = False
             odd[row] = units is ODD
         else:
-            plain[row], part[row] = divmod(units, SCALE)
-    whole = np.array(
-        [min(max(value, -MAX_WHOLE), MAX_WHOLE) for value in plain] if _any_huge(plain) else plain, np.int64
-    )
+            whole[row], part[row] = divmod(units, SCALE)
     huge = (whole >= MAX_WHOLE) | (whole <= -MAX_WHOLE)
     return Values(whole, part, present & ~huge, odd | huge)
 
@@ -144,12 +151,18 @@ def _units(value: Any) -> int | None:
         units = _exact_units(value)
         if units is not None:
             return units
+    return units_by(lambda: quantity_of(value))
+
+
+def units_by(quantity: Callable[[], Quantity | None]) -> int | None:
+    """Units of 10^-12 of what the rule says; None for nothing, ODD for what it refuses or columns can't hold."""
     try:
-        quantity = quantity_of(value)
+        found = quantity()
     except Reject:
         return ODD
-    assert quantity is not None, "a value that is there is a number or rejected"
-    return int(quantity.value.scaleb(MAX_SCALE, EXACT)) if abs(quantity.value) < MAX_WHOLE else ODD
+    if found is None:
+        return None
+    return int(found.value.scaleb(MAX_SCALE, EXACT)) if abs(found.value) < MAX_WHOLE else ODD
 
 
 def _exact_units(value: Decimal) -> int | None:
@@ -179,13 +192,9 @@ def coded(column: list[Any]) -> Codes:
     distinct: list[Any] = []
     codes = np.empty(len(column), np.int64)
     for row, value in enumerate(column):
-        key = (type(value), value if isinstance(value, str | int | Decimal | None) else _json(value))
+        key = (type(value), value if isinstance(value, str | int | Decimal | None) else group_text(value))
         code = known.setdefault(key, len(distinct))
         if code == len(distinct):
             distinct.append(value)
         codes[row] = code
     return Codes(codes, distinct)
-
-
-def _json(value: Any) -> bytes:
-    return msgspec.json.encode(value)

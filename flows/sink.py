@@ -16,7 +16,7 @@ from flows.counters import Counted, CounterBook
 from flows.events import Events
 from flows.history import attribute_decisions, decide, report_changes
 from flows.metrics import BATCH_SECONDS, EVENTS, LAG_SECONDS, POISON
-from flows.rows import copy_rows, count_by_status, event_rows, usage_rows
+from flows.rows import copy_rows, count_by_status, event_rows, usage_rows, value_rows
 from flows.seed import load_seeds
 from flows.shards import Clock, LogBatch
 from flows.writer import Storable, Writer
@@ -172,6 +172,7 @@ class Sink:
             events=event_rows(judged, shard=self._shard, seq=seq, judged_at=intent.created_at) if judged else None,
             copies=copy_rows(batch.copies, shard=self._shard, seq=seq) if batch.copies else None,
             usage=usage_rows(judged, batch.combined, shard=self._shard, seq=seq) if judged else None,
+            values=value_rows(judged, shard=self._shard, seq=seq) if judged else None,
             until=batch.log.until,
             redo=batch.log.redo,
         )

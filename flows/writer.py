@@ -41,6 +41,7 @@ class Storable:
     events: Table | None
     copies: Table | None
     usage: Table | None
+    values: Table | None = None
     until: dict[int, datetime]
     redo: bool
 
@@ -170,6 +171,7 @@ class Writer:
             crash_point("sink.redoing" if redo else "sink.events_inserted")
             self._insert("event_copies", seqs, [batch.copies for batch in batches])
             self._insert("usage_minutes", seqs, [batch.usage for batch in batches])
+            self._insert("usage_values", seqs, [batch.values for batch in batches])
             crash_point("sink.usage_inserted")
         until: dict[int, datetime] = {}
         for batch in batches:
