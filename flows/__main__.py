@@ -1,4 +1,5 @@
-"""`python -m flows`: the usage flow of one shard, and the relay of system events. Settings come by environment.
+"""`python -m flows`: the usage flow of one shard. Shard 0 also relays system events and replays events whose subject
+came. Settings come by environment.
 
 SIGTERM and SIGINT end it cleanly after the batch in hand, with status 0. Anything broken (a store that is away, another
 owner of the shard) ends it with status 1 and a reason in the log; its supervisor starts it again, and it goes on from
@@ -19,11 +20,13 @@ from datetime import UTC, datetime, timedelta
 import structlog
 from bytewax.testing import run_main
 
+from flows.background import Background
 from flows.catalogue import Catalogue
 from flows.counters import CounterBook
 from flows.dedup import Dedup
 from flows.groups import GroupWatch
-from flows.outbox import OutboxRelay
+from flows.outbox import relay
+from flows.replay import replay
 from flows.shards import Shard
 from flows.sink import Sink
 from flows.usage import Stages, rebuilt_filter, usage_flow
@@ -31,6 +34,7 @@ from flows.writer import Writer
 from infra import metrics
 from infra.clickhouse.client import connect as connect_clickhouse
 from infra.clickhouse.sink import stored_identities
+from infra.kafka.changes import ChangeLog
 from infra.kafka.consumer import LogReader
 from infra.kafka.system_log import SystemLog
 from infra.postgres.pool import connect as connect_postgres
@@ -87,18 +91,30 @@ def run(settings: Settings, stop: threading.Event) -> None:
             groups=GroupWatch(settings.group_cardinality_limit),
             partitions=settings.events_partitions,
         )
-        relay = None
-        if shard.number == 0:
-            relay_connection = resources.enter_context(connect_postgres(settings.postgres_dsn))
-            relay = OutboxRelay(relay_connection, SystemLog(settings.kafka_bootstrap, settings.system_topic), stop)
+        beside = start_beside(settings, resources, stop) if shard.number == 0 else []
         gc.collect()
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
         log.info("flow started", shard=shard.number, partitions=shard.partitions)
         run_main(usage_flow(shard, stages, sink))
         writer.close()
-        if relay:
-            relay.close()
+        for work in beside:
+            work.close()
+
+
+def start_beside(settings: Settings, resources: ExitStack, stop: threading.Event) -> list[Background]:
+    """What only one process does: relay system events, replay events whose subject came."""
+    relay_connection = resources.enter_context(connect_postgres(settings.postgres_dsn))
+    replay_connection = resources.enter_context(connect_postgres(settings.postgres_dsn))
+    client = connect_clickhouse(settings.clickhouse_url)
+    resources.callback(client.close)
+    system = SystemLog(settings.kafka_bootstrap, settings.system_topic)
+    changes = ChangeLog(settings.kafka_bootstrap, settings.events_topic, partitions=settings.events_partitions)
+    shards = settings.flow_shards
+    return [
+        Background("outbox", lambda: relay(relay_connection, system, stop), stop),
+        Background("replay", lambda: replay(replay_connection, client, changes, shards=shards, stop=stop), stop),
+    ]
 
 
 def main() -> int:

@@ -53,33 +53,12 @@ def relay_once(connection: PgConnection, events: SystemLog) -> int:
     return len(rows)
 
 
-class OutboxRelay:
-    """Relays in a thread of its own until `stop` is set. When it fails it sets `stop` itself, and `close` says why."""
-
-    def __init__(self, connection: PgConnection, events: SystemLog, stop: threading.Event) -> None:
-        self._connection = connection
-        self._events = events
-        self._stop = stop
-        self._failure: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="outbox", daemon=True)
-        self._thread.start()
-
-    def close(self) -> None:
-        """Wait for the rows in hand. Raises the thread's failure."""
-        self._stop.set()
-        self._thread.join()
-        if self._failure is not None:
-            raise self._failure
-
-    def _run(self) -> None:
-        try:
-            while not outbox.become_relay(self._connection):
-                if self._stop.wait(TAKE_OVER_SECONDS):
-                    return
-            log.info("relaying system events")
-            while not self._stop.is_set():
-                if relay_once(self._connection, self._events) < ROWS_AT_ONCE:
-                    self._stop.wait(IDLE_SECONDS)
-        except BaseException as failure:  # raised again by `close`
-            self._failure = failure
-            self._stop.set()
+def relay(connection: PgConnection, events: SystemLog, stop: threading.Event) -> None:
+    """Be the relay, as soon as nobody else is, until `stop` is set."""
+    while not outbox.become_relay(connection):
+        if stop.wait(TAKE_OVER_SECONDS):
+            return
+    log.info("relaying system events")
+    while not stop.is_set():
+        if relay_once(connection, events) < ROWS_AT_ONCE:
+            stop.wait(IDLE_SECONDS)
