@@ -1,28 +1,21 @@
 """`GET /v1/events` and `GET /v1/events/{id}`: what became of an event."""
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from fastapi import Query
 from starlette.responses import Response
 
-from infra.clickhouse.client import Client
-from infra.clickhouse.events import (
-    EventFilter,
-    EventPosition,
-    StoredEvent,
-    find_events,
-    list_events,
-    list_sources,
-    position_of,
-)
-from infra.kafka.event_log import identity_hash
+from infra.clickhouse.event_list import EventFilter, EventPosition, list_events, position_of
+from infra.postgres.meters import load_event_types
 from ingestion_api.answers import answer
 from ingestion_api.auth import Principal, Reader
-from ingestion_api.context import FromContext
+from ingestion_api.context import Context, FromContext
 from ingestion_api.control import customers
 from ingestion_api.paging import DEFAULT_LIMIT, LongLimit
-from ingestion_api.queries.event_view import EventView, view_event, view_events
+from ingestion_api.queries.event_lookup import find
+from ingestion_api.queries.event_meters import KnownMeter, Metered, load_meters, meter_events
+from ingestion_api.queries.event_view import MAX_COPIES_IN_LIST, EventView, meter_and_view, view_events
 from ingestion_api.queries.parameters import (
     Cursor,
     CustomerReference,
@@ -34,13 +27,14 @@ from ingestion_api.queries.parameters import (
 )
 from ingestion_api.routing import house_router
 from ingestion_api.views import ListView
-from schemas.errors import NotFound, Reject
-from schemas.events import DEFAULT_SOURCE, MAX_FIELD_LENGTH
+from schemas.events import MAX_FIELD_LENGTH
 
 Status = Literal["counted", "unmatched", "quarantined", "voided", "duplicate"]
 MAX_CODE_LENGTH = 64
-
-MAX_SOURCES = 100  # tried for an event that is asked for without its source
+#: Stored events that one request looks at. A meter made later decides whether an unmatched event counts, and only its
+#: windows tell; where most of the events looked at fall through, the page is short and says where to go on.
+MAX_EXAMINED_EVENTS = 5_000
+EXAMINED_AT_ONCE = 1_000
 
 router = house_router("events")
 
@@ -58,34 +52,86 @@ def get_events(
     limit: LongLimit = DEFAULT_LIMIT,
     starting_after: Cursor = None,
 ) -> Response:
-    """The tenant's stored events, the newest time first. `from` and `to` are of the events' own time."""
+    """The tenant's stored events, each once with what became of it, the newest time first. `from` and `to` are of the
+    events' own time. A page may be shorter than `limit` and still have more after it."""
     check_range(start, to)
     after = None if starting_after is None else decode_cursor(starting_after, EventPosition)
-    customer_no = None
-    if customer is not None:
+    customer_no = metered_types = None
+    if customer is not None or status == "counted":
         with context.database.transaction() as connection:
-            customer_no = int(customers.find(connection, principal.tenant_id, customer)["no"])
+            if customer is not None:
+                customer_no = int(customers.find(connection, principal.tenant_id, customer)["no"])
+            metered_types = load_event_types(connection, tenant_id=principal.tenant_id)
     wanted = EventFilter(
         tenant_no=principal.tenant_no,
         customer_no=customer_no,
         type=event_type,
-        status=status,
+        statuses=_STORED_STATUSES.get(status),
+        metered_types=metered_types if status == "counted" else None,
         code=code,
         start=start,
         end=to,
+        with_copies=status == "duplicate",
     )
-    # No event can be taken back yet, so none is voided.
-    rows = [] if status == "voided" else list_events(context.clickhouse, wanted, after=after, limit=limit + 1)
-    shown = rows[:limit]
-    has_more = len(rows) > limit
+    found, meters, next_position = _examine(context, principal, wanted, status, after, limit)
     return answer(
         {
             "object": "list",
-            "data": view_events(context.database, context.clickhouse, principal, shown) if shown else [],
-            "has_more": has_more,
-            "next_cursor": encode_cursor(position_of(shown[-1])) if has_more else None,
+            "data": view_events(
+                context.database, context.clickhouse, principal, found, meters, copies=MAX_COPIES_IN_LIST
+            )
+            if found
+            else [],
+            "has_more": next_position is not None,
+            "next_cursor": None if next_position is None else encode_cursor(next_position),
         }
     )
+
+
+#: As which an event of this status may be stored; None and `duplicate`: as any.
+_STORED_STATUSES: dict[str | None, Sequence[str]] = {
+    "counted": ("counted", "unmatched"),
+    "unmatched": ("unmatched",),
+    "quarantined": ("quarantined",),
+    "voided": ("voided",),
+}
+
+
+def _examine(
+    context: Context,
+    principal: Principal,
+    wanted: EventFilter,
+    status: str | None,
+    after: EventPosition | None,
+    limit: int,
+) -> tuple[list[Metered], list[KnownMeter], EventPosition | None]:
+    """Up to `limit` events of the status, the meters of their types, and the place to go on from, if there is more."""
+    metered_status = status in ("counted", "unmatched")
+    found: list[Metered] = []
+    meters: dict[str, list[KnownMeter]] = {}
+    examined = 0
+    while True:
+        at_once = EXAMINED_AT_ONCE if metered_status and examined else limit - len(found)
+        events = list_events(context.clickhouse, wanted, after=after, limit=at_once + 1)
+        shown = events[:at_once]
+        new_types = {event.type for event in shown} - meters.keys()
+        if new_types:
+            with context.database.transaction() as connection:
+                known = load_meters(connection, tenant_id=principal.tenant_id, types=new_types)
+            meters |= {name: [each for each in known if each.entry.event_type == name] for name in new_types}
+        all_meters = [meter for of_type in meters.values() for meter in of_type]
+        for metered in meter_events(context.clickhouse, shown, all_meters):
+            examined += 1
+            after = position_of(metered.event)
+            if not metered_status or metered.status == status:
+                found.append(metered)
+            if len(found) == limit:
+                more = len(events) > len(shown) or metered.event is not shown[-1]
+                return found, all_meters, after if more else None
+        if len(events) <= len(shown):
+            return found, all_meters, None
+        if examined >= MAX_EXAMINED_EVENTS:
+            return found, all_meters, after
 
 
 @router.get("/v1/events/{event_id:path}", response_model=EventView, operation_id="get_event")
@@ -100,28 +146,5 @@ def get_event(
 ) -> Response:
     """One event by the sender's id. An event shows here once it is stored, a moment after it was accepted."""
     event = find(context.clickhouse, principal, event_id, source)
-    return answer(view_event(context.database, context.clickhouse, principal, event))
-
-
-def find(client: Client, principal: Principal, event_id: str, source: str | None) -> StoredEvent:
-    """The tenant's event. Without a source the default one is tried, then all that the tenant has sent from.
-
-    Raises NotFound, and Reject when several sources have such an event, or more sources may than are tried.
-    """
-    sources: list[str] = []
-    for sources in [[source]] if source else _sources(client, principal):
-        identities = [identity_hash(principal.tenant_no, each, event_id) for each in sources]
-        found = find_events(client, tenant_no=principal.tenant_no, identities=identities) if identities else []
-        if len({event.source for event in found}) > 1:
-            raise Reject.at("/source", "event.ambiguous", f"Several sources have an event {event_id!r}; name one.")
-        if found:
-            return found[0]
-    if len(sources) > MAX_SOURCES:
-        detail = f"There are more than {MAX_SOURCES} sources, too many to try for {event_id!r}; name its source."
-        raise Reject.at("/source", "event.source_needed", detail)
-    raise NotFound("event.not_found", f"No event {event_id!r} is stored; one just accepted shows within a second.")
-
-
-def _sources(client: Client, principal: Principal) -> Iterator[list[str]]:
-    yield [DEFAULT_SOURCE]
-    yield list_sources(client, tenant_no=principal.tenant_no, limit=MAX_SOURCES + 1)
+    (view,) = meter_and_view(context.database, context.clickhouse, principal, [event])
+    return answer(view)

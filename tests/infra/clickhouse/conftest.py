@@ -15,7 +15,7 @@ def clickhouse(stack: Settings) -> Iterator[Client]:
     """A client of a database of this module's own, with all tables, and no merges."""
     client = connect(fresh_databases(stack).clickhouse_url)
     migrate_clickhouse(client)
-    for table in ("events", "event_copies", "event_changes", "usage_minutes", "usage_values"):
+    for table in ("events", "event_copies", "event_changes", "event_sources", "usage_minutes", "usage_values"):
         client.command(f"SYSTEM STOP MERGES {table}")  # rows that stand twice stay so
     yield client
     client.close()

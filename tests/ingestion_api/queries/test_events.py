@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ingestion_api.queries import events
+from ingestion_api.queries import event_lookup
 from tests.infra.clickhouse.rows import StoredEvent
 from tests.ingestion_api.queries.conftest import Tenant
 
@@ -132,12 +132,12 @@ def test_pages_hold_every_event_once_although_rows_stand_twice(stored: Tenant, l
 def test_an_event_of_one_source_too_many_asks_for_it_and_is_not_said_to_be_missing(
     stored: Tenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(events, "MAX_SOURCES", 1)  # it has sent from two, `api` and `svc`
+    monkeypatch.setattr(event_lookup, "MAX_SOURCES", 1)  # it has sent from two, `api` and `svc`
     problem = stored.api.get("/v1/events/none", status=422)
     assert (problem["code"], problem["errors"][0]["pointer"]) == ("event.source_needed", "/source")
     assert stored.api.get("/v1/events/none", source="svc", status=404)["code"] == "event.not_found"
     assert stored.api.get("/v1/events/e1")["source"] == "api"
-    monkeypatch.setattr(events, "MAX_SOURCES", 2)
+    monkeypatch.setattr(event_lookup, "MAX_SOURCES", 2)
     assert stored.api.get("/v1/events/none", status=404)["code"] == "event.not_found"
 
 
