@@ -13,20 +13,36 @@ Key = Annotated[str, typer.Option("--api-key", envvar="METERLINE_API_KEY", help=
 DEFAULT_URL = "http://127.0.0.1:8080"
 
 
-def call(method: str, url: str, key: str, path: str, *, body: Any = None) -> Any:
+def call(
+    method: str, url: str, key: str, path: str, *, body: Any = None, timeout_seconds: int = TIMEOUT_SECONDS
+) -> Any:
     """The decoded answer. What the API refuses, or that it is not there, is said on stderr, with exit status 1."""
+    return fetch(method, url, key, path, body=body, timeout_seconds=timeout_seconds).json()
+
+
+def fetch(
+    method: str,
+    url: str,
+    key: str,
+    path: str,
+    *,
+    body: Any = None,
+    accept: str = "application/json",
+    timeout_seconds: int = TIMEOUT_SECONDS,
+) -> httpx2.Response:
+    """The answer as it came, if it is a good one; else as `call`."""
     try:
         answer = httpx2.request(
             method,
             url.rstrip("/") + path,
             json=body,
-            headers={"authorization": f"Bearer {key}"},
-            timeout=TIMEOUT_SECONDS,
+            headers={"authorization": f"Bearer {key}", "accept": accept},
+            timeout=timeout_seconds,
         )
     except httpx2.TransportError as error:
         raise refuse(f"{url} does not answer: {error}") from error
     if answer.is_success:
-        return answer.json()
+        return answer
     try:
         problem = answer.json()
         raise refuse(f"{problem['code']}: {problem['detail']}")

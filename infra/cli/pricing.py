@@ -1,4 +1,4 @@
-"""`meterline pricing`: a price book is tested like code before it goes live."""
+"""`meterline pricing`: a price book is tested like code, and tried on real usage, before it goes live."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Annotated
 import msgspec
 import typer
 
+from infra.cli.simulate import simulate
 from pricing.cases import CaseResult, malformed, run_case
 
 MAX_FILE_BYTES = 256 * 1024 * 1024
@@ -15,7 +16,8 @@ MAX_LINE_BYTES = 16 * 1024 * 1024
 FAILED = 1
 MISUSE = 2
 
-pricing_app = typer.Typer(help="Prices and the cases that prove them.", no_args_is_help=True)
+pricing_app = typer.Typer(help="Prices, the cases that prove them, and what they would bring.", no_args_is_help=True)
+pricing_app.command("simulate")(simulate)
 
 
 class Unreadable(Exception):
@@ -24,7 +26,7 @@ class Unreadable(Exception):
 
 @pricing_app.callback()
 def pricing() -> None:
-    """Prices and the cases that prove them."""
+    """Prices, the cases that prove them, and what they would bring."""
 
 
 @pricing_app.command()

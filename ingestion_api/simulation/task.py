@@ -83,8 +83,8 @@ def load_task(context: Context, body: SimulateBody, principal: Principal) -> Tas
 
 def run_task(clickhouse: Client, task: Task) -> Iterator[tuple[str, Simulated | Reject]]:
     """What each customer would have paid, by id, or why that can't be said. One measurement a chunk."""
-    for ids in _chunks([row["id"] for row in task.customers]):
-        numbers = {row["id"]: row["no"] for row in task.customers}
+    numbers = {row["id"]: row["no"] for row in task.customers}
+    for ids in _chunks(list(numbers)):
         needs = [
             need
             for customer_id in ids
