@@ -16,6 +16,7 @@ from ingestion_api.control import (
     customers,
     features,
     invoices,
+    meter_changes,
     meters,
     parking,
     plans,
@@ -33,6 +34,7 @@ from ingestion_api.simulation import routes as simulation
 ROUTERS = (
     events.router,
     meters.router,
+    meter_changes.router,
     usage.router,
     customers.router,
     features.router,

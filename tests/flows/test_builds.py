@@ -50,11 +50,12 @@ def window_rows(log: UsageLog, meter: MeterEntry, table: str = "usage_minutes") 
         "usage_values": "customer_no, occurred_at, group_values, kafka_partition, kafka_offset, kafka_index, effect,"
         " shard, seq, value, text",
     }
-    return log.clickhouse.query(
+    rows = log.clickhouse.query(
         f"SELECT {columns[table]} FROM {table} FINAL"  # noqa: S608 - texts of this file
         " WHERE meter_no = {no:UInt32} AND revision = {revision:UInt32} ORDER BY ALL",
         parameters={"no": meter.meter_no, "revision": meter.revision},
     ).result_rows
+    return list(rows)
 
 
 def active_of(log: UsageLog, meter: MeterEntry) -> tuple[int, bool]:

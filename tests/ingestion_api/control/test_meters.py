@@ -151,9 +151,3 @@ def test_a_filter_value_with_a_huge_exponent_is_refused(api: Api) -> None:
     content = msgspec.json.encode({**METER, "filters": filters}).replace(b"[0]", b"[1e400]")
     response = api.http.post("/v1/meters", content=content)
     assert (response.status_code, response.json()["code"]) == (422, "meter.invalid_filter")
-
-
-def test_a_meter_is_not_edited_in_this_release(api: Api) -> None:
-    api.post("/v1/meters", METER)
-    response = api.http.patch("/v1/meters/tokens", json={"value": "$.other"})
-    assert (response.status_code, response.json()["code"]) == (405, "request.method_not_allowed")
