@@ -37,6 +37,8 @@ class Settings(BaseSettings):
     ingest_ack_timeout_seconds: int = 10
     ingest_linger_ms: int = 5
     api_key_cache_seconds: int = 10
+    api_store_timeout_seconds: int = 8  # the longest that a request waits for a statement of either store
+    event_change_wait_seconds: int = 5  # how long a void waits to see its effect
     admin_password: str = ""  # of the first user of the tenant `default`, admin@localhost
 
     # Flows

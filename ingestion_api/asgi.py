@@ -8,6 +8,7 @@ from contextlib import suppress
 import structlog
 
 from infra.clickhouse import client as clickhouse
+from infra.kafka.changes import ChangeLog
 from infra.kafka.producer import Producer
 from infra.postgres.pool import Database
 from infra.settings import Settings
@@ -48,6 +49,7 @@ def create_app(settings: Settings) -> "MeterlineApp":
         clickhouse=clickhouse.connect(settings.clickhouse_url),
         keys=KeyCache(database, fresh_seconds=settings.api_key_cache_seconds),
         producer=producer,
+        changes=ChangeLog(settings.kafka_bootstrap, settings.events_topic, partitions=settings.events_partitions),
         started_at=clock.now(),
     )
     publisher = Publisher(

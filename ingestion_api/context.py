@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from infra.clickhouse.client import Client
+from infra.kafka.changes import ChangeLog
 from infra.kafka.producer import Producer
 from infra.postgres.pool import Database
 from infra.settings import Settings
@@ -20,6 +21,7 @@ class Context:
     clickhouse: Client
     keys: KeyCache
     producer: Producer | None  # of the raw route of events, the only one that publishes
+    changes: ChangeLog
     started_at: datetime
 
 

@@ -66,13 +66,27 @@ class Call:
 
         `secret` (of `make_secret`) is text of the answer that must not be kept; a replay puts it in again.
         """
+        return self._once(lambda connection: (status, effect(connection)), secret)
+
+    def act(self, effect: Callable[[], tuple[int, Any]]) -> Response:
+        """Answer with the status and the view of something that no transaction holds.
+
+        After a crash it happens again under the same key, so it must do no harm then; without a key no store is asked.
+        """
+        if self.key is None:
+            status, view = effect()
+            return answer(view, status)
+        return self._once(lambda _connection: effect(), None)
+
+    def _once(self, effect: Callable[[PgConnection], tuple[int, Any]], secret: str | None) -> Response:
         with self.database.transaction() as connection:
             if self.key is None:
-                return answer(effect(connection), status)
+                status, view = effect(connection)
+                return answer(view, status)
             kept = idempotency.claim(connection, tenant_id=self.tenant_id, key=self.key, now=self.now)
             if kept is not None:
                 return self._replay(kept["request_sha256"], kept["status"], kept["body"], secret)
-            given_status, body = self._attempt(connection, effect, status)
+            given_status, body = self._attempt(connection, effect)
             idempotency.store(
                 connection,
                 tenant_id=self.tenant_id,
@@ -98,10 +112,13 @@ class Call:
         digest = hmac.digest(self.bearer.encode(), self.request_sha256 + self.key.encode(), "sha256")
         return SECRET_PREFIX + urlsafe_b64encode(digest).rstrip(b"=").decode()
 
-    def _attempt(self, connection: PgConnection, effect: Effect, status: int) -> tuple[int, bytes]:
+    def _attempt(
+        self, connection: PgConnection, effect: Callable[[PgConnection], tuple[int, Any]]
+    ) -> tuple[int, bytes]:
         try:
             with connection.transaction():  # a savepoint: a refused effect leaves nothing but its answer
-                return status, encode(effect(connection))
+                status, view = effect(connection)
+                return status, encode(view)
         except Retry:
             raise
         except MeterlineError as error:
@@ -161,5 +178,7 @@ def call_for(*scopes: Scope, names_secret: bool = False) -> Callable[..., Any]:
 AdminCall = Annotated[Call, Depends(call_for(Scope.WRITE))]
 SecretCall = Annotated[Call, Depends(call_for(Scope.WRITE, names_secret=True))]
 OperatorCall = Annotated[Call, Depends(call_for(Scope.OPERATE, names_secret=True))]
+#: Of whoever sends events.
+SenderCall = Annotated[Call, Depends(call_for(Scope.WRITE, Scope.INGEST))]
 CheckCall = Annotated[Call, Depends(call_for(Scope.CHECK))]
 ReadCall = Annotated[Call, Depends(call_for(Scope.WRITE, Scope.READ))]

@@ -21,7 +21,7 @@ SUBJECTS_A_QUERY = 5_000
 
 _FIRST_MICROS = to_micros(datetime.fromisoformat("1900-01-01T00:00:00Z"))
 _LAST_MICROS = to_micros(datetime.fromisoformat("2200-01-01T00:00:00Z"))
-_NO_HASH = "00" * 16
+_NO_IDENTITY = bytes(16)
 
 #: Identities given as one text of hexadecimal digits, 32 each.
 _GIVEN = (
@@ -104,13 +104,17 @@ class QuarantineFilter:
     subjects: Sequence[str] | None = None  # at most SUBJECTS_A_QUERY
 
 
-def quarantined_pages(client: Client, wanted: QuarantineFilter) -> Iterator[list[bytes]]:
-    """The identities of events that are quarantined now, in pages of at most QUARANTINED_PAGE, none of them empty.
+def quarantined_pages(
+    client: Client, wanted: QuarantineFilter, *, after: bytes = _NO_IDENTITY
+) -> Iterator[list[bytes]]:
+    """The identities of events that are quarantined now, those beyond `after`, in order.
+
+    They come in pages of at most QUARANTINED_PAGE, none of them empty.
 
     An identity that comes out may have become something else meanwhile, or be of another subject with the same hash:
     replaying it once more does no harm.
     """
-    after = _NO_HASH
+    last = after.hex()
     while True:
         rows = client.query(
             "SELECT hex(hash), groupArray((kafka_partition, kafka_offset, kafka_index, change_offset)) FROM events"
@@ -129,7 +133,7 @@ def quarantined_pages(client: Client, wanted: QuarantineFilter) -> Iterator[list
                 "end": _LAST_MICROS if wanted.end is None else to_micros(wanted.end),
                 "any_subject": wanted.subjects is None,
                 "subjects": [xxhash.xxh64_intdigest(subject.encode()) for subject in wanted.subjects or ()] or [0],
-                "after": after,
+                "after": last,
                 "limit": QUARANTINED_PAGE,
             },
         ).result_rows
@@ -142,7 +146,7 @@ def quarantined_pages(client: Client, wanted: QuarantineFilter) -> Iterator[list
             yield unresolved
         if len(rows) < QUARANTINED_PAGE:
             return
-        after = rows[-1][0]
+        last = rows[-1][0]
 
 
 def _unresolved(

@@ -10,6 +10,7 @@ from typing import Any
 from starlette.testclient import TestClient
 
 from infra.clickhouse import client as clickhouse
+from infra.kafka.changes import ChangeLog
 from infra.migrate import migrate
 from infra.postgres.pool import Database, connect
 from infra.settings import Settings
@@ -77,6 +78,7 @@ def running_api(settings: Settings) -> Generator[Api]:
         clickhouse=store,
         keys=KeyCache(database, fresh_seconds=settings.api_key_cache_seconds),
         producer=None,
+        changes=ChangeLog(settings.kafka_bootstrap, settings.events_topic, partitions=settings.events_partitions),
         started_at=datetime.now(UTC),
     )
     app = create_fastapi(context)
