@@ -12,7 +12,7 @@ from flows.attribute import Attributed
 from flows.catalogue import Catalogue
 from flows.changes import Changes
 from flows.combine import Minutes, combine
-from flows.counters import Counted, CounterBook
+from flows.counters import COUNTED_BY, Counted, CounterBook
 from flows.events import Events
 from flows.history import attribute_decisions, decide, report_changes
 from flows.metrics import BATCH_SECONDS, EVENTS, LAG_SECONDS, POISON
@@ -152,18 +152,27 @@ class Sink:
         What earlier batches brought must be in ClickHouse to be found there; what this batch brings is added to it.
         """
         self._book.refresh(self._catalogue, self._clock())
-        missing = self._book.missing()
+        missing = self._missing()
         if not missing:
             return [], {}
         keys = {(p.entitlement_no, from_micros(p.start)): p for p in missing}
         rows = {keys[key]: found for key, found in seeded_counters(self._connection, keys=list(keys)).items()}
         self._book.mark_seeded(p for p, found in rows.items() if any(row.shard == self._shard for row in found))
-        missing = self._book.missing()
+        missing = self._missing()
         if not missing:
             return [], {}
         self._writer.drain()
         seeds = load_seeds(self._client, layout=self._layout, periods=missing, catalogue=self._catalogue, rows=rows)
         return missing, seeds
+
+    def _missing(self) -> list[Counted]:
+        """Periods without a row that can have one: readers use their meters, which are built, and counters hold them."""
+        in_use = self._catalogue.tenant_meters
+        return [
+            period
+            for period in self._book.missing()
+            if period.meter_no in in_use and in_use[period.meter_no][1].aggregation in COUNTED_BY
+        ]
 
     def _rows(self, batch: Judged, intent: Intent) -> Storable:
         judged, seq = batch.attributed, intent.seq
