@@ -1,9 +1,10 @@
 """Whether everything that was acknowledged is counted, to the digit, wherever it can be asked for, and nothing else."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from typing import Any
 
 import clickhouse_connect
 import httpx2
@@ -45,7 +46,7 @@ def prepare(api: httpx2.Client, ledger: Ledger, meters: Sequence[Meter] = METERS
 
 def check_exact(dev: OwnDev, api: httpx2.Client, ledger: Ledger) -> None:
     """Wait until all is counted, and compare usage, entitlements, counters and raw events with the ledger."""
-    wait_counted(api, "calls")
+    wait_counted(api, ledger.meters)
     check_usage(api, ledger)
     check_entitlements(dev, api, ledger)
     check_events(dev, api, ledger)
@@ -66,7 +67,7 @@ def check_usage(api: httpx2.Client, ledger: Ledger) -> None:
             assert found == expected, f"{query}: {difference(found, expected)}"
 
 
-def difference(found: dict[object, object], expected: dict[object, object]) -> str:
+def difference(found: Mapping[Any, Any], expected: Mapping[Any, Any]) -> str:
     """What differs, a few lines of it."""
     keys = [key for key in {**expected, **found} if found.get(key) != expected.get(key)]
     lines = [f"  {key}: {found.get(key)} instead of {expected.get(key)}" for key in keys[:10]]
@@ -103,7 +104,7 @@ def check_events(dev: OwnDev, api: httpx2.Client, ledger: Ledger) -> None:
             "SELECT source, id, count(), argMax(toString(status), change_offset) FROM"
             " (SELECT source, id, status, change_offset FROM events FINAL) GROUP BY source, id"
         ).result_rows
-        originals = client.query("SELECT count() FROM events FINAL WHERE change_offset = -1").first_row[0]
+        originals = client.query("SELECT count() FROM events FINAL WHERE change_offset = -1").result_rows[0][0]
     finally:
         client.close()
     stored = {(source, event_id): status for source, event_id, _, status in rows}

@@ -20,6 +20,7 @@ LONG_SEED = int(os.environ.get("METERLINE_LONG_SEED", "1"))
 KILLS_A_ROUND = 10
 
 
+@pytest.mark.timeout(300)
 def test_a_kill_of_each_process_under_load_loses_and_doubles_nothing(tmp_path: Path) -> None:
     with OwnDev(tmp_path) as dev, dev.client() as api:
         load = Load(dev.client, seed=7)

@@ -102,7 +102,10 @@ def to_decimal(value: Fraction) -> Decimal:
 
 
 def _levels(meter: Meter, query: Query, facts: Sequence[Fact]) -> Answer:
-    """Time averages: each series' level in each window clipped to the range, the series of a row added up."""
+    """Time averages: each series' level in each window clipped to the range, the series of a row added up.
+
+    A row is there from the window on in which the first of its series begins.
+    """
     series: dict[tuple[str | None, Group], list[Fact]] = {}
     for fact in facts:
         series.setdefault((fact[0].customer, fact[1].group), []).append(fact)
@@ -110,6 +113,8 @@ def _levels(meter: Meter, query: Query, facts: Sequence[Fact]) -> Answer:
     for window in windows(query.start, query.end, query.window, query.zone):
         start, end = max(window[0], query.start), min(window[1], query.end)
         for of_series in series.values():
+            if min(entry.event.time for entry, _ in of_series) >= end:
+                continue  # the series has not begun
             area = sum(level * (until - since) for level, since, until in _steps(of_series, start, end))
             row = _row(meter, query, window, of_series[0])
             found[row] = found.get(row, Fraction(0)) + Fraction(area) / ((end - start) // MICROSECOND)

@@ -1,7 +1,7 @@
 """What was sent, in order, and what must have become of it."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -28,10 +28,6 @@ class Event:
     def identity(self) -> Identity:
         return self.source, self.id
 
-    def same_as(self, other: "Event") -> bool:
-        mine, theirs = (replace(event, data="") for event in (self, other))
-        return mine == theirs and read(self.data) == read(other.data)
-
 
 @dataclass
 class Entry:
@@ -46,6 +42,7 @@ class Entry:
     was_counted: bool = False  # at the last judgement
     copies: int = 0
     conflict: bool = False
+    taken: dict[Meter, Taken | None] = field(default_factory=dict[Meter, Taken | None])  # once it is known
 
     @property
     def counts(self) -> bool:
@@ -83,7 +80,7 @@ class Ledger:
             self._judge(entry)
         else:
             entry.copies += 1
-            entry.conflict |= not event.same_as(entry.event)
+            entry.conflict |= event != entry.event
 
     def void(self, identity: Identity) -> None:
         self.entries[identity].voided = True
@@ -130,7 +127,9 @@ class Ledger:
 def _taken(meter: Meter, entry: Entry) -> Taken | None:
     if not entry.counts:
         return None
-    try:
-        return take(meter, entry.event.type, entry.data)
-    except NotANumber:  # the meter was made after the event, which it can't read and others have counted
-        return None
+    if meter not in entry.taken:
+        try:
+            entry.taken[meter] = take(meter, entry.event.type, entry.data)
+        except NotANumber:  # the meter was made after the event, which it can't read and others have counted
+            entry.taken[meter] = None
+    return entry.taken[meter]

@@ -11,7 +11,7 @@ from decimal import ROUND_HALF_UP, Context, Decimal
 from typing import Any
 
 DIGITS_AFTER_POINT = 12
-MAX_WHOLE_DIGITS = 38
+MAX_DIGITS = 38
 PLACES = Decimal(1).scaleb(-DIGITS_AFTER_POINT)
 #: Room for every product and sum of what tests send; nothing is rounded before the end.
 WIDE = Context(prec=400, rounding=ROUND_HALF_UP)
@@ -94,18 +94,21 @@ def rounded(number: Decimal) -> Decimal:
     return number.quantize(PLACES, ROUND_HALF_UP, WIDE) if number.as_tuple().exponent < -DIGITS_AFTER_POINT else number  # pyright: ignore[reportOperatorIssue]
 
 
-def number(value: Any) -> Decimal | None:
-    """A number, or a string that is one; None for null or nothing. Raises NotANumber."""
-    if value is None:
-        return None
+def exact(value: Any) -> Decimal | None:
+    """A number, or a string that is one, as it stands; None for null or nothing. Raises NotANumber."""
     if isinstance(value, str) and _NUMBER.fullmatch(value):
         value = Decimal(value)
-    if not isinstance(value, Decimal):
+    if not isinstance(value, Decimal | None):
         raise NotANumber(repr(value))
-    exact = rounded(value)
-    if exact and exact.normalize(WIDE).adjusted() >= MAX_WHOLE_DIGITS:
-        raise NotANumber(f"{value} is too large")
-    return exact
+    return value
+
+
+def number(value: Decimal) -> Decimal:
+    """The quantity that a number stands for. Raises NotANumber for one that no quantity can be."""
+    quantity = rounded(value)
+    if quantity and len(quantity.normalize(WIDE).as_tuple().digits) > MAX_DIGITS:
+        raise NotANumber(f"{value} has more than {MAX_DIGITS} digits")
+    return quantity
 
 
 def evaluate(expression: Expression, data: dict[str, Any]) -> Decimal | None:
@@ -117,7 +120,7 @@ def evaluate(expression: Expression, data: dict[str, Any]) -> Decimal | None:
 def _evaluate(expression: Expression, data: dict[str, Any]) -> Decimal | None:
     match expression:
         case Path():
-            return number(at(data, expression))
+            return exact(at(data, expression))
         case Number(text):
             return Decimal(text)
         case Operation(operator, left_side, right_side):

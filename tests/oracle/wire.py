@@ -2,9 +2,10 @@
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 import httpx2
@@ -44,10 +45,13 @@ def _filter_text(rule: Filter) -> str:
     return f'{{"property": {json.dumps(str(rule.path))}, "op": "{rule.op}", "values": [{values}]}}'
 
 
+def filters_text(meter: Meter) -> str:
+    return f"[{','.join(map(_filter_text, meter.filters))}]"
+
+
 def meter_text(meter: Meter) -> str:
     """The body of `POST /v1/meters`."""
-    body = {"key": meter.key, **rule_of(meter)}
-    return json.dumps(body)[:-1] + f', "filters": [{",".join(map(_filter_text, meter.filters))}]}}'
+    return json.dumps({"key": meter.key, **rule_of(meter)})[:-1] + f', "filters": {filters_text(meter)}}}'
 
 
 def rule_of(meter: Meter) -> dict[str, Any]:
@@ -141,7 +145,18 @@ def wait_for(condition: Callable[[], object], what: str, seconds: float = WAIT_S
         time.sleep(PAUSE_SECONDS)
 
 
-def wait_counted(api: httpx2.Client, meter: str) -> None:
+def wait_counted(api: httpx2.Client, meters: Iterable[str]) -> None:
     """Wait until `as_of` has passed this moment, and so everything that has been acknowledged."""
     moment = datetime.now(UTC)
-    wait_for(lambda: (found := as_of(api, meter)) is not None and found > moment, f"as_of of {meter} passes {moment}")
+
+    def has_passed(meter: str) -> bool:
+        found = as_of(api, meter)
+        return found is not None and found > moment
+
+    for meter in meters:
+        wait_for(partial(has_passed, meter), f"as_of of {meter} passes {moment}")
+
+
+def wait_built(api: httpx2.Client, meter: str) -> None:
+    """Wait until answers come from the meter as it was last defined."""
+    wait_for(lambda: get(api, f"/v1/meters/{meter}")["status"] == "ready", f"{meter} is built")
