@@ -7,7 +7,7 @@ from fastapi import Query
 
 from infra.postgres.pool import Row
 from ingestion_api.views import ListView
-from schemas.errors import Reject
+from schemas.errors import NotFound, Reject
 
 DEFAULT_LIMIT = 20
 MAX_LIMIT = 100
@@ -18,7 +18,10 @@ Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT, description="How many objects t
 LongLimit = Annotated[int, Query(ge=1, le=MAX_LONG_LIMIT, description="How many objects the page has at most.")]
 StartingAfter = Annotated[
     str | None,
-    Query(max_length=MAX_CURSOR_LENGTH, description="`next_cursor` of the page before, or the id of its last object."),
+    Query(
+        max_length=MAX_CURSOR_LENGTH,
+        description="`next_cursor` of the page before, or the id or own key of its last object.",
+    ),
 ]
 
 View = TypeVar("View")
@@ -31,6 +34,19 @@ def check_cursor(starting_after: str | None, prefix: str) -> str | None:
     if not starting_after.isascii() or not starting_after.startswith(f"{prefix}_") or "\0" in starting_after:
         raise Reject.at("/starting_after", "request.invalid_field", f"Give `next_cursor` or an id (`{prefix}_…`).")
     return starting_after
+
+
+def find_cursor(starting_after: str | None, prefix: str, find: Callable[[str], Row]) -> str | None:
+    """The id after which a list goes on, given by an id or by the object's own key. Raises Reject when it is neither.
+
+    `find` gives the object that either of them names, and raises NotFound. An id need not exist any more.
+    """
+    if starting_after is None:
+        return None
+    try:
+        return str(find(starting_after)["id"])
+    except NotFound:
+        return check_cursor(starting_after, prefix)
 
 
 def page(rows: Sequence[Row], limit: int, to_view: Callable[[Row], View], *, cursor: str = "id") -> ListView[View]:

@@ -4,22 +4,26 @@ A body is JSON whatever its content type says. Its numbers keep every digit (Dec
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from decimal import Decimal
+from functools import cached_property
 from typing import Any, cast
 
 import msgspec
 from fastapi import APIRouter, Request
+from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 from starlette.responses import Response
 
 from ingestion_api.auth import authenticate
 from ingestion_api.ingest.body import BODY_SECONDS, timed_out
 from ingestion_api.problems import pointer
-from schemas.errors import Malformed, NotFound, Reject, TooLarge
+from schemas.errors import FieldError, Malformed, NotFound, Reject, TooLarge
 
 MAX_BODY_BYTES = 1024 * 1024
 MAX_JSON_DEPTH = 32
+UNKNOWN_PARAMETER = "request.unknown_parameter"
+FILTERED_PATH = "/v1/usage"  # it takes `filter[name]` for any group of the meter, and checks the names itself
 METHODS_WITH_BODY = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 
 _decoder = msgspec.json.Decoder(float_hook=Decimal)
@@ -44,18 +48,30 @@ class _Loaded(Request):
 class HouseRoute(APIRoute):
     """Use it for every router of ours: `APIRouter(route_class=HouseRoute)`, or just `house_router()`."""
 
+    @cached_property
+    def parameters(self) -> frozenset[str]:
+        """The names of all query parameters that the route and its dependencies take."""
+        return frozenset(_parameters_of(self.dependant))
+
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handler = super().get_route_handler()
 
         async def handle(request: Request) -> Response:
             if request.url.path.startswith("/v1/"):
                 await authenticate(request)
+                _check_known(self, request)
             if request.method in METHODS_WITH_BODY:
                 body = await read_body(request)
                 request = _Loaded(request, body, decode_json(body) if body else None)
             return await handler(request)
 
         return handle
+
+
+def _parameters_of(dependant: Dependant) -> Iterator[str]:
+    yield from (field.alias for field in dependant.query_params)
+    for dependency in dependant.dependencies:
+        yield from _parameters_of(dependency)
 
 
 def house_router(*tags: str) -> APIRouter:
@@ -126,6 +142,21 @@ async def check_names(request: Request) -> None:
     for name, value in request.query_params.multi_items():
         if not (_is_storable(name) and _is_storable(value)):
             raise Reject.at(pointer(name), "request.invalid_field", "Parameters must be plain Unicode text.")
+
+
+def _check_known(route: HouseRoute, request: Request) -> None:
+    """Only parameters that the route knows may be given: a misspelt filter would let everything through."""
+    unknown = [name for name in request.query_params if not _knows(route, name) and _is_storable(name)]
+    if unknown:
+        errors = tuple(
+            FieldError(pointer=pointer(name), code=UNKNOWN_PARAMETER, detail="There is no such parameter here.")
+            for name in unknown
+        )
+        raise Reject(UNKNOWN_PARAMETER, f"There is no parameter {unknown[0]!r} here.", errors=errors)
+
+
+def _knows(route: HouseRoute, name: str) -> bool:
+    return name in route.parameters or (route.path == FILTERED_PATH and name.startswith("filter["))
 
 
 def _is_storable(text: str) -> bool:

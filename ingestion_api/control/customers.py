@@ -28,7 +28,7 @@ from ingestion_api.fields import (
     merge_metadata,
 )
 from ingestion_api.idempotency import AdminCall
-from ingestion_api.paging import DEFAULT_LIMIT, Limit, StartingAfter, check_cursor, page
+from ingestion_api.paging import DEFAULT_LIMIT, Limit, StartingAfter, find_cursor, page
 from ingestion_api.problems import pointer
 from ingestion_api.routing import house_router
 from ingestion_api.views import ListView, ObjectView
@@ -160,8 +160,10 @@ def list_customers(
     archived: Annotated[bool, Query(description="Archived ones too.")] = False,
 ) -> Response:
     """The tenant's customers, newest first."""
-    before_id = check_cursor(starting_after, Prefix.CUSTOMER)
     with context.database.transaction() as connection:
+        before_id = find_cursor(
+            starting_after, Prefix.CUSTOMER, lambda reference: find(connection, principal.tenant_id, reference)
+        )
         rows = customers.list_customers(
             connection,
             tenant_id=principal.tenant_id,

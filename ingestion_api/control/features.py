@@ -11,7 +11,7 @@ from ingestion_api.auth import Reader
 from ingestion_api.context import FromContext
 from ingestion_api.fields import Body, Key, Metadata, Name, Reference
 from ingestion_api.idempotency import AdminCall
-from ingestion_api.paging import DEFAULT_LIMIT, Limit, StartingAfter, check_cursor, page
+from ingestion_api.paging import DEFAULT_LIMIT, Limit, StartingAfter, find_cursor, page
 from ingestion_api.routing import house_router
 from ingestion_api.views import ListView, ObjectView
 from schemas.errors import Conflict, NotFound, Reject
@@ -111,8 +111,10 @@ def list_features(
     principal: Reader, context: FromContext, limit: Limit = DEFAULT_LIMIT, starting_after: StartingAfter = None
 ) -> Response:
     """The tenant's features, newest first."""
-    before_id = check_cursor(starting_after, Prefix.FEATURE)
     with context.database.transaction() as connection:
+        before_id = find_cursor(
+            starting_after, Prefix.FEATURE, lambda reference: find(connection, principal.tenant_id, reference)
+        )
         rows = features.list_features(connection, tenant_id=principal.tenant_id, before_id=before_id, limit=limit + 1)
     return answer(page(rows, limit, to_view))
 

@@ -24,7 +24,7 @@ from ingestion_api.auth import Principal, Reader
 from ingestion_api.context import Context, FromContext
 from ingestion_api.control.meter_terms import MeterBody, read_filters, read_group_by, read_value
 from ingestion_api.idempotency import AdminCall
-from ingestion_api.paging import DEFAULT_LIMIT, Limit, StartingAfter, check_cursor, page
+from ingestion_api.paging import DEFAULT_LIMIT, Limit, StartingAfter, find_cursor, page
 from ingestion_api.routing import house_router
 from ingestion_api.views import ListView, ObjectView
 from schemas.catalogue import MeterEntry, meter_key
@@ -219,8 +219,10 @@ def list_meters(
     archived: Annotated[bool, Query(description="Archived ones too.")] = False,
 ) -> Response:
     """The tenant's meters, newest first."""
-    before_id = check_cursor(starting_after, Prefix.METER)
     with context.database.transaction() as connection:
+        before_id = find_cursor(
+            starting_after, Prefix.METER, lambda reference: find(connection, principal.tenant_id, reference)
+        )
         rows = meters.list_meters(
             connection, tenant_id=principal.tenant_id, archived=archived, before_id=before_id, limit=limit + 1
         )

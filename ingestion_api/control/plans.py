@@ -16,7 +16,7 @@ from ingestion_api.context import FromContext
 from ingestion_api.control.plan_terms import read_entitlements, read_prices
 from ingestion_api.fields import Body, Currency, Key, Metadata, Name
 from ingestion_api.idempotency import AdminCall, Call
-from ingestion_api.paging import DEFAULT_LIMIT, Limit, StartingAfter, check_cursor, page
+from ingestion_api.paging import DEFAULT_LIMIT, Limit, StartingAfter, find_cursor, page
 from ingestion_api.routing import house_router
 from ingestion_api.views import ListView, ObjectView
 from schemas.errors import Conflict, NotFound, Reject
@@ -175,8 +175,10 @@ def list_plans(
     principal: Reader, context: FromContext, limit: Limit = DEFAULT_LIMIT, starting_after: StartingAfter = None
 ) -> Response:
     """The tenant's plans, newest first, each at its newest version."""
-    before_id = check_cursor(starting_after, Prefix.PLAN)
     with context.database.transaction() as connection:
+        before_id = find_cursor(
+            starting_after, Prefix.PLAN, lambda reference: find(connection, principal.tenant_id, reference)
+        )
         rows = plans.list_plans(connection, tenant_id=principal.tenant_id, before_id=before_id, limit=limit + 1)
     return answer(page(rows, limit, to_view))
 
