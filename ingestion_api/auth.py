@@ -9,9 +9,9 @@ import secrets
 import threading
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Depends, Request
 from starlette.concurrency import run_in_threadpool
@@ -24,6 +24,7 @@ SECRET_PREFIX = "mtr_"  # noqa: S105 - it opens nothing; it lets scanners recogn
 MAX_SECRET_LENGTH = 256  # characters; a longer bearer is no key of ours
 STALE_SECONDS = 3600  # how long a cached key outlives PostgreSQL
 MAX_CACHED_KEYS = 10_000
+RENEW_SHARE = 0.5  # of its freshness after which a key in use is looked up again
 
 
 class Role(StrEnum):
@@ -70,8 +71,9 @@ class Principal:
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    principal: Principal | None  # None: no such key
-    loaded_at: float  # time.monotonic()
+    principal: Principal
+    loaded_at: float  # time.monotonic() before PostgreSQL was asked
+    asked_at: float  # the same; later than `loaded_at` when PostgreSQL was away then
 
 
 def new_secret() -> str:
@@ -85,9 +87,11 @@ def secret_sha256(secret: str) -> bytes:
 
 
 class KeyCache:
-    """Bearer → Principal. Safe for threads; holds at most MAX_CACHED_KEYS, the oldest goes first.
+    """Bearer → Principal. Safe for threads; holds at most MAX_CACHED_KEYS good and as many bad ones, the oldest goes
+    first: whoever guesses keys pushes no good one out.
 
-    A revoked key stops at once in the process that revokes it and within `fresh_seconds` in the others.
+    A revoked key stops at once in the process that revokes it and within `fresh_seconds` in the others. A key in use
+    is looked up again in good time and by one thread, so that its users need not wait, and do not all ask at once.
     """
 
     def __init__(
@@ -95,14 +99,28 @@ class KeyCache:
     ) -> None:
         self._database = database
         self._fresh_seconds = fresh_seconds
+        self._renew_seconds = fresh_seconds * RENEW_SHARE
         self._monotonic = monotonic
-        self._entries: dict[bytes, _Entry] = {}
+        self._good: dict[bytes, _Entry] = {}
+        self._bad: dict[bytes, float] = {}  # when PostgreSQL was asked
+        self._renewing: set[bytes] = set()
+        self._forgotten = 0  # how often something was
         self._lock = threading.Lock()
 
     def cached(self, bearer: str) -> Principal | None:
-        """The principal of a freshly cached good key, without waiting; None says `lookup` must be asked."""
-        entry = self._entries.get(secret_sha256(bearer))
-        if entry is None or self._monotonic() - entry.loaded_at >= self._fresh_seconds:
+        """The principal of a freshly cached good key, without waiting; None says `lookup` must be asked.
+
+        It is None before its time to one caller of many, who renews it.
+        """
+        digest = secret_sha256(bearer)
+        entry = self._good.get(digest)
+        if entry is None:
+            return None
+        age_seconds = self._monotonic() - entry.asked_at
+        if age_seconds >= self._fresh_seconds:
+            return None
+        if age_seconds >= self._renew_seconds and digest not in self._renewing:
+            self._renewing.add(digest)
             return None
         return entry.principal
 
@@ -112,34 +130,63 @@ class KeyCache:
         Raises Unauthenticated (`auth.invalid_key`) and, when PostgreSQL is away and the key is not cached, Retry.
         """
         digest = secret_sha256(bearer)
-        entry = self._entries.get(digest)
-        if entry is None or self._monotonic() - entry.loaded_at >= self._fresh_seconds:
-            entry = self._reload(digest, entry)
-        if entry.principal is None:
-            raise Unauthenticated("auth.invalid_key", "This API key is unknown or has been revoked.")
-        return entry.principal
+        now = self._monotonic()
+        try:
+            entry = self._good.get(digest)
+            if entry is not None and now - entry.asked_at < self._renew_seconds:
+                return entry.principal
+            bad_since = self._bad.get(digest)
+            if bad_since is not None and now - bad_since < self._fresh_seconds:
+                raise _invalid_key()
+            principal = self._reload(digest, entry, now)
+        finally:
+            self._renewing.discard(digest)
+        if principal is None:
+            raise _invalid_key()
+        return principal
 
     def forget(self, digest: bytes) -> None:
         """Ask PostgreSQL again for the key with this SHA-256: it has just been made or revoked."""
         with self._lock:
-            self._entries.pop(digest, None)
+            self._forgotten += 1
+            self._good.pop(digest, None)
+            self._bad.pop(digest, None)
 
-    def _reload(self, digest: bytes, known: _Entry | None) -> _Entry:
-        asked_at = self._monotonic()
+    def _reload(self, digest: bytes, known: _Entry | None, now: float) -> Principal | None:
+        forgotten = self._forgotten
         try:
             with self._database.transaction() as connection:
                 row = load_principal(connection, secret_sha256=digest)
         except Retry:
-            if known is not None and known.principal is not None and asked_at - known.loaded_at < STALE_SECONDS:
-                return known
-            raise
-        entry = _Entry(None if row is None else _map_principal(row), asked_at)
+            if known is None or now - known.loaded_at >= STALE_SECONDS:
+                raise
+            # Nobody else need wait for PostgreSQL in vain until it is asked again.
+            self._keep(digest, replace(known, asked_at=now), forgotten)
+            return known.principal
+        principal = None if row is None else _map_principal(row)
+        self._keep(digest, None if principal is None else _Entry(principal, now, now), forgotten, bad_since=now)
+        return principal
+
+    def _keep(self, digest: bytes, entry: _Entry | None, forgotten: int, *, bad_since: float = 0) -> None:
         with self._lock:
-            self._entries.pop(digest, None)
-            while len(self._entries) >= MAX_CACHED_KEYS:
-                del self._entries[next(iter(self._entries))]
-            self._entries[digest] = entry
-        return entry
+            if forgotten != self._forgotten:
+                return  # the key may have been revoked after it was read: let the next one ask
+            self._good.pop(digest, None)
+            self._bad.pop(digest, None)
+            _make_room(self._good if entry else self._bad)
+            if entry is None:
+                self._bad[digest] = bad_since
+            else:
+                self._good[digest] = entry
+
+
+def _make_room(entries: dict[bytes, Any]) -> None:
+    while len(entries) >= MAX_CACHED_KEYS:
+        del entries[next(iter(entries))]
+
+
+def _invalid_key() -> Unauthenticated:
+    return Unauthenticated("auth.invalid_key", "This API key is unknown or has been revoked.")
 
 
 def _map_principal(row: Row) -> Principal:

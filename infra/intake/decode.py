@@ -50,6 +50,21 @@ def decode(body: bytes, form: Form, received_micros: int) -> Decoded:
     return Decoded(None, [])
 
 
+def decode_single(body: bytes) -> IncomingEvent | None:
+    """The event of a body that is one plain JSON object, not yet checked (`check_event`, `check_columns`).
+
+    None says nothing but that `decode` must look.
+    """
+    if body[:1] != b"{":
+        return None
+    try:
+        if not body.isascii():
+            body.decode()
+        return _one.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+
+
 def _is_array(body: bytes) -> bool:
     return body[:1] == b"[" or body.lstrip()[:1] == b"["
 

@@ -16,6 +16,7 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 GZIP_WINDOW = 31  # zlib's way to say: a gzip header, any window
 READ_BYTES = 256 * 1024
 BODY_SECONDS = 30  # a whole body takes no longer: whoever sends less than 16 MiB in it may split
+SWEEP_SECONDS = 0.5  # how much later than that it may be noticed
 MAX_ZSTD_WINDOW_BYTES = 8 * 1024 * 1024  # what RFC 9659 asks of Content-Encoding: zstd
 
 
@@ -31,19 +32,46 @@ def timed_out() -> TimedOut:
     return TimedOut("request.timeout", f"The body did not come within {BODY_SECONDS} seconds; send less, or faster.")
 
 
-async def read_body(receive: Receive, announced_bytes: int, grow_to: Callable[[int], None]) -> bytes:
-    """The body as it was sent, within BODY_SECONDS. `grow_to` is told how many bytes are here, never how many were
-    announced: an announcement costs its sender nothing.
+class BodyReader:
+    """Reads bodies, each within BODY_SECONDS, with one timer for all: one a body would cost more than its reading."""
 
-    Raises TooLarge as soon as it is, TimedOut, Disconnected when the body never ends, and whatever `grow_to` raises.
-    """
-    if announced_bytes > MAX_REQUEST_BYTES:
-        raise too_large()
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
+    def __init__(self) -> None:
+        self._deadlines: dict[asyncio.Task[Any], float] = {}  # in the order they fall due: all have the same limit
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def read(self, receive: Receive, announced_bytes: int, grow_to: Callable[[int], None]) -> bytes:
+        """The body as it was sent. `grow_to` is told how many bytes are here, never how many were announced: an
+        announcement costs its sender nothing.
+
+        Raises TooLarge as soon as it is, TimedOut, Disconnected when the body never ends, and whatever `grow_to`
+        raises.
+        """
+        if announced_bytes > MAX_REQUEST_BYTES:
+            raise too_large()
+        task = asyncio.current_task()
+        assert task is not None
+        loop = task.get_loop()
+        self._deadlines[task] = loop.time() + BODY_SECONDS
+        if self._timer is None:
+            self._timer = loop.call_later(SWEEP_SECONDS, self._sweep, loop)
+        try:
             return await _receive_all(receive, announced_bytes, grow_to)
-    except TimeoutError:
-        raise timed_out() from None
+        except asyncio.CancelledError:
+            if task in self._deadlines:  # another's wish, not `_sweep`
+                raise
+            task.uncancel()
+            raise timed_out() from None
+        finally:
+            self._deadlines.pop(task, None)
+
+    def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
+        now = loop.time()
+        for task, due_at in list(self._deadlines.items()):
+            if due_at > now:
+                break
+            del self._deadlines[task]
+            task.cancel()
+        self._timer = loop.call_later(SWEEP_SECONDS, self._sweep, loop) if self._deadlines else None
 
 
 async def _receive_all(receive: Receive, announced_bytes: int, grow_to: Callable[[int], None]) -> bytes:

@@ -7,38 +7,19 @@ broker and the flow about the same whatever it holds. Everything here runs in th
 import asyncio
 from collections.abc import Awaitable
 
-from infra.intake.columns import Columns, concatenate
+from infra.intake.columns import Columns
+from infra.intake.event import IncomingEvent
 from infra.intake.pack import pack
 from infra.kafka.producer import Headers, Producer
+from ingestion_api.ingest.group import Group, Single
 from schemas.errors import Retry
 from schemas.events import HEADER_COUNT, HEADER_TENANT_NO
 
 #: A group of requests is sent at once when it has so many events. With a request more it stays within 65,536.
 FULL_GROUP_EVENTS = 1_000
 POLL_SECONDS = 0.002
-
-
-class _Group:
-    """Requests of one tenant whose events share messages, and so one fate."""
-
-    __slots__ = ("count", "error", "parts", "undelivered", "waiting")
-
-    def __init__(self) -> None:
-        self.parts: list[Columns] = []
-        self.count = 0
-        self.waiting: list[asyncio.Future[None]] = []
-        self.undelivered = 0
-        self.error: Retry | None = None
-
-    def settle(self) -> None:
-        """Tell every request, once nothing is under way any more."""
-        for future in self.waiting:
-            if future.done():  # its client went away
-                continue
-            if self.error is None:
-                future.set_result(None)
-            else:
-                future.set_exception(self.error)
+#: How much longer than the linger a small group may wait for an earlier one.
+MAX_HOLD_SECONDS = 0.02
 
 
 class Flight:
@@ -75,9 +56,11 @@ class Publisher:
         self._linger_seconds = linger_ms / 1000
         self._max_bytes_in_flight = max_bytes_in_flight
         self._bytes_in_flight = 0
-        self._groups: dict[int, _Group] = {}
+        self._groups: dict[int, Group] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._undelivered = 0
+        self._lingered_undelivered = 0
+        self._due = False  # the linger of what waits is over
         self._busy = asyncio.Event()
 
     def flight(self) -> "Flight":
@@ -99,33 +82,69 @@ class Publisher:
 
         Raises Retry (`broker.unavailable`) then, when it does not; some of the events may be on the log all the same.
         """
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        group = self._group_of(tenant_no)
+        group.add(columns, answered)
+        self._advance(tenant_no, group)
+        return answered
+
+    def publish_single(
+        self, body: bytes, event: IncomingEvent, received_micros: int, tenant_no: int
+    ) -> Awaitable[None]:
+        """The same for the one event of a body, decoded and not yet checked. Raises AllRejected too."""
+        answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        group = self._group_of(tenant_no)
+        group.add_single(Single(body, event, received_micros, answered))
+        self._advance(tenant_no, group)
+        return answered
+
+    def _group_of(self, tenant_no: int) -> Group:
         group = self._groups.get(tenant_no)
         if group is None:
-            group = self._groups[tenant_no] = _Group()
-        group.parts.append(columns)
-        group.count += len(columns)
-        group.waiting.append(future)
+            group = self._groups[tenant_no] = Group()
+        return group
+
+    def _advance(self, tenant_no: int, group: Group) -> None:
+        """Send the group if it is full; else see to it that it will be sent."""
         if group.count >= FULL_GROUP_EVENTS:
             self._send(tenant_no, self._groups.pop(tenant_no))
         elif self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(self._linger_seconds, self._send_all)
-        return future
+            self._timer = asyncio.get_running_loop().call_later(self._linger_seconds, self._send_unless_busy)
+
+    def _send_unless_busy(self) -> None:
+        """The linger is over. While earlier small groups are under way, wait for them, but not for long: what comes
+        meanwhile shares messages, so that messages grow with the load and their number does not."""
+        if self._lingered_undelivered == 0:
+            self._send_all()
+        else:
+            self._due = True
+            self._timer = asyncio.get_running_loop().call_later(MAX_HOLD_SECONDS, self._send_all)
 
     def _send_all(self) -> None:
-        self._timer = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._due = False
         groups, self._groups = self._groups, {}
         for tenant_no, group in groups.items():
-            self._send(tenant_no, group)
+            self._lingered_undelivered += self._send(tenant_no, group, lingered=True)
 
-    def _send(self, tenant_no: int, group: _Group) -> None:
-        messages = pack(concatenate(group.parts), tenant_no, self._partitions)
-        group.parts = []
+    def _send(self, tenant_no: int, group: Group, *, lingered: bool = False) -> int:
+        """Pack the group and hand its messages to the producer; how many it took."""
+        columns = group.take(tenant_no)
+        if columns is None:
+            return 0
+        messages = pack(columns, tenant_no, self._partitions)
         group.undelivered = len(messages)
+        taken = 0
 
         def delivered(error: str | None) -> None:
             self._undelivered -= 1
             self._settle_one(group, None if error is None else _unavailable(error))
+            if lingered:
+                self._lingered_undelivered -= 1
+                if self._due and self._lingered_undelivered == 0:
+                    self._send_all()
 
         for message in messages:
             headers: Headers = [(HEADER_TENANT_NO, str(tenant_no)), (HEADER_COUNT, str(message.count))]
@@ -134,10 +153,12 @@ class Publisher:
             except Retry as error:
                 self._settle_one(group, error)
             else:
-                self._undelivered += 1
+                taken += 1
+        self._undelivered += taken
         self._busy.set()
+        return taken
 
-    def _settle_one(self, group: _Group, error: Retry | None) -> None:
+    def _settle_one(self, group: Group, error: Retry | None) -> None:
         group.undelivered -= 1
         group.error = group.error or error
         if group.undelivered == 0:

@@ -9,19 +9,21 @@ import structlog
 from starlette.concurrency import run_in_threadpool
 
 from infra.intake.columns import identify
-from infra.intake.decode import Decoded, Form, decode
-from infra.intake.element import Rejection
+from infra.intake.decode import Decoded, Form, decode, decode_single
 from infra.metrics import EVENTS_RECEIVED, HTTP_REQUESTS, HTTP_SECONDS
 from ingestion_api.access_log import request_id_from
 from ingestion_api.auth import KeyCache, Principal, Scope, bearer_of, check_scope
-from ingestion_api.ingest.body import Disconnected, Receive, read_body, unpack
+from ingestion_api.ingest.body import BodyReader, Disconnected, Receive, unpack
+from ingestion_api.ingest.group import AllRejected
 from ingestion_api.ingest.media import BINARY_MARKS, binary_to_json, form_of
 from ingestion_api.ingest.publish import Publisher
 from ingestion_api.problems import CONTENT_TYPE, internal_problem, problem
-from schemas.errors import MeterlineError, Reject
+from schemas.errors import MeterlineError
+from schemas.events import MAX_EVENT_BYTES
 
 PATH = "/v1/events"
 PLAIN_JSON = b"application/json"
+ONE_ACCEPTED = b'{"accepted":1,"duplicates":0,"rejected":[]}'
 JSON_TYPE = (b"content-type", PLAIN_JSON)
 #: A request with none of these and PLAIN_JSON is what it seems.
 UNUSUAL_HEADERS = {b"content-encoding", *(mark.encode() for mark in BINARY_MARKS)}
@@ -39,21 +41,13 @@ _seconds = HTTP_SECONDS.labels("POST", PATH)
 _log = structlog.get_logger("meterline.api")
 
 
-class AllRejected(Reject):
-    """No event of the request is good."""
-
-    def __init__(self, rejections: list[Rejection]) -> None:
-        detail = f"None of the {len(rejections)} events is good; `rejected` says why." if rejections else "No events."
-        super().__init__("event.all_rejected", detail)
-        self.rejections = rejections
-
-
 class EventsRoute:
     """An ASGI application for one path and method; `asgi.py` sends it nothing else."""
 
     def __init__(self, keys: KeyCache, publisher: Publisher) -> None:
         self._keys = keys
         self._publisher = publisher
+        self._bodies = BodyReader()
 
     async def __call__(self, scope: ScopeMap, receive: Receive, send: Send) -> None:
         headers: dict[bytes, bytes] = dict(scope["headers"])
@@ -77,7 +71,7 @@ class EventsRoute:
         announced = headers.get(b"content-length", b"")
         announced_bytes = int(announced) if announced.isdigit() else 0
         with self._publisher.flight() as flight:
-            body = await read_body(receive, announced_bytes, flight.grow_to)
+            body = await self._bodies.read(receive, announced_bytes, flight.grow_to)
             body, form = _unwrap(headers, body)
             flight.grow_to(len(body))
             return await self._publish(body, form, principal.tenant_no)
@@ -90,14 +84,20 @@ class EventsRoute:
 
     async def _publish(self, body: bytes, form: Form, tenant_no: int) -> bytes:
         received_micros = time.time_ns() // 1000
+        if form is Form.JSON and len(body) <= MAX_EVENT_BYTES:
+            single = decode_single(body)
+            if single is not None:
+                await self._publisher.publish_single(body, single, received_micros, tenant_no)
+                _accepted_events.inc()
+                return ONE_ACCEPTED
         if len(body) <= MAX_INLINE_BYTES:
             decoded = decode(body, form, received_micros)
         else:
             decoded = await run_in_threadpool(decode, body, form, received_micros)
-        if decoded.rejections:
-            _rejected_events.inc(len(decoded.rejections))
         if decoded.events is None:
             raise AllRejected(decoded.rejections)
+        if decoded.rejections:
+            _rejected_events.inc(len(decoded.rejections))
         sent = len(decoded.events)
         duplicates = identify(decoded.events, tenant_no)
         await self._publisher.publish(decoded.events, tenant_no)
@@ -137,6 +137,7 @@ async def _answer_error(error: Exception, headers: dict[bytes, bytes], send: Sen
     if isinstance(error, MeterlineError):
         status, extra, body = problem(error, instance=PATH, request_id=request_id)
         if isinstance(error, AllRejected):
+            _rejected_events.inc(len(error.rejections))
             body = body[:-1] + b',"rejected":' + msgspec.json.encode(error.rejections) + b"}"
     else:
         _log.error("request failed", request_id=request_id, path=PATH, exc_info=error)

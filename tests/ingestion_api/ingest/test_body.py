@@ -27,11 +27,27 @@ def one_byte_and_no_more() -> Callable[[], Awaitable[dict[str, Any]]]:
 
 def test_events_that_do_not_come_in_time_are_a_408_and_only_what_came_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(body, "BODY_SECONDS", 0.01)
+    monkeypatch.setattr(body, "SWEEP_SECONDS", 0.02)
     held: list[int] = []
+
+    async def read() -> None:
+        await body.BodyReader().read(one_byte_and_no_more(), MAX_REQUEST_BYTES, held.append)
+
     with pytest.raises(TimedOut) as refused:
-        asyncio.run(body.read_body(one_byte_and_no_more(), MAX_REQUEST_BYTES, held.append))
+        asyncio.run(read())
     assert (status_of(refused.value), refused.value.code) == (408, "request.timeout")
     assert held == [1]
+
+
+def test_a_server_that_ends_ends_the_reading_of_a_body() -> None:
+    async def read() -> None:
+        reading = asyncio.ensure_future(body.BodyReader().read(one_byte_and_no_more(), MAX_REQUEST_BYTES, [].append))
+        await asyncio.sleep(0)
+        reading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reading
+
+    asyncio.run(read())
 
 
 def test_a_body_of_the_control_plane_that_does_not_come_in_time_is_a_408(monkeypatch: pytest.MonkeyPatch) -> None:
