@@ -166,7 +166,7 @@ class Sink:
         return missing, seeds
 
     def _missing(self) -> list[Counted]:
-        """Periods without a row that can have one: readers use their meters, which are built, and counters hold them."""
+        """Periods without a row that can have one: of meters in use, so that are built, which counters hold."""
         in_use = self._catalogue.tenant_meters
         return [
             period
