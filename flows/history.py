@@ -15,7 +15,8 @@ import numpy as np
 import pyarrow as pa
 import structlog
 
-from flows.attribute import Attributed, Status, attribute, judge
+from flows.attribute import attribute, judge
+from flows.attributed import Attributed, Status
 from flows.catalogue import Catalogue
 from flows.changes import Changes
 from flows.events import Events, Kind
