@@ -31,7 +31,8 @@ from schemas.money import format_decimal
 
 class CheckView(TypedDict):
     """A decision and what it rests on. Every event acknowledged before `as_of` is in `used`; `as_of` is null while
-    nothing can be said of that, before the first event or when no store that knows it answers.
+    nothing can be said of that, before the first event was stored. When no store that knows what is used answers, a
+    check is no decision but 503 `store.unavailable`: whoever asks chooses whether to go on without one.
 
     `limit` and `remaining` are null when there is no limit; `value` is that of a boolean or static feature.
     """
@@ -112,7 +113,8 @@ def basis_of(
 
 
 def decide(clickhouse: Client, basis: Basis, *, tenant_no: int, now: datetime) -> list[CheckView]:
-    """The answers, in order. ClickHouse is asked only for what the flow has not counted yet; hold no transaction."""
+    """The answers, in order. ClickHouse is asked only for what no counter holds; hold no transaction. Raises what it
+    raises: one entitlement that can't be judged leaves all unanswered."""
     used = measure_missing(clickhouse, basis.counters, tenant_no=tenant_no)
     answers: list[CheckView] = []
     for question in basis.questions:

@@ -13,7 +13,7 @@ from decimal import Decimal
 from infra.clickhouse.client import Client
 from infra.clickhouse.usage import Span, usage_totals
 from infra.postgres import entitlements
-from infra.postgres.meters import load_entries
+from infra.postgres.meters import complete_until, load_entries
 from infra.postgres.pool import PgConnection, Row
 from infra.postgres.shards import counters_as_of, usage_as_of
 from infra.settings import Settings
@@ -74,12 +74,14 @@ def load_counters(
     missing = [(row, period) for row, period in periods if row["no"] not in counted]
     if not missing:
         return Counters(counted=counted, missing={}, meters={}, stored_fresh=UNKNOWN)
+    # Before the revisions that readers use: those have all that is before it.
+    stored_until = usage_as_of(connection, topic=topic, partitions=partitions)
     meters = load_entries(connection, meter_nos=sorted({row["meter_no"] for row, _ in missing}))
     return Counters(
         counted=counted,
         missing={row["no"]: _span(row, period, meters[row["meter_no"]], now) for row, period in missing},
         meters=meters,
-        stored_fresh=_freshness(usage_as_of(connection, topic=topic, partitions=partitions), now),
+        stored_fresh=_freshness(complete_until(connection, meter_nos=sorted(meters), as_of=stored_until), now),
     )
 
 

@@ -12,6 +12,7 @@ from typing_extensions import TypedDict
 
 from infra.clickhouse.usage import UsageKey, UsageQuery, stored_range
 from infra.postgres.customers import load_external_ids
+from infra.postgres.meters import complete_until
 from infra.postgres.pool import PgConnection
 from infra.postgres.shards import usage_as_of
 from infra.settings import Settings
@@ -53,7 +54,8 @@ router = house_router("usage")
 class UsageWindow(TypedDict):
     """What was counted in one window. `customer` is the external_id, null where customers are not told apart.
 
-    A window is the calendar's; only what lies in [from, to) counts in it.
+    A window is the calendar's; only what lies in [from, to) counts in it. `value` is exact, but for averages (avg,
+    weighted_sum), which are rounded to 12 digits after the point, half away from zero.
     """
 
     window_start: datetime
@@ -64,7 +66,8 @@ class UsageWindow(TypedDict):
 
 
 class UsageView(TypedDict):
-    """`as_of`: every event acknowledged before it is in the answer; null while nothing was stored yet."""
+    """`as_of`: every event acknowledged before it is in the answer; null while nothing can be said of that: before the
+    first event was stored, or while a new meter still counts the past and nothing is known of it."""
 
     object: Literal["list"]
     data: list[UsageWindow]
@@ -104,14 +107,17 @@ def get_usage(
 ) -> Response:
     """The usage of one meter. `filter[model]=m1` takes only events of that group; repeat it for several.
 
-    Without `customer` all customers together, or each with `group_by=customer`.
+    Without `customer` all customers together, or each with `group_by=customer`. What does not add up (minimum, maximum,
+    latest, unique values, averages) is taken over exactly the events that are asked for, never from parts. A level
+    (weighted_sum) is carried over from before `from`; without `to` its average ends after the last event.
     """
     check_range(start, to)
     with context.database.transaction() as connection:
+        # First: the revision that readers use after it, and the windows that are read last, have all that is before it.
+        stored_until = _stored_until(connection, context.settings)
         entry = meters.to_entry(meters.find(connection, principal.tenant_id, meter))
         customer_row = None if customer is None else customers.find(connection, principal.tenant_id, customer)
-        # Before the windows are read: what is acknowledged before `as_of` is then in them.
-        fresh = _freshness(connection, context.settings, now)
+        as_of = complete_until(connection, meter_nos=[entry.meter_no], as_of=stored_until)
     groups = read_groups(entry, group_by)
     filters = read_filters(entry, request.query_params.multi_items())
     customer_nos = None if customer_row is None else [int(customer_row["no"])]
@@ -141,7 +147,8 @@ def get_usage(
             "data": [_view(row, names, externals) for row in shown],
             "has_more": has_more,
             "next_cursor": _write_position(shown[-1].key) if has_more else None,
-            **fresh,
+            "as_of": as_of,
+            "lag_seconds": _lag(as_of, now),
         }
     )
 
@@ -190,12 +197,14 @@ def _range(
     return (first, last) if first < last else None
 
 
-def _freshness(connection: PgConnection, settings: Settings, now: datetime) -> dict[str, Any]:
-    as_of = usage_as_of(connection, topic=settings.events_topic, partitions=settings.events_partitions)
-    lag = None
-    if as_of is not None:
-        lag = (Decimal(max(0, to_micros(now) - to_micros(as_of))) / 1_000_000).quantize(MILLISECOND)
-    return {"as_of": as_of, "lag_seconds": lag}
+def _stored_until(connection: PgConnection, settings: Settings) -> datetime | None:
+    return usage_as_of(connection, topic=settings.events_topic, partitions=settings.events_partitions)
+
+
+def _lag(as_of: datetime | None, now: datetime) -> Decimal | None:
+    if as_of is None:
+        return None
+    return (Decimal(max(0, to_micros(now) - to_micros(as_of))) / 1_000_000).quantize(MILLISECOND)
 
 
 def _externals(context: FromContext, principal: Principal, rows: list[UsageRow]) -> dict[int, str]:

@@ -152,6 +152,7 @@ def uncounted(acme: Api) -> Api:
             " WHERE external_id = 'acme' ORDER BY customers.no DESC LIMIT 1"
         ).fetchone()
         assert row is not None
+        connection.execute("UPDATE meters SET is_built = true WHERE no = %s", (row["meter_no"],))
         meters = list(load_entries(connection, meter_nos=[row["meter_no"]]).values())
     events = [
         StoredEvent(
@@ -177,6 +178,13 @@ def test_usage_that_no_counter_holds_yet_is_taken_from_the_windows_and_as_of_the
     assert {each["feature"] for each in listed} == {"beta", "calls", "region", "sso", "tokens"}
 
 
+def test_while_its_meter_still_counts_the_past_usage_is_as_of_where_that_begins(uncounted: Api) -> None:
+    with uncounted.database.transaction() as connection:
+        connection.execute("UPDATE meters SET is_built = false, built_until = '2026-03-02T00:00:00Z'")
+    with flow_is_at(uncounted, counted="2026-03-10T11:59:50Z", stored="2026-03-10T11:59:40Z"):
+        assert check(uncounted, "tokens")["as_of"] == "2026-03-02T00:00:00Z"
+
+
 def test_the_counter_of_one_shard_alone_is_not_what_is_used(uncounted: Api, operator: Api) -> None:
     context = operator.http.app.state.context
     settings = context.settings
@@ -190,16 +198,20 @@ def test_the_counter_of_one_shard_alone_is_not_what_is_used(uncounted: Api, oper
         object.__setattr__(context, "settings", settings)
 
 
-def test_an_answer_that_no_store_can_back_is_as_of_nothing(
+def test_what_no_store_can_say_is_refused_and_never_guessed(
     uncounted: Api, operator: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Without a counter and without ClickHouse a hard limit can't be judged; what PostgreSQL knows is answered."""
     backend = operator.http.app.state.context.clickhouse._backend  # its address is no setting of a client in use
     monkeypatch.setattr(backend, "_base_url", "http://127.0.0.1:9/")
+    body = {"customer": "acme", "feature": "tokens"}
     with flow_is_at(uncounted, counted="2026-03-10T11:59:50Z", stored="2026-03-10T11:59:40Z"):
-        found = check(uncounted, "tokens")
+        with uncounted.at(NOW):
+            refused = uncounted.http.post("/v1/entitlements/check", json=body)
         count(uncounted, "tokens", PERIOD["start"], "1")
         counted = check(uncounted, "tokens")
-    assert (found["used"], found["as_of"], found["lag_seconds"]) == ("0", None, None)
+    assert (refused.status_code, refused.json()["code"]) == (503, "store.unavailable")
+    assert refused.headers["retry-after"] == "2"
     assert (counted["used"], counted["as_of"]) == ("1", "2026-03-10T11:59:50Z")
 
 
