@@ -18,6 +18,7 @@ from ingestion_api.auth import KeyCache
 from ingestion_api.context import Context
 from ingestion_api.ingest import route
 from ingestion_api.ingest.body import Receive
+from ingestion_api.ingest.lag import LagWatch
 from ingestion_api.ingest.publish import Publisher
 from ingestion_api.ingest.route import EventsRoute, ScopeMap, Send
 
@@ -36,7 +37,7 @@ Application = Callable[[ScopeMap, Receive, Send], Awaitable[None]]
 
 def create_app(settings: Settings) -> "MeterlineApp":
     """The application with its connections; they open when the server starts it and close with it."""
-    database = Database(settings.postgres_dsn)
+    database = Database(settings.postgres_dsn, answer_seconds=settings.api_store_timeout_seconds)
     producer = Producer(
         settings.kafka_bootstrap,
         linger_ms=PRODUCER_LINGER_MS,
@@ -46,7 +47,7 @@ def create_app(settings: Settings) -> "MeterlineApp":
     context = Context(
         settings=settings,
         database=database,
-        clickhouse=clickhouse.connect(settings.clickhouse_url),
+        clickhouse=clickhouse.connect(settings.clickhouse_url, answer_seconds=settings.api_store_timeout_seconds),
         keys=KeyCache(database, fresh_seconds=settings.api_key_cache_seconds),
         producer=producer,
         changes=ChangeLog(settings.kafka_bootstrap, settings.events_topic, partitions=settings.events_partitions),
@@ -59,17 +60,27 @@ def create_app(settings: Settings) -> "MeterlineApp":
         linger_ms=settings.ingest_linger_ms,
         max_bytes_in_flight=settings.ingest_bytes_in_flight,
     )
-    return MeterlineApp(context, producer, publisher, create_fastapi(context))
+    lag = LagWatch(
+        database,
+        topic=settings.events_topic,
+        partitions=settings.events_partitions,
+        bearable_seconds=settings.ingest_bearable_lag_seconds,
+        clock=clock.now,
+    )
+    return MeterlineApp(context, producer, publisher, lag, create_fastapi(context))
 
 
 class MeterlineApp:
     """Routes by path and method, and runs the publisher from the server's start to its end."""
 
-    def __init__(self, context: Context, producer: Producer, publisher: Publisher, others: Application) -> None:
+    def __init__(
+        self, context: Context, producer: Producer, publisher: Publisher, lag: LagWatch, others: Application
+    ) -> None:
         self._context = context
         self._producer = producer
         self._publisher = publisher
-        self._events = EventsRoute(context.keys, publisher)
+        self._lag = lag
+        self._events = EventsRoute(context.keys, publisher, lag)
         self._others = others
 
     async def __call__(self, scope: ScopeMap, receive: Receive, send: Send) -> None:
@@ -84,11 +95,13 @@ class MeterlineApp:
         await receive()
         publishing = asyncio.create_task(self._publisher.run(), name="publisher")
         publishing.add_done_callback(_crash_unless_cancelled)
+        watching = asyncio.create_task(self._lag.run(), name="lag")
         await send({"type": "lifespan.startup.complete"})
         await receive()
-        publishing.cancel()
-        with suppress(asyncio.CancelledError):
-            await publishing
+        for task in (publishing, watching):
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
         self._producer.close(CLOSE_TIMEOUT_SECONDS)
         self._context.clickhouse.close()
         self._context.database.close()

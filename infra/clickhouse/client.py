@@ -12,8 +12,10 @@ CONNECT_TIMEOUT_SECONDS = 5
 RECEIVE_TIMEOUT_SECONDS = 60
 
 
-def connect(url: str) -> Client:
+def connect(url: str, *, answer_seconds: int | None = None) -> Client:
     """A client for `http://user:password@host:port/database`; the database is made when it does not exist.
+
+    With `answer_seconds` no query takes longer, nor is it waited for when the server hangs.
 
     Raises ClickHouseError when nothing answers.
     """
@@ -28,7 +30,8 @@ def connect(url: str) -> Client:
             secure=parts.scheme == "https",
             database=database,
             connect_timeout=CONNECT_TIMEOUT_SECONDS,
-            send_receive_timeout=RECEIVE_TIMEOUT_SECONDS,
+            send_receive_timeout=answer_seconds or RECEIVE_TIMEOUT_SECONDS,
+            settings={} if answer_seconds is None else {"max_execution_time": answer_seconds},
             autogenerate_session_id=False,
         )
 

@@ -3,9 +3,11 @@ activities in their own threads. A transaction belongs to the caller; functions 
 
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg
+from psycopg.abc import PQGen
+from psycopg.pq import TransactionStatus
 from psycopg.rows import dict_row
 from psycopg_pool import ConnectionPool, PoolTimeout
 
@@ -15,11 +17,15 @@ from schemas.errors import Retry
 Row = dict[str, Any]
 PgConnection = psycopg.Connection[Row]
 PostgresError = psycopg.Error
+Answer = TypeVar("Answer")
 
 jsonb.install()
 
 CONNECT_TIMEOUT_SECONDS = 5
 POOL_WAIT_SECONDS = 5
+CHECK_SECONDS = 2  # for an answer to nothing
+GRACE_SECONDS = 1  # for the server's word that it has cancelled a statement
+POLL_SECONDS = 0.1
 STATEMENT_TIMEOUT_MS = 60_000
 LOCK_TIMEOUT_MS = 10_000
 IDLE_IN_TRANSACTION_TIMEOUT_MS = 30_000  # a stopped process must not hold its row locks for ever
@@ -42,23 +48,60 @@ def connect(dsn: str) -> PgConnection:
     )
 
 
-class Database:
-    """A pool of connections. Unreachable PostgreSQL is a `Retry`, which the API answers as 503."""
+class ImpatientConnection(PgConnection):
+    """Waits at most `answer_seconds` for each answer; later the connection is closed and OperationalError raised.
 
-    def __init__(self, dsn: str, *, max_connections: int = 16) -> None:
+    A server that hangs, or whose machine does, keeps its connections open and answers nothing: its own timeouts don't
+    help then.
+    """
+
+    answer_seconds: float = STATEMENT_TIMEOUT_MS / 1000
+
+    def wait(self, gen: PQGen[Answer], interval: float = POLL_SECONDS, timeout: float | None = None) -> Answer:
+        try:
+            return super().wait(gen, interval, self.answer_seconds if timeout is None else timeout)
+        except psycopg.OperationalError:
+            if self.pgconn.transaction_status == TransactionStatus.ACTIVE:  # it may still answer, to nobody
+                self.pgconn.finish()
+            raise
+
+
+def _check_soon(connection: PgConnection) -> None:
+    """`check_connection`, without waiting long for a server that hangs."""
+    assert isinstance(connection, ImpatientConnection)
+    patience, connection.answer_seconds = connection.answer_seconds, CHECK_SECONDS
+    check_connection(connection)
+    connection.answer_seconds = patience
+
+
+class Database:
+    """A pool of connections. Unreachable PostgreSQL is a `Retry`, which the API answers as 503.
+
+    With `answer_seconds` no statement takes longer, and a server that hangs is given up soon after.
+    """
+
+    def __init__(self, dsn: str, *, max_connections: int = 16, answer_seconds: int | None = None) -> None:
+        options = OPTIONS
+        connection_class, check = PgConnection, check_connection
+        if answer_seconds is not None:
+            options += f" -c statement_timeout={answer_seconds}s"
+            connection_class = type(
+                "_Connection", (ImpatientConnection,), {"answer_seconds": answer_seconds + GRACE_SECONDS}
+            )
+            check = _check_soon
         self._pool = ConnectionPool(
             dsn,
-            connection_class=PgConnection,
+            connection_class=connection_class,
             min_size=1,
             max_size=max_connections,
             timeout=POOL_WAIT_SECONDS,
             open=True,
-            check=check_connection,
+            check=check,
             kwargs={
                 "autocommit": True,
                 "row_factory": dict_row,
                 "connect_timeout": CONNECT_TIMEOUT_SECONDS,
-                "options": OPTIONS,
+                "options": options,
             },
         )
 

@@ -68,10 +68,10 @@ class Api:
 def running_api(settings: Settings) -> Generator[Api]:
     """An API over these stores, migrated first."""
     settings = settings.model_copy(update={"root_key": ROOT_KEY})
-    store = clickhouse.connect(settings.clickhouse_url)
+    store = clickhouse.connect(settings.clickhouse_url, answer_seconds=settings.api_store_timeout_seconds)
     with closing(connect(settings.postgres_dsn)) as connection:
         migrate(connection, store)
-    database = Database(settings.postgres_dsn)
+    database = Database(settings.postgres_dsn, answer_seconds=settings.api_store_timeout_seconds)
     context = Context(
         settings=settings,
         database=database,
