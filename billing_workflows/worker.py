@@ -3,7 +3,7 @@
 import asyncio
 import signal
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import timedelta
 
 import structlog
@@ -11,19 +11,23 @@ from temporalio.client import Client
 from temporalio.worker import Worker
 
 from billing_workflows.activities.billing import BillingActivities
+from billing_workflows.activities.meters import MeterActivities
 from billing_workflows.billing import Doors
+from billing_workflows.build_starter import start_builds
+from billing_workflows.meter_builds import MeterBuild
 from billing_workflows.sweep import BillingSweep
 from infra.clickhouse.client import connect as connect_clickhouse
 from infra.postgres.pool import Database
 from infra.settings import Settings
 from infra.temporal.client import connect as connect_temporal
 from infra.temporal.schedules import ensure_schedule
-from schemas.workflows import BILLING_SWEEP, BILLING_TASK_QUEUE, SweepRequest
+from schemas.workflows import BILLING_SWEEP, BILLING_TASK_QUEUE, METERS_TASK_QUEUE, SweepRequest
 
 log = structlog.get_logger()
 
 SWEEP_SCHEDULE = "billing-sweep"
 ACTIVITY_THREADS = 4  # billing a chunk is mostly CPU; more threads would only share it
+METER_THREADS = 4  # of builds; most of them wait for flows
 GRACEFUL_SHUTDOWN = timedelta(seconds=30)
 
 
@@ -41,24 +45,43 @@ def make_worker(client: Client, doors: Doors, executor: ThreadPoolExecutor) -> W
     )
 
 
+def make_meters_worker(client: Client, activities: MeterActivities, executor: ThreadPoolExecutor) -> Worker:
+    """A worker with the workflows and activities of meters. `executor` runs the activities."""
+    return Worker(
+        client,
+        task_queue=METERS_TASK_QUEUE,
+        workflows=[MeterBuild],
+        activities=[activities.wait_for_flows, activities.count_past, activities.switch_readers],
+        activity_executor=executor,
+        max_concurrent_activities=METER_THREADS,
+        graceful_shutdown_timeout=GRACEFUL_SHUTDOWN,
+    )
+
+
 async def run_worker(settings: Settings) -> None:
     """Bill what is due until SIGTERM or SIGINT; then finish what runs, and return."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     client = await connect_temporal(settings)
-    database = Database(settings.postgres_dsn, max_connections=ACTIVITY_THREADS + 1)
-    with closing(database), ThreadPoolExecutor(ACTIVITY_THREADS, thread_name_prefix="activity") as executor:
-        clickhouse = connect_clickhouse(settings.clickhouse_url)
-        doors = Doors(
-            database=database,
-            clickhouse=clickhouse,
-            grace=timedelta(seconds=settings.billing_grace_seconds),
-            chunk_size=settings.billing_chunk_size,
-            events_topic=settings.events_topic,
-            events_partitions=settings.events_partitions,
-        )
-        async with make_worker(client, doors, executor):
+    database = Database(settings.postgres_dsn, max_connections=ACTIVITY_THREADS + METER_THREADS + 2)
+    clickhouse = connect_clickhouse(settings.clickhouse_url)
+    doors = Doors(
+        database=database,
+        clickhouse=clickhouse,
+        grace=timedelta(seconds=settings.billing_grace_seconds),
+        chunk_size=settings.billing_chunk_size,
+        events_topic=settings.events_topic,
+        events_partitions=settings.events_partitions,
+    )
+    with (
+        closing(database),
+        closing(clickhouse),
+        ThreadPoolExecutor(ACTIVITY_THREADS, thread_name_prefix="activity") as executor,
+        ThreadPoolExecutor(METER_THREADS, thread_name_prefix="meters") as meters_executor,
+    ):
+        meters = make_meters_worker(client, MeterActivities(database, clickhouse), meters_executor)
+        async with make_worker(client, doors, executor), meters:
             await ensure_schedule(
                 client,
                 schedule_id=SWEEP_SCHEDULE,
@@ -67,7 +90,19 @@ async def run_worker(settings: Settings) -> None:
                 task_queue=BILLING_TASK_QUEUE,
                 every_seconds=settings.billing_sweep_seconds,
             )
+            starter = asyncio.create_task(start_builds(client, database))
             log.info("billing worker runs", sweep_seconds=settings.billing_sweep_seconds)
-            await stop.wait()
+            await _until(stop, starter)
             log.info("billing worker ends")
-        clickhouse.close()
+
+
+async def _until(stop: asyncio.Event, task: asyncio.Task[None]) -> None:
+    """Wait for `stop` beside a task that has no end; should that fail, so does this."""
+    stopped = asyncio.create_task(stop.wait())
+    await asyncio.wait({stopped, task}, return_when=asyncio.FIRST_COMPLETED)
+    if task.done():
+        stopped.cancel()
+        task.result()
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task

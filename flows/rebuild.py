@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from flows.attribute import Attributed, judge
 from flows.combine import combine
 from flows.events import Events
-from flows.rows import usage_rows
+from flows.rows import usage_rows, value_rows
 from infra.clickhouse.client import Client
 from infra.clickhouse.past import Hour, Selection, fact_blocks, hour_blocks
 from infra.clickhouse.sink import insert_table
@@ -74,7 +74,10 @@ def window_rows(meter: MeterEntry, tenant_no: int, facts: Table) -> dict[str, Ta
 
 
 def _rows(judged: Attributed) -> dict[str, Table]:
-    tables = {"usage_minutes": usage_rows(judged, combine(judged), shard=0, seq=0)}
+    tables = {
+        "usage_minutes": usage_rows(judged, combine(judged), shard=0, seq=0),
+        "usage_values": value_rows(judged, shard=0, seq=0),
+    }
     return {name: rows for name, rows in tables.items() if rows is not None}
 
 

@@ -4,11 +4,19 @@ that every payload is small, and the default JSON converter carries it exactly."
 from dataclasses import dataclass, field
 
 BILLING_TASK_QUEUE = "meterline-billing"
+METERS_TASK_QUEUE = "meterline-meters"  # apart, so that a long build holds up no invoice
 
 #: Names, by which whoever starts a workflow or an activity calls it.
 BILLING_SWEEP = "billing_sweep"
 LOAD_DUE_PAGE = "load_due_page"
 BILL_CHUNK = "bill_chunk"
+
+BUILD_METER = "build_meter"
+WAIT_FOR_FLOWS = "wait_for_flows"
+COUNT_PAST = "count_past"
+SWITCH_READERS = "switch_readers"
+PROVE_METERS = "prove_meters"
+PROVE_PAGE = "prove_page"
 
 CHUNKS_A_PAGE = 50  # and so activities in flight; an id is 36 bytes, a page of 200 x 50 ids 400 kB of payload
 PAGES_A_RUN = 20  # then the sweep goes on as a new run, with a short history
@@ -65,3 +73,34 @@ class ChunkResult:
     statements: int = 0
     parked: int = 0
     waiting: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildRequest:
+    """A revision of a meter that waits to be built."""
+
+    meter_id: str
+    revision: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Past:
+    """What a build counts: each shard, with the last batch of it. `superseded`: the build is wanted no more."""
+
+    seqs: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
+    superseded: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class CountRequest:
+    meter_id: str
+    revision: int
+    past: Past
+
+
+@dataclass(frozen=True, kw_only=True)
+class Built:
+    """How a build ended."""
+
+    counted_events: int = 0
+    superseded: bool = False

@@ -1,17 +1,11 @@
 """The activities of the sweep: thin wrappers that open doors, keep the heartbeat and translate messages."""
 
-import threading
-from collections.abc import Generator
-from contextlib import contextmanager
-from contextvars import copy_context
-
 from temporalio import activity
 
+from billing_workflows.activities.beat import beating
 from billing_workflows.billing import Doors, bill_chunk, load_due_page
 from schemas.instants import parse_instant
 from schemas.workflows import BILL_CHUNK, LOAD_DUE_PAGE, ChunkRequest, ChunkResult, DuePage, DuePageRequest
-
-BEAT_SECONDS = 3
 
 
 class BillingActivities:
@@ -29,25 +23,3 @@ class BillingActivities:
     def bill_chunk(self, request: ChunkRequest) -> ChunkResult:
         with beating():
             return bill_chunk(self._doors, request.subscription_ids, now=parse_instant(request.now))
-
-
-@contextmanager
-def beating() -> Generator[None]:
-    """Heartbeat from a thread of its own while the block runs, however long one query of it takes.
-
-    A killed process stops beating, and the chunk is given to another; one that hangs ends at its start-to-close limit.
-    """
-    done = threading.Event()
-    context = copy_context()
-
-    def beat() -> None:
-        while not done.wait(BEAT_SECONDS):
-            context.run(activity.heartbeat)
-
-    thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()

@@ -1,17 +1,25 @@
 """Meters that were made after their events count them as if they had been there before, row for row."""
 
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
+import msgspec
 import pytest
 
 from flows import rebuild
+from infra.clickhouse import past
+from infra.clickhouse.past import Hour, Selection
 from schemas.catalogue import MeterEntry
 from schemas.events import ChangeKind
 from schemas.meters import Aggregation, Filter, FilterOperator
 from tests.support.meters import change_meter, finish_builds, make_meter, make_tenant
-from tests.support.usage_log import NOON, Sent, UsageLog
+from tests.support.usage_log import NOON, WAIT_SECONDS, Sent, UsageLog
 
 GROUPED: dict[str, Any] = {
     "filters": (Filter(property="$.region", op=FilterOperator.IN, values=('"eu"', "1.0")),),
@@ -35,6 +43,7 @@ def traffic(prefix: str, tenant_no: int, count: int = 400) -> list[Sent]:
             time=NOON + timedelta(seconds=n * 37 % 9000),
             data={
                 "tokens": TOKENS[n % len(TOKENS)] if n % 50 else "no number",
+                "size": ("1.5", n % 9, -2, None)[n % 4],
                 "region": ("eu", "us", 1, None)[n % 4],
                 "model": ("m1", "m2", None)[n % 3],
             },
@@ -67,10 +76,16 @@ def active_of(log: UsageLog, meter: MeterEntry) -> tuple[int, bool]:
 def test_a_meter_made_later_has_the_rows_of_one_that_was_there_before(
     log: UsageLog, tenant: tuple[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rebuild, "CHUNK_ROWS", 60)  # many chunks, and hours larger than one
+    monkeypatch.setattr(rebuild, "CHUNK_ROWS", 60)
+    monkeypatch.setattr(past, "ROWS_A_BLOCK", 10)  # many chunks, and hours larger than one
     tenant_id, no = tenant
     log.customers({"acme": 1, "umbrella": 2, "initech": 3}, tenant_no=no)
-    kinds: Sequence[dict[str, Any]] = (GROUPED, {"aggregation": Aggregation.COUNT, "value": None})
+    kinds: Sequence[dict[str, Any]] = (
+        GROUPED,
+        {"aggregation": Aggregation.COUNT, "value": None},
+        {"value": "$.size * $.size - 1"},
+        *({"aggregation": each, "value": "$.size", "group_by": ("model",)} for each in sorted(BY_VALUE)),
+    )
     early = [make_meter(log.postgres, tenant_id, no, f"early-{index}", **kind) for index, kind in enumerate(kinds)]
     with log.flow() as flow:
         assert finish_builds(log.settings) == len(early)
@@ -87,7 +102,8 @@ def test_a_meter_made_later_has_the_rows_of_one_that_was_there_before(
         log.wait_stored(flow)
     for before, after in zip(early, later, strict=True):
         assert active_of(log, after) == (1, True)
-        assert window_rows(log, before) == window_rows(log, after) != []
+        table = "usage_values" if after.aggregation in BY_VALUE else "usage_minutes"
+        assert window_rows(log, before, table) == window_rows(log, after, table) != []
 
 
 def test_readers_stay_until_a_changed_meter_is_built_and_a_change_meanwhile_begins_anew(
@@ -119,3 +135,63 @@ def test_readers_stay_until_a_changed_meter_is_built_and_a_change_meanwhile_begi
         log.wait_stored(flow)
     assert sum(row[5] for row in window_rows(log, third)) == 7
     assert sum(row[5] for row in window_rows(log, meter)) <= 6, "the former revision is counted no more"
+
+
+class _KilledError(Exception):
+    pass
+
+
+def test_counting_goes_on_from_where_it_was_broken_off(
+    log: UsageLog, tenant: tuple[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rebuild, "CHUNK_ROWS", 30)
+    monkeypatch.setattr(past, "ROWS_A_BLOCK", 10)  # many chunks, and hours larger than one
+    tenant_id, no = tenant
+    log.customers({"acme": 1, "umbrella": 2, "initech": 3}, tenant_no=no)
+    early = make_meter(log.postgres, tenant_id, no, "unbroken", event_type="broken")
+    with log.flow() as flow:
+        finish_builds(log.settings)
+        log.send([replace(event, type="broken") for event in traffic("broken", no)])
+        log.wait_stored(flow)
+    late = msgspec.structs.replace(early, meter_no=early.meter_no + 1_000)
+    selection = Selection(tenant_no=no, event_type="broken", seqs={0: 1 << 40})
+    places: list[tuple[int, Hour]] = []
+
+    def break_off(counted: int, place: Hour) -> None:
+        places.append((counted, place))
+        if len(places) % 3 == 0:
+            raise _KilledError
+
+    start: Hour | None = None
+    for _ in range(100):
+        try:
+            rebuild.count_past(log.clickhouse, meter=late, selection=selection, start=start, progress=break_off)
+        except _KilledError:
+            start = places[-1][1]
+        else:
+            break
+    assert len(places) > 6, "it was broken off several times"
+    assert window_rows(log, late) == window_rows(log, early) != []
+
+
+def test_a_build_that_is_killed_anywhere_is_exact_once_it_is_done(log: UsageLog, tenant: tuple[str, int]) -> None:
+    tenant_id, no = tenant
+    log.customers({"acme": 1, "umbrella": 2, "initech": 3}, tenant_no=no)
+    early = make_meter(log.postgres, tenant_id, no, "living", event_type="killed")
+    names = ("postgres_dsn", "clickhouse_url")
+    environment = os.environ | {f"METERLINE_{name.upper()}": str(getattr(log.settings, name)) for name in names}
+    with log.flow() as flow:
+        finish_builds(log.settings)
+        log.send([replace(event, type="killed") for event in traffic("killed", no)])
+        log.wait_stored(flow)
+        late = make_meter(log.postgres, tenant_id, no, "killed", event_type="killed")
+        for point in ("rebuild.inserted", "rebuild.progressed", "rebuild.before_switch", "rebuild.switched"):
+            build = subprocess.Popen(
+                [sys.executable, "-m", "flows.builds"], env=environment | {"METERLINE_CRASH_AT": point}
+            )
+            assert build.wait(WAIT_SECONDS) == -signal.SIGKILL
+            log.send([replace(event, type="killed") for event in traffic(point, no, 50)])
+        assert finish_builds(log.settings) == 0, "the last one died after the switch"
+        log.wait_stored(flow)
+    assert active_of(log, late) == (1, True)
+    assert window_rows(log, late) == window_rows(log, early) != []
