@@ -161,7 +161,7 @@ def _map_line(
         exact=computed.exact,
         amount=computed.amount,
         period=line.period,
-        price=terms.bodies[price.key],
+        price=terms.body(price),
         explain=_wire(computed.explain),
         meter_no=None if metered is None else metered.meter_no,
     )

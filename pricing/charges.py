@@ -5,20 +5,24 @@
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, is_dataclass, replace
 from dataclasses import fields as record_fields
+from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 from typing import cast
 
+from pricing.changes import CHANGES, TERMS, chain
 from pricing.explain import ZERO
 from pricing.fields import INVALID_CURRENCY, INVALID_FIELD, Fields
 from pricing.models import NAMES, ONE, Model, read_model
 from pricing.periods import MAX_BILLING_PERIOD_COUNT, BillingPeriod
+from schemas.instants import format_instant
 from schemas.meters import Aggregation
 from schemas.money import MAX_DIGITS, MAX_SCALE, format_decimal
 
 HUNDRED = Decimal(100)
+MAX_CHANGES = 100  # of one price
 
 
 class PriceType(StrEnum):
@@ -68,6 +72,14 @@ class Commitment:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CustomUnit:
+    """What a price's amounts are in (credits, tokens), and what one of it is worth in the currency."""
+
+    code: str
+    conversion_rate: Decimal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Price:
     """What a quantity costs: the model, and modifiers that apply in the order given in `pricing.rating`."""
 
@@ -81,6 +93,15 @@ class Price:
     maximum_amount: Decimal | None = None
     minimum_amount: Decimal | None = None
     commitment: Commitment | None = None
+    custom_unit: CustomUnit | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PriceChange:
+    """What a price is from an instant on."""
+
+    at: datetime
+    price: Price
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +116,14 @@ class PlanPrice:
     billing_period_count: int = 1
     timing: Timing
     prorate: bool
+    changes: tuple[PriceChange, ...] = ()  # ascending
+
+    def in_effect(self, instant: datetime) -> "PlanPrice":
+        """The price as it is at an instant: after every change up to it, and with none to come."""
+        if not self.changes:
+            return self
+        made = [change.price for change in self.changes if change.at <= instant]
+        return replace(self, price=made[-1] if made else self.price, changes=())
 
 
 def parse_price(body: object, pointer: str = "", *, currency: str | None = None) -> Price:
@@ -122,16 +151,18 @@ def parse_plan_price(body: object, pointer: str = "", *, currency: str) -> PlanP
     if price.type is PriceType.USAGE:
         fields.take("meter")
     terms = read_terms(fields, price, currency=currency, default_key=None)
+    changes = read_changes(fields, cast("Mapping[str, object]", body)) if fields.has(CHANGES) else ()
     fields.done()
-    return terms
+    return replace(terms, changes=changes) if changes else terms
 
 
 def serialize(price: Price | PlanPrice) -> dict[str, object]:
     """The body of a price: decimals as text, what is absent left out. `parse_…` of it gives an equal price."""
     if isinstance(price, PlanPrice):
-        terms = plain(price)
-        del terms["price"]
-        return {**terms, **serialize(price.price)}
+        terms = plain(replace(price, changes=()))
+        del terms["price"], terms[CHANGES]
+        changes = [{"at": format_instant(each.at), **serialize(each.price)} for each in price.changes]
+        return {**terms, **serialize(price.price), **({CHANGES: changes} if changes else {})}
     body = plain(price)
     del body["model"]
     if not price.included_quantity:
@@ -159,7 +190,40 @@ def read_price(fields: Fields) -> Price:
         maximum_amount=fields.optional_decimal("maximum_amount", at_least=ZERO),
         minimum_amount=fields.optional_decimal("minimum_amount", at_least=ZERO),
         commitment=read_commitment(fields.child("commitment")) if fields.has("commitment") else None,
+        custom_unit=read_custom_unit(fields.child("custom_unit")) if fields.has("custom_unit") else None,
     )
+
+
+def read_custom_unit(fields: Fields) -> CustomUnit:
+    unit = CustomUnit(code=fields.text("code"), conversion_rate=fields.decimal("conversion_rate", above=ZERO))
+    fields.done()
+    return unit
+
+
+def read_changes(fields: Fields, body: Mapping[str, object]) -> tuple[PriceChange, ...]:
+    """The later prices of a price. A change names `at` and what it changes; its terms are those of the price."""
+    type_ = body["type"]
+    own = {name: value for name, value in body.items() if name == "type" or name not in (*TERMS, CHANGES)}
+    given: list[tuple[datetime, Mapping[str, object]]] = []
+    places: list[str] = []
+    for child in fields.children(CHANGES, at_most=MAX_CHANGES):
+        at = child.instant("at")
+        if given and at <= given[-1][0]:
+            raise child.wrong("at", INVALID_FIELD, "must be later than the change before")
+        if child.has("type") and child.take("type") != type_:
+            raise child.wrong("type", INVALID_FIELD, f"must be {type_}, as the price is")
+        given.append((at, child.rest()))
+        places.append(child.pointer)
+    return tuple(
+        PriceChange(at=each.at, price=read_changed(Fields({**each.body, "type": type_}, place)))
+        for each, place in zip(chain(own, given), places, strict=True)
+    )
+
+
+def read_changed(fields: Fields) -> Price:
+    price = read_price(fields)
+    fields.done()
+    return price
 
 
 def read_conversion(fields: Fields) -> UnitConversion:

@@ -54,6 +54,17 @@ class Explanation:
         """Say what happened to the quantity; it costs nothing."""
         self.rows.append(ExplainRow(what, quantity, None, ZERO))
 
+    def convert(self, what: str, rate: Decimal) -> None:
+        """Let every amount so far be `rate` times itself, behind a row that says at which rate."""
+        rows = [
+            ExplainRow(
+                row.what, row.quantity, None if row.unit_amount is None else row.unit_amount * rate, row.amount * rate
+            )
+            for row in self.rows
+        ]
+        self.rows = [ExplainRow(what, rate, None, ZERO), *rows]
+        self.total *= rate
+
     def merge(self) -> None:
         """Join rows of the same rule and unit amount, as many buckets make them. The total stays."""
         joined: dict[tuple[str, Decimal | None], ExplainRow] = {}

@@ -1,20 +1,24 @@
 """Reads a JSON-like body field by field. Whatever is wrong becomes a `Reject` that names the field by its pointer."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 from typing import TypeVar, cast
 
 from schemas.errors import Reject
+from schemas.instants import parse_instant
 from schemas.money import MAX_DIGITS, currency_exponent, format_decimal, parse_decimal
 
 INVALID_FIELD = "pricing.invalid_field"
 INVALID_DECIMAL = "pricing.invalid_decimal"
 INVALID_CURRENCY = "pricing.invalid_currency"
+INVALID_INSTANT = "pricing.invalid_instant"
 UNKNOWN_FIELD = "request.unknown_field"
 
 MAX_NAME = 200  # characters of a key, a property or an id
 MAX_COUNT = 1_000_000_000
+MAX_INSTANT_TEXT = 64
 MAX_SHOWN = 64  # characters of a wrong value that an error repeats
 
 Choice = TypeVar("Choice", bound=StrEnum)
@@ -120,6 +124,17 @@ class Fields:
             raise self.wrong(name, INVALID_CURRENCY, f"{error}; it is {shown(value)}") from None
         return value
 
+    def instant(self, name: str) -> datetime:
+        """RFC 3339, within what a datetime in UTC can hold."""
+        value = self.take(name)
+        if not isinstance(value, str) or len(value) > MAX_INSTANT_TEXT:
+            raise self.wrong(name, INVALID_INSTANT, "must be RFC 3339 text such as 2026-01-31T12:00:00Z")
+        try:
+            return parse_instant(value)
+        except (ValueError, OverflowError):
+            detail = "is no RFC 3339 instant such as 2026-01-31T12:00:00Z"
+            raise Reject.at(self.at(name), INVALID_INSTANT, detail) from None
+
     def items(self, name: str, *, at_most: int) -> Sequence[object]:
         """A list of at most so many items, unread."""
         value = self.take(name)
@@ -150,6 +165,10 @@ class Fields:
         if len(self._body) > at_most:
             raise Reject.at(self.pointer, self.code or INVALID_FIELD, f"{at_most} entries are the limit")
         return tuple(read_text(name, self.pointer, self.code) for name in self._body)
+
+    def rest(self) -> dict[str, object]:
+        """The fields that nobody took yet."""
+        return {name: value for name, value in self._body.items() if name not in self._taken}
 
     def done(self) -> None:
         """Refuse fields that no rule knows: a misspelt field must not be priced as if it were absent."""

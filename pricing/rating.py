@@ -1,7 +1,8 @@
 """Rating: a price and a quantity to money. Each function adds rows to an `Explanation`; the cost is their sum.
 
 Order: unit conversion, included quantity, the model (these three for each bucket), then on the sum: discount,
-maximum, minimum, commitment. Nothing is rounded before the end, where the cost is rounded once.
+maximum, minimum, commitment; last, amounts in a custom unit become money. Nothing is rounded before the end, where the
+cost is rounded once.
 """
 
 from collections.abc import Sequence
@@ -54,6 +55,9 @@ def rate(price: Price, usage: Usage) -> Explanation:
     explanation = Explanation()
     rate_usage(price, usage, explanation)
     rate_modifiers(price, explanation)
+    if price.custom_unit is not None:
+        unit = price.custom_unit
+        explanation.convert(f"amounts in {unit.code}, converted", unit.conversion_rate)
     if not explanation.even:
         explanation.adjust("rounded to 50 significant digits", CONTEXT.plus(explanation.total) - explanation.total)
     return explanation

@@ -160,28 +160,26 @@ def _arrears(terms: Terms, price: PlanPrice, at: datetime, *, closing: bool) -> 
     if grid is None:
         if closing and price.billing_period is BillingPeriod.ONCE:
             whole = Period(start=terms.start_at, end=at)
-            yield StatementLine(price=price, period=whole, whole=whole, quantity=_fixed_quantity(terms, price))
+            yield _line(terms, price, period=whole, whole=whole)
         return
     whole = grid.ending(at)
     if closing or whole.end == at:
-        period = Period(start=max(whole.start, terms.start_at), end=at)
-        yield StatementLine(price=price, period=period, whole=whole, quantity=_fixed_quantity(terms, price))
+        yield _line(terms, price, period=Period(start=max(whole.start, terms.start_at), end=at), whole=whole)
 
 
 def _advance(terms: Terms, price: PlanPrice, at: datetime) -> Iterator[StatementLine]:
     """The line of the period that begins at `at`; of a price that is billed once, at the start alone."""
     if price.timing is not Timing.ADVANCE:
         return
-    quantity = _fixed_quantity(terms, price)
     grid = terms.grids.get(price.key)
     if grid is None:
         if at == terms.start_at:
             whole = Period(start=at, end=at)
-            yield StatementLine(price=price, period=whole, whole=whole, quantity=quantity)
+            yield _line(terms, price, period=whole, whole=whole)
         return
     whole = grid.containing(at)
     if at in (whole.start, terms.start_at):
-        yield StatementLine(price=price, period=_charged(terms, whole), whole=whole, quantity=quantity)
+        yield _line(terms, price, period=_charged(terms, whole), whole=whole)
 
 
 def _credit(terms: Terms, price: PlanPrice, at: datetime) -> Iterator[StatementLine]:
@@ -195,8 +193,7 @@ def _credit(terms: Terms, price: PlanPrice, at: datetime) -> Iterator[StatementL
     charged = _charged(terms, whole)
     unused = Period(start=at, end=charged.end)
     if since >= charged.start and unused.start < unused.end:
-        quantity = _fixed_quantity(terms, price)
-        yield StatementLine(price=price, period=unused, whole=whole, quantity=quantity, is_credit=True)
+        yield replace(_line(terms, price, period=charged, whole=whole), period=unused, is_credit=True)
 
 
 def _charged(terms: Terms, whole: Period) -> Period:
@@ -205,5 +202,11 @@ def _charged(terms: Terms, whole: Period) -> Period:
     return Period(start=max(whole.start, terms.start_at), end=end)
 
 
-def _fixed_quantity(terms: Terms, price: PlanPrice) -> Decimal | None:
-    return None if is_usage(price) else terms.quantity(price)
+def _line(terms: Terms, price: PlanPrice, *, period: Period, whole: Period) -> StatementLine:
+    """The line of a period, by the price that was in effect when the period began."""
+    return StatementLine(
+        price=price.in_effect(period.start),
+        period=period,
+        whole=whole,
+        quantity=None if is_usage(price) else terms.quantity(price),
+    )

@@ -12,6 +12,7 @@ from typing import cast
 
 import msgspec
 
+from pricing.changes import CHANGES, amended
 from pricing.charges import Commitment, PlanPrice, PriceType, parse_plan_price, read_commitment, serialize
 from pricing.fields import Fields, read_decimal
 from pricing.periods import Alignment, BillingPeriod, Schedule, add_units, resolve, schedule
@@ -21,9 +22,6 @@ from schemas.instants import Period
 
 DEFAULT_QUANTITY = Decimal(1)  # of a fixed price for which the subscription names none
 KNOWN_PRICE_LISTS = 1_024  # parsed plans kept in memory; a plan's version never changes
-
-#: Terms that an override takes from the plan's price when it does not name them itself.
-INHERITED = ("key", "type", "meter", "currency", "billing_period", "billing_period_count", "timing", "prorate")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,6 +83,11 @@ class Terms:
         stops = [stop for stop in (self.end_at, self.cancel_at) if stop is not None]
         object.__setattr__(self, "stop_at", min(stops, default=None))
 
+    def body(self, price: PlanPrice) -> Mapping[str, object]:
+        """The body of one of `prices`, or of what one of them is at some instant."""
+        body = self.bodies[price.key]
+        return serialize(price) if CHANGES in body and not price.changes else body
+
     def quantity(self, price: PlanPrice) -> Decimal:
         return self.quantities.get(price.key, DEFAULT_QUANTITY)
 
@@ -117,22 +120,16 @@ def read_terms(subscription: BilledSubscription) -> Terms:
 def override_prices(
     prices: Sequence[Mapping[str, object]], overrides: Mapping[str, Mapping[str, object]]
 ) -> Sequence[Mapping[str, object]]:
-    """The plan's prices, those that are overridden replaced. An override is a whole price: model and modifiers are its
-    own; the terms of INHERITED that it does not name are the plan's. Raises Reject for an unknown key.
-    """
+    """The plan's prices, those that are overridden amended. Raises Reject for an unknown key."""
     if not overrides:
         return prices
     known = {price.get("key") for price in prices}
     for key in overrides:
         if key not in known:
             raise Reject.at(f"/price_overrides/{key}", "subscription.unknown_price", f"the plan has no price {key!r}")
-    return [_overridden(price, overrides.get(str(price.get("key")))) for price in prices]
-
-
-def _overridden(price: Mapping[str, object], override: Mapping[str, object] | None) -> Mapping[str, object]:
-    if override is None:
-        return price
-    return {**{name: price[name] for name in INHERITED if name in price}, **override}
+    return [
+        amended(price, overrides[key]) if (key := str(price.get("key"))) in overrides else price for price in prices
+    ]
 
 
 @dataclass(frozen=True, slots=True)

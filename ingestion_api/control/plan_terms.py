@@ -11,7 +11,7 @@ from infra.postgres.meters import load_meters
 from infra.postgres.pool import PgConnection, Row
 from ingestion_api.fields import read_decimal
 from ingestion_api.problems import pointer
-from pricing.charges import PlanPrice, parse_plan_price, serialize
+from pricing.charges import PlanPrice, Price, parse_plan_price, serialize
 from pricing.matrix import Matrix
 from pricing.models import Percentage
 from schemas.errors import Reject
@@ -54,9 +54,16 @@ def read_prices(
 
 
 def check_billable(price: PlanPrice, meter: Row | None, where: str) -> None:
-    """Raise Reject for a price that the engine knows but that can't be billed from a meter's totals yet."""
-    model = price.price.model
-    if price.price.bucket is not None:
+    """Raise Reject for a price, as it is or as it will be, that the engine knows but that can't be billed from a
+    meter's totals yet."""
+    _check_billable(price.price, meter, where)
+    for index, change in enumerate(price.changes):
+        _check_billable(change.price, meter, f"{where}/changes/{index}")
+
+
+def _check_billable(price: Price, meter: Row | None, where: str) -> None:
+    model = price.model
+    if price.bucket is not None:
         raise Reject.at(f"{where}/bucket", UNSUPPORTED_PRICE, "Prices by bucket are not billed yet.")
     if isinstance(model, Percentage) and not model.is_rate_alone:
         raise Reject.at(

@@ -11,11 +11,12 @@ from infra.postgres.meters import load_meters
 from infra.postgres.pool import PgConnection, Row
 from ingestion_api.control.plan_terms import check_billable
 from ingestion_api.problems import pointer
+from pricing.changes import amended
 from pricing.charges import PlanPrice, PriceType, parse_plan_price, read_commitment, serialize
 from pricing.discounts import read_discounts
 from pricing.fields import Fields
 from pricing.periods import BillingPeriod
-from pricing.terms import INHERITED, Terms, is_usage, read_terms
+from pricing.terms import Terms, is_usage, read_terms
 from schemas.billing import BilledSubscription
 from schemas.errors import Reject
 from schemas.instants import Period
@@ -39,7 +40,7 @@ def read_overrides(
     tenant_id: str,
     currency: str,
 ) -> dict[str, dict[str, Any]]:
-    """The overrides as whole prices, every default written out. Terms of billing come from the plan's price.
+    """The overrides as whole prices, every default written out. What an override does not name is the plan's.
 
     Raises Reject: `subscription.unknown_price`, `subscription.invalid_override`, `pricing.*`, with the pointer.
     """
@@ -55,8 +56,7 @@ def read_overrides(
                 raise Reject.at(
                     where + pointer(name), "subscription.invalid_override", f"An override keeps the plan's {name}."
                 )
-        inherited = {name: price[name] for name in INHERITED if name in price}
-        parsed = parse_plan_price({**inherited, **override}, where, currency=currency)
+        parsed = parse_plan_price(amended(price, override), where, currency=currency)
         meter = _load_meter(connection, tenant_id, parsed.meter)
         check_billable(parsed, meter, where)
         stored[key] = serialize(parsed)

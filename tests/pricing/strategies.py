@@ -94,6 +94,7 @@ def price_bodies(draw: st.DrawFn, models: tuple[str, ...] = MODELS) -> dict[str,
             "overage_factor": draw(numbers("1", "3", 2)),
             "true_up": draw(st.booleans()),
         },
+        "custom_unit": {"code": "credits", "conversion_rate": draw(numbers("0.000001", "100"))},
     }
     if body["model"] not in ("matrix", "percentage"):
         modifiers["included_quantity"] = draw(amounts())

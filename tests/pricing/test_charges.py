@@ -103,6 +103,12 @@ MANY = [{"up_to": str(n + 1)} for n in range(10_000)]
             "/commitment/overage_factor",
         ),
         (UNIT | {"commitment": {"amount": "1", "true_up": "true"}}, "invalid_field", "/commitment/true_up"),
+        (UNIT | {"custom_unit": {"conversion_rate": "1"}}, "invalid_field", "/custom_unit/code"),
+        (
+            UNIT | {"custom_unit": {"code": "credits", "conversion_rate": "0"}},
+            "invalid_decimal",
+            "/custom_unit/conversion_rate",
+        ),
         (UNIT | {"bucket": "day"}, "invalid_field", "/bucket_aggregation"),
         (UNIT | {"bucket_aggregation": "max"}, "invalid_field", "/bucket"),
         (UNIT | {"type": "fixed", "bucket": "day", "bucket_aggregation": "max"}, "invalid_field", "/bucket"),

@@ -109,7 +109,7 @@ def reckoned_price(body: dict[str, Any], quantities: list[Fraction]) -> Fraction
                 cost = promised + (cost - promised) * rational(body["commitment"]["overage_factor"])
             elif body["commitment"]["true_up"]:
                 cost = promised
-    return cost
+    return cost * rational(body.get("custom_unit", {"conversion_rate": 1})["conversion_rate"])
 
 
 @given(strategies.quotes(strategies.QUANTITY_MODELS))
@@ -142,6 +142,18 @@ def test_more_never_costs_less_for_models_whose_unit_prices_do_not_fall(
         return  # a cheaper tier for all of it may cost less: own-quote-volume-cheaper-past-bound
     low, high = sorted([Decimal(one), Decimal(two)])
     assert exact(body, quantity=str(low)) <= exact(body, quantity=str(high))
+
+
+@given(strategies.model_bodies(("percentage",)), st.lists(strategies.amounts(), min_size=1, max_size=8))
+def test_one_more_transaction_never_costs_less(body: dict[str, Any], amounts: list[str]) -> None:
+    assert exact(body, transactions=amounts[:-1]) <= exact(body, transactions=amounts)
+
+
+@given(strategies.model_bodies(("matrix",)), strategies.amounts(), strategies.amounts())
+def test_more_of_a_group_never_costs_less(body: dict[str, Any], one: str, two: str) -> None:
+    low, high = sorted([Decimal(one), Decimal(two)])
+    costs = [exact(body, groups=[{"group": {"r": "a"}, "quantity": str(quantity)}]) for quantity in (low, high)]
+    assert costs[0] <= costs[1]
 
 
 @given(strategies.tiers({"unit_amount": strategies.amounts()}), st.integers(0, 3))
@@ -321,6 +333,16 @@ class TestModifiers:
     def test_minimum_and_true_up_lift_a_cost_of_zero(self) -> None:
         assert exact(UNIT | {"minimum_amount": "5"}, quantity="0") == 5
         assert exact(UNIT | {"commitment": {"amount": "5", "true_up": True}}, quantity="0") == 5
+
+    def test_amounts_in_a_custom_unit_become_money_after_every_other_step(self) -> None:
+        body = UNIT | {"minimum_amount": "50", "custom_unit": {"code": "credits", "conversion_rate": "0.02"}}
+        answer = quote_given({"currency": "USD", "price": body, "quantity": "30"})
+        assert (answer["exact"], answer["amount"]) == ("1", "1.00")
+        assert answer["explain"] == [
+            {"what": "amounts in credits, converted", "quantity": "0.02", "unit_amount": None, "amount": "0"},
+            {"what": "unit amount", "quantity": "30", "unit_amount": "0.02", "amount": "0.6"},
+            {"what": "up to minimum_amount", "quantity": None, "unit_amount": None, "amount": "0.4"},
+        ]
 
     def test_endless_divisions_show_fifty_digits_and_still_add_up(self) -> None:
         body = UNIT | {"unit_amount": "5", "unit_conversion": {"divide_by": "3"}}

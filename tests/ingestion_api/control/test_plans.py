@@ -89,6 +89,11 @@ BAD_PRICES: list[tuple[dict[str, Any], str, str]] = [
     ({**USAGE, "timing": "advance"}, "pricing.invalid_field", "/prices/1/timing"),
     ({**USAGE, "bucket": "day", "bucket_aggregation": "max"}, "pricing.unsupported", "/prices/1/bucket"),
     (
+        {**USAGE, "changes": [{"at": "2030-01-01T00:00:00Z", "bucket": "day", "bucket_aggregation": "max"}]},
+        "pricing.unsupported",
+        "/prices/1/changes/0/bucket",
+    ),
+    (
         {"key": "p", "type": "usage", "meter": "tokens", "model": "percentage", "rate": "1", "fixed_amount": "0.3"},
         "pricing.unsupported",
         "/prices/1/model",
@@ -107,6 +112,16 @@ BAD_PRICES: list[tuple[dict[str, Any], str, str]] = [
     ),
     ({**FLAT, "key": "first"}, "plan.duplicate_price", "/prices/1/key"),
 ]
+
+
+def test_a_price_may_change_with_a_date_and_stand_in_a_unit_of_its_own(catalog: Api) -> None:
+    unit = {"code": "credits", "conversion_rate": "0.01"}
+    changes = [{"at": "2030-01-01T02:00:00+02:00", "amount": "59"}]
+    body = {"key": "p", "currency": "USD", "prices": [{**FLAT, "custom_unit": unit, "changes": changes}]}
+    [price] = catalog.post("/v1/plans", body)["prices"]
+    assert price["custom_unit"] == unit
+    [change] = price["changes"]
+    assert (change["at"], change["amount"], change["custom_unit"]) == ("2030-01-01T00:00:00Z", "59", unit)
 
 
 @pytest.mark.parametrize(("price", "code", "pointer"), BAD_PRICES)

@@ -138,6 +138,12 @@ def test_an_override_is_a_whole_price_on_the_plans_terms(catalog: Api) -> None:
     assert (kept["key"], kept["type"], kept["billing_period"], kept["timing"]) == ("seats", "fixed", "month", "advance")
 
 
+def test_an_override_without_a_model_changes_single_fields(catalog: Api) -> None:
+    kept = subscribe(catalog, price_overrides={"seats": {"discount_percent": "25"}})["price_overrides"]["seats"]
+    plan = next(price for price in catalog.get("/v1/plans/pro")["prices"] if price["key"] == "seats")
+    assert kept == plan | {"discount_percent": "25"}
+
+
 def test_a_list_is_filtered_by_customer_plan_and_status(catalog: Api) -> None:
     catalog.post("/v1/customers", {"external_id": "other"})
     mine, other = subscribe(catalog), subscribe(catalog, customer="other")
