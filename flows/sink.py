@@ -6,16 +6,18 @@ process that starts over finds it pending and stores the same rows under the sam
 
 import time
 from dataclasses import dataclass, replace
+from datetime import datetime
 from decimal import Decimal
 
 from flows.attribute import Attributed
 from flows.catalogue import Catalogue
 from flows.changes import Changes
 from flows.combine import Minutes, combine
-from flows.counters import COUNTED_BY, Counted, CounterBook
+from flows.counters import SEEDS_AT_ONCE, Counted, CounterBook
 from flows.events import Events
 from flows.history import attribute_decisions, decide, report_changes
 from flows.metrics import BATCH_SECONDS, EVENTS, LAG_SECONDS, POISON
+from flows.quarantine import QuarantineCap, notices_of
 from flows.rows import copy_rows, count_by_status, event_rows, usage_rows, value_rows
 from flows.seed import load_seeds
 from flows.shards import Clock, LogBatch
@@ -23,9 +25,17 @@ from flows.writer import Storable, Writer
 from infra.clickhouse.client import Client
 from infra.clickhouse.history import Fact, load_facts
 from infra.crash_points import crash_point
-from infra.postgres.counters import CounterChange, SeededBy, add_to_counters, insert_counters, seeded_counters
+from infra.postgres.counters import (
+    CounterChange,
+    SeededBy,
+    add_to_counters,
+    insert_counters,
+    remove_ended,
+    seeded_counters,
+)
 from infra.postgres.poison import PoisonMessage, record_poison
 from infra.postgres.pool import PgConnection
+from infra.postgres.quarantine import append_notices, load_recent, save_recent
 from infra.postgres.shards import Intent, advance, commit_intents, lock_shard, record_catalogue_version, write_intent
 from infra.settings import Settings
 from schemas.errors import InvariantBroken
@@ -71,12 +81,16 @@ class Sink:
         self._catalogue = catalogue
         self._book = book
         self._clock = clock
+        self._cap = QuarantineCap(
+            max_percent=settings.quarantine_max_percent, min_events=settings.quarantine_min_events
+        )
         self._last_seq = 0
 
     def store(self, batch: Judged) -> None:
         """Commit the batch in PostgreSQL, unless an earlier process has, and hand its rows to the writer.
 
-        Raises Fenced when another owner has gone on from where this one stands.
+        Raises Fenced when another owner has gone on from where this one stands, InvariantBroken when too many events
+        would be quarantined; then nothing of the batch is stored.
         """
         log = batch.log
         if log.intent is None:
@@ -114,12 +128,14 @@ class Sink:
     def _store_progress(self, log: LogBatch) -> None:
         """Nothing came: say so. Counters that are due are seeded; windows are complete too once the writer is idle."""
         periods, seeds = self._seeds()
+        ended = self._ended()
         stored = self._writer.is_idle()
         with self._connection.transaction():
             lock_shard(self._connection, shard=self._shard)
             advance(self._connection, topic=self._topic, shard=self._shard, ranges=(), until=log.until)
             record_catalogue_version(self._connection, shard=self._shard, version=log.catalogue_version)
             insert_counters(self._connection, by=self._layout, seq=self._last_seq, changes=_changes(seeds))
+            remove_ended(self._connection, shard=self._shard, before=ended)
             if stored:
                 commit_intents(self._connection, topic=self._topic, shard=self._shard, seqs=(), until=log.until)
         self._book.mark_seeded(periods)
@@ -133,7 +149,13 @@ class Sink:
         periods, seeds = self._seeds()
         added = self._book.additions(batch.attributed, batch.combined) if batch.attributed else {}
         fresh = {period: units + added.get(period, 0) for period, units in seeds.items()}
-        known = {period: units for period, units in added.items() if period not in seeds and units}
+        known = {
+            period: units
+            for period, units in added.items()
+            if units and period not in seeds and not self._book.is_missing(period)
+        }
+        ended = self._ended()
+        notices = notices_of(batch.attributed) if batch.attributed else []
         crash_point("sink.before_commit")
         with self._connection.transaction():
             lock_shard(self._connection, shard=self._shard)
@@ -141,8 +163,14 @@ class Sink:
             write_intent(self._connection, shard=self._shard, intent=intent)
             crash_point("sink.in_transaction")
             record_poison(self._connection, topic=self._topic, messages=batch.poison)
+            if self._cap.is_set and batch.attributed and not batch.changes:
+                recent = self._cap.admit(load_recent(self._connection, shard=self._shard), batch.attributed)
+                save_recent(self._connection, shard=self._shard, recent=recent)
+            if notices:
+                append_notices(self._connection, notices=notices, now=intent.created_at)
             insert_counters(self._connection, by=self._layout, seq=intent.seq, changes=_changes(fresh))
             add_to_counters(self._connection, shard=self._shard, seq=intent.seq, changes=_changes(known))
+            remove_ended(self._connection, shard=self._shard, before=ended)
         self._book.mark_seeded(periods)
         crash_point("sink.advanced")
 
@@ -152,27 +180,25 @@ class Sink:
         What earlier batches brought must be in ClickHouse to be found there; what this batch brings is added to it.
         """
         self._book.refresh(self._catalogue, self._clock())
-        missing = self._missing()
-        if not missing:
-            return [], {}
-        keys = {(p.entitlement_no, from_micros(p.start)): p for p in missing}
-        rows = {keys[key]: found for key, found in seeded_counters(self._connection, keys=list(keys)).items()}
-        self._book.mark_seeded(p for p, found in rows.items() if any(row.shard == self._shard for row in found))
-        missing = self._missing()
+        fresh = self._book.take_fresh()
+        for start in range(0, len(fresh), SEEDS_AT_ONCE):
+            found = self._seeded(fresh[start : start + SEEDS_AT_ONCE])
+            self._book.mark_seeded(p for p, rows in found.items() if any(row.shard == self._shard for row in rows))
+        missing = self._book.missing()
         if not missing:
             return [], {}
         self._writer.drain()
+        rows = self._seeded(missing)
         seeds = load_seeds(self._client, layout=self._layout, periods=missing, catalogue=self._catalogue, rows=rows)
         return missing, seeds
 
-    def _missing(self) -> list[Counted]:
-        """Periods without a row that can have one: of meters in use, so that are built, which counters hold."""
-        in_use = self._catalogue.tenant_meters
-        return [
-            period
-            for period in self._book.missing()
-            if period.meter_no in in_use and in_use[period.meter_no][1].aggregation in COUNTED_BY
-        ]
+    def _seeded(self, periods: list[Counted]) -> dict[Counted, list[SeededBy]]:
+        """The rows of these periods, of any shard."""
+        keys = {(p.entitlement_no, from_micros(p.start), p.revision): p for p in periods}
+        return {keys[key]: found for key, found in seeded_counters(self._connection, keys=list(keys)).items()}
+
+    def _ended(self) -> dict[int, datetime]:
+        return {number: from_micros(start) for number, start in self._book.take_ended().items()}
 
     def _rows(self, batch: Judged, intent: Intent) -> Storable:
         judged, seq = batch.attributed, intent.seq
@@ -207,6 +233,7 @@ def _changes(units: dict[Counted, int]) -> list[CounterChange]:
         CounterChange(
             entitlement_no=period.entitlement_no,
             period_start=from_micros(period.start),
+            meter_revision=period.revision,
             quantity=Decimal(value).scaleb(-MAX_SCALE, EXACT),
         )
         for period, value in units.items()

@@ -36,6 +36,7 @@ class Settings(BaseSettings):
     ingest_bytes_in_flight: int = 64 * 1024 * 1024
     ingest_ack_timeout_seconds: int = 10
     ingest_linger_ms: int = 5
+    ingest_bearable_lag_seconds: float = 5  # answers wait while the flow works and is further behind; 0: never
     api_key_cache_seconds: int = 10
     api_store_timeout_seconds: int = 8  # the longest that a request waits for a statement of either store
     event_change_wait_seconds: int = 5  # how long a void waits to see its effect
@@ -48,6 +49,10 @@ class Settings(BaseSettings):
     flow_insert_ms: int = 200
     dedup_window_days: int = 35
     group_cardinality_limit: int = 10_000
+    # A flow stops before more than this share of its recent events is quarantined. 100, never, is the default: events
+    # that come before their customers are ordinary, and are replayed; one tenant must not stop the others.
+    quarantine_max_percent: int = 100
+    quarantine_min_events: int = 10_000  # the share is one of so many events at least
 
     # Billing
     billing_sweep_seconds: int = 10

@@ -251,7 +251,9 @@ CREATE TABLE shard_offsets (
 CREATE TABLE shards (
     shard             integer PRIMARY KEY,
     next_seq          bigint NOT NULL DEFAULT 1,
-    catalogue_version bigint NOT NULL DEFAULT 0 -- batches from next_seq on are judged by this version or a newer one
+    catalogue_version bigint NOT NULL DEFAULT 0, -- batches from next_seq on are judged by this version or a newer one
+    recent_events      bigint NOT NULL DEFAULT 0, -- judged of late, while a cap on quarantined ones is set
+    recent_quarantined bigint NOT NULL DEFAULT 0
 );
 
 -- One batch of a shard on its way into ClickHouse. `ranges` is [[partition, first, last], …], inclusive.
