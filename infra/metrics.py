@@ -1,13 +1,24 @@
 """What Prometheus may read. Every metric has its name, labels and meaning here; rooms import the objects."""
 
-from prometheus_client import CONTENT_TYPE_LATEST, Counter, Histogram, generate_latest, start_http_server
+from prometheus_client import CONTENT_TYPE_LATEST, Counter, Gauge, Histogram, generate_latest, start_http_server
 
-__all__ = ["CONTENT_TYPE_LATEST", "EVENTS_RECEIVED", "HTTP_REQUESTS", "HTTP_SECONDS", "render", "serve"]
+__all__ = [
+    "CONTENT_TYPE_LATEST",
+    "EVENTS_RECEIVED",
+    "HTTP_REQUESTS",
+    "HTTP_SECONDS",
+    "INGEST_DELAY",
+    "INGEST_FLOW_LAG",
+    "render",
+    "serve",
+]
 
 #: `route` is the template (`/v1/customers/{customer}`), never the path: labels stay few.
 HTTP_REQUESTS = Counter("meterline_http_requests", "Requests answered.", ["method", "route", "status"])
 #: `outcome`: accepted (the broker has it), duplicate (of its own request), rejected (with a code of its own).
 EVENTS_RECEIVED = Counter("meterline_events_received", "Events of answered requests.", ["outcome"])
+INGEST_FLOW_LAG = Gauge("meterline_ingest_flow_lag_seconds", "Age of what all counters hold, as ingestion sees it.")
+INGEST_DELAY = Gauge("meterline_ingest_delay_seconds", "What answers to events wait for while the flow is behind.")
 HTTP_SECONDS = Histogram(
     "meterline_http_request_seconds",
     "Time from the request's head to the answer's last byte.",

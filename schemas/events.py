@@ -15,6 +15,10 @@ CHANGE_VERSION = 2
 #: Kafka headers of a message, all ASCII.
 HEADER_TENANT_NO = "tenant"  # decimal text of tenants.no
 HEADER_COUNT = "count"  # decimal text of the number of events
+#: Of the requests whose events are in a message, so either may come several times: for tracing, nothing rests on them.
+HEADER_REQUEST_ID = "request-id"
+HEADER_TRACEPARENT = "traceparent"  # W3C Trace Context
+MAX_TRACE_HEADERS = 64  # of one message
 
 MAX_EVENTS_A_REQUEST = 10_000
 MAX_REQUEST_BYTES = 16 * 1024 * 1024  # decoded

@@ -9,7 +9,9 @@ from infra.intake.columns import Columns, Suspect, build_columns, check_columns,
 from infra.intake.decode import Form, decode
 from infra.intake.element import Rejection
 from infra.intake.event import IncomingEvent, check_event
+from ingestion_api.ingest.trace import Trace
 from schemas.errors import MeterlineError, Reject
+from schemas.events import MAX_TRACE_HEADERS
 
 
 class AllRejected(Reject):
@@ -34,12 +36,13 @@ class Single:
 class Group:
     """What is waiting, then what is under way. `add` no more once `take` was called."""
 
-    __slots__ = ("_parts", "_singles", "_waiting", "count", "error", "undelivered")
+    __slots__ = ("_parts", "_singles", "_waiting", "count", "error", "trace", "undelivered")
 
     def __init__(self) -> None:
         self.count = 0
         self.undelivered = 0
         self.error: MeterlineError | None = None
+        self.trace: list[tuple[str, bytes]] = []
         self._parts: list[Columns] = []
         self._singles: list[Single] = []
         self._waiting: list[asyncio.Future[None]] = []
@@ -54,6 +57,11 @@ class Group:
         """One event, which is checked together with the others: that costs a third of checking it alone."""
         self._singles.append(single)
         self.count += 1
+
+    def add_trace(self, trace: Trace) -> None:
+        """Kafka headers of one request, as long as there is room."""
+        if len(self.trace) + len(trace) <= MAX_TRACE_HEADERS:
+            self.trace += trace
 
     def take(self, tenant_no: int) -> Columns | None:
         """All good events, identified; None: there is none. Requests that hold none have their answer now."""

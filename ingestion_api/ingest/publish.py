@@ -12,6 +12,7 @@ from infra.intake.event import IncomingEvent
 from infra.intake.pack import pack
 from infra.kafka.producer import Headers, Producer
 from ingestion_api.ingest.group import Group, Single
+from ingestion_api.ingest.trace import Trace
 from schemas.errors import Retry
 from schemas.events import HEADER_COUNT, HEADER_TENANT_NO
 
@@ -77,7 +78,7 @@ class Publisher:
         """Bytes are no longer held."""
         self._bytes_in_flight -= size_bytes
 
-    def publish(self, columns: Columns, tenant_no: int) -> Awaitable[None]:
+    def publish(self, columns: Columns, tenant_no: int, trace: Trace = ()) -> Awaitable[None]:
         """Take the events over; wait for what this returns: it ends when the broker has every one of them.
 
         Raises Retry (`broker.unavailable`) then, when it does not; some of the events may be on the log all the same.
@@ -85,16 +86,18 @@ class Publisher:
         answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         group = self._group_of(tenant_no)
         group.add(columns, answered)
+        group.add_trace(trace)
         self._advance(tenant_no, group)
         return answered
 
     def publish_single(
-        self, body: bytes, event: IncomingEvent, received_micros: int, tenant_no: int
+        self, body: bytes, event: IncomingEvent, received_micros: int, tenant_no: int, trace: Trace = ()
     ) -> Awaitable[None]:
         """The same for the one event of a body, decoded and not yet checked. Raises AllRejected too."""
         answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         group = self._group_of(tenant_no)
         group.add_single(Single(body, event, received_micros, answered))
+        group.add_trace(trace)
         self._advance(tenant_no, group)
         return answered
 
@@ -147,7 +150,7 @@ class Publisher:
                     self._send_all()
 
         for message in messages:
-            headers: Headers = [(HEADER_TENANT_NO, str(tenant_no)), (HEADER_COUNT, str(message.count))]
+            headers: Headers = [(HEADER_TENANT_NO, str(tenant_no)), (HEADER_COUNT, str(message.count)), *group.trace]
             try:
                 self._producer.send(self._topic, message.partition, message.value, headers, delivered)
             except Retry as error:

@@ -1,5 +1,6 @@
 """`POST /v1/events`, without a framework: read, decode, publish, and answer when the broker has the events."""
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
@@ -15,8 +16,10 @@ from ingestion_api.access_log import request_id_from
 from ingestion_api.auth import KeyCache, Principal, Scope, bearer_of, check_scope
 from ingestion_api.ingest.body import BodyReader, Disconnected, Receive, unpack
 from ingestion_api.ingest.group import AllRejected
+from ingestion_api.ingest.lag import LagWatch
 from ingestion_api.ingest.media import BINARY_MARKS, binary_to_json, form_of
 from ingestion_api.ingest.publish import Publisher
+from ingestion_api.ingest.trace import Trace, trace_of
 from ingestion_api.problems import CONTENT_TYPE, internal_problem, problem
 from schemas.errors import MeterlineError
 from schemas.events import MAX_EVENT_BYTES
@@ -44,9 +47,10 @@ _log = structlog.get_logger("meterline.api")
 class EventsRoute:
     """An ASGI application for one path and method; `asgi.py` sends it nothing else."""
 
-    def __init__(self, keys: KeyCache, publisher: Publisher) -> None:
+    def __init__(self, keys: KeyCache, publisher: Publisher, lag: LagWatch) -> None:
         self._keys = keys
         self._publisher = publisher
+        self._lag = lag
         self._bodies = BodyReader()
 
     async def __call__(self, scope: ScopeMap, receive: Receive, send: Send) -> None:
@@ -74,7 +78,10 @@ class EventsRoute:
             body = await self._bodies.read(receive, announced_bytes, flight.grow_to)
             body, form = _unwrap(headers, body)
             flight.grow_to(len(body))
-            return await self._publish(body, form, principal.tenant_no)
+            answer = await self._publish(body, form, principal.tenant_no, trace_of(headers))
+            if self._lag.delay_seconds:
+                await asyncio.sleep(self._lag.delay_seconds)
+            return answer
 
     async def _principal(self, headers: dict[bytes, bytes]) -> Principal:
         bearer = bearer_of(headers.get(b"authorization", b"").decode("latin-1"))
@@ -82,12 +89,12 @@ class EventsRoute:
         check_scope(principal, Scope.INGEST)
         return principal
 
-    async def _publish(self, body: bytes, form: Form, tenant_no: int) -> bytes:
+    async def _publish(self, body: bytes, form: Form, tenant_no: int, trace: Trace) -> bytes:
         received_micros = time.time_ns() // 1000
         if form is Form.JSON and len(body) <= MAX_EVENT_BYTES:
             single = decode_single(body)
             if single is not None:
-                await self._publisher.publish_single(body, single, received_micros, tenant_no)
+                await self._publisher.publish_single(body, single, received_micros, tenant_no, trace)
                 _accepted_events.inc()
                 return ONE_ACCEPTED
         if len(body) <= MAX_INLINE_BYTES:
@@ -100,7 +107,7 @@ class EventsRoute:
             _rejected_events.inc(len(decoded.rejections))
         sent = len(decoded.events)
         duplicates = identify(decoded.events, tenant_no)
-        await self._publisher.publish(decoded.events, tenant_no)
+        await self._publisher.publish(decoded.events, tenant_no, trace)
         _accepted_events.inc(sent - duplicates)
         if duplicates:
             _duplicate_events.inc(duplicates)

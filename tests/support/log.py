@@ -14,6 +14,7 @@ class LogMessage:
     partition: int
     offset: int
     headers: dict[str, str]
+    all_headers: list[tuple[str, str]]  # in their order: a name may come several times
     value: bytes
 
 
@@ -30,10 +31,14 @@ def read_messages(settings: Settings) -> list[LogMessage]:
             assert read, "the topic ended too early"
             for message in read:
                 assert message.error() is None
-                headers = {name: (value or b"").decode() for name, value in message.headers() or []}
+                all_headers = [(name, (value or b"").decode()) for name, value in message.headers() or []]
                 messages.append(
                     LogMessage(
-                        partition=message.partition(), offset=message.offset(), headers=headers, value=message.value()
+                        partition=message.partition(),
+                        offset=message.offset(),
+                        headers=dict(all_headers),
+                        all_headers=all_headers,
+                        value=message.value(),
                     )
                 )
         return messages

@@ -9,17 +9,19 @@ from typing import Any
 
 import pytest
 
-from infra.intake.columns import Columns, concatenate, identify
-from infra.intake.decode import Form, decode
+from infra.intake.columns import MIN_VECTORIZED, Columns, concatenate, identify
+from infra.intake.decode import Form, decode, decode_single
 from infra.intake.pack import MAX_MESSAGE_BYTES, pack
 from infra.kafka.event_log import identity_hash, partition_of, unseal
 from infra.kafka.producer import Producer
 from infra.kafka.topics import ensure_topics
 from infra.settings import Settings
 from ingestion_api.ingest import publish
+from ingestion_api.ingest.group import AllRejected
 from ingestion_api.ingest.publish import Publisher
+from ingestion_api.ingest.trace import trace_of
 from schemas.errors import InvariantBroken, Retry
-from schemas.events import EventBatch
+from schemas.events import MAX_TRACE_HEADERS, EventBatch
 from schemas.instants import parse_instant, to_micros
 from tests.support.log import read_messages
 
@@ -267,3 +269,113 @@ def test_topics_are_made_once_and_another_number_of_partitions_is_refused(fresh_
     with pytest.raises(InvariantBroken) as refused:
         ensure_topics(fresh_stack.model_copy(update={"events_partitions": 8}))
     assert refused.value.code == "topic.partitions_differ"
+
+
+def single(number: int, **fields: Any) -> bytes:
+    event = {"id": f"single-{number}", "type": "t", "subject": "s", "data": {"n": number}} | fields
+    return json.dumps({name: value for name, value in event.items() if value is not None}).encode()
+
+
+async def publish_singles(publisher: Publisher, bodies: Sequence[bytes], received: Sequence[int]) -> list[Any]:
+    waiting: list[Any] = []
+    for body, micros in zip(bodies, received, strict=True):
+        event = decode_single(body)
+        assert event is not None
+        waiting.append(publisher.publish_single(body, event, micros, TENANT_NO))
+    return await asyncio.gather(*waiting, return_exceptions=True)
+
+
+@pytest.mark.parametrize("count", [3, MIN_VECTORIZED + 5])
+@pytest.mark.parametrize("bad", [False, True], ids=["all good", "some bad"])
+def test_singles_are_checked_together_and_answered_each_for_itself(
+    fresh_stack: Settings, count: int, bad: bool
+) -> None:
+    ensure_topics(fresh_stack)
+    faults = {0: {"time": "2026-01-31T12:05:01Z"}, 2: {"subject": "a\nb"}} if bad else {}
+    bodies = [
+        single(n, **({"time": None if n % 2 else "2026-01-01T00:00:00Z"} | faults.get(n, {}))) for n in range(count)
+    ]
+    received = [NOW + n for n in range(count)]
+
+    async def send() -> list[Any]:
+        async with running_publisher(fresh_stack) as publisher:
+            return await publish_singles(publisher, bodies, received)
+
+    answers = asyncio.run(send())
+    codes = {
+        n: [(each.index, each.id, each.code) for each in answer.rejections]
+        for n, answer in enumerate(answers)
+        if isinstance(answer, AllRejected)
+    }
+    assert codes == (
+        {0: [(0, "single-0", "event.time_in_future")], 2: [(0, "single-2", "event.invalid_field")]} if bad else {}
+    )
+    assert [answer for n, answer in enumerate(answers) if n not in codes] == [None] * (count - len(codes))
+    rows = [row for message in read_messages(fresh_stack) for row in rows_of(unseal(message.value))]
+    assert {row["id"]: (row["untimed"], row["micros"]) for row in rows} == {
+        f"single-{n}": (n % 2 == 1, NOW + n if n % 2 else to_micros(parse_instant("2026-01-01T00:00:00Z")))
+        for n in range(count)
+        if n not in codes
+    }
+
+
+def test_an_event_that_is_good_by_its_own_receipt_is_good_among_earlier_ones(fresh_stack: Settings) -> None:
+    ensure_topics(fresh_stack)
+    bodies = [single(0), single(1, time="2026-01-31T12:05:00.000010Z")]
+
+    async def send() -> list[Any]:
+        async with running_publisher(fresh_stack) as publisher:
+            return await publish_singles(publisher, bodies, [NOW, NOW + 10])
+
+    assert asyncio.run(send()) == [None, None]
+
+
+def test_small_requests_that_come_one_after_another_share_messages_too(fresh_stack: Settings) -> None:
+    ensure_topics(fresh_stack)
+
+    async def send() -> None:
+        async with running_publisher(fresh_stack) as publisher:
+            waiting: list[Any] = []
+            for number in range(300):
+                event = decode_single(single(number))
+                assert event is not None
+                waiting.append(publisher.publish_single(single(number), event, NOW, TENANT_NO))
+                await asyncio.sleep(0)
+            waiting.append(publisher.publish(columns_of(random_events(1_500)), TENANT_NO))
+            waiting.append(publisher.publish(columns_of(random_events(1, seed=9)), TENANT_NO))
+            await asyncio.gather(*waiting)
+
+    asyncio.run(send())
+    batches = [unseal(message.value) for message in read_messages(fresh_stack)]
+    assert sum(batch.count for batch in batches) == 1_801
+    assert len(batches) < 150
+
+
+def test_messages_name_the_requests_they_carry_up_to_a_limit(fresh_stack: Settings) -> None:
+    ensure_topics(fresh_stack)
+    given = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    bad = ["", "nope", given.upper(), given.replace("4bf92f3577b34da6a3ce929d0e0e4736", "0" * 32), "ff" + given[2:]]
+    requests: list[dict[bytes, bytes]] = [
+        {b"x-request-id": b"mine-1", b"traceparent": given.encode()},
+        {b"x-request-id": b"not sane"},
+        *({b"traceparent": each.encode()} for each in bad),
+        {},
+        *({b"x-request-id": b"more-%d" % n} for n in range(2 * MAX_TRACE_HEADERS)),
+    ]
+
+    async def send() -> None:
+        async with running_publisher(fresh_stack) as publisher:
+            await asyncio.gather(
+                *(
+                    publisher.publish(columns_of(random_events(1, seed=n)), TENANT_NO, trace_of(headers))
+                    for n, headers in enumerate(requests)
+                )
+            )
+
+    asyncio.run(send())
+    messages = read_messages(fresh_stack)
+    assert sum(unseal(message.value).count for message in messages) == len(requests)
+    for message in messages:
+        found = [(name, value) for name, value in message.all_headers if name not in ("tenant", "count")]
+        assert found[:3] == [("request-id", "mine-1"), ("traceparent", given), ("request-id", "more-0")]
+        assert len(found) == MAX_TRACE_HEADERS
