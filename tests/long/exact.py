@@ -89,7 +89,7 @@ def check_entitlements(dev: OwnDev, api: httpx2.Client, ledger: Ledger) -> None:
             "SELECT external_id, sum(used) FROM entitlement_counters JOIN entitlements ON no = entitlement_no"
             " JOIN customers c ON c.id = customer_id GROUP BY 1"
         ).fetchall()
-    assert dict(rows) == used, "a counter differs from what a check answers"
+    assert dict(rows) == used, f"counters {dict(rows)} are not what checks answer: {used}"
 
 
 def check_events(dev: OwnDev, api: httpx2.Client, ledger: Ledger) -> None:

@@ -193,7 +193,7 @@ def _queries(draw: st.DrawFn, key: str) -> Query:
 
 
 #: Voids and replays, which the API does not offer yet.
-WITH_CHANGES = False
+WITH_CHANGES = True
 _CHANGES: list[st.SearchStrategy[Step]] = [
     st.integers(0, 30).map(Void),
     st.integers(0, 30).map(Void),
