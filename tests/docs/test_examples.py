@@ -1,10 +1,15 @@
 """The examples run as they stand."""
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from pricing.cases import run_case
+from pricing.charges import parse_plan_price, parse_price
 from tests.support.services import Services
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,3 +43,26 @@ def test_every_example_is_named_in_the_readme_and_run_here() -> None:
     readme = (ROOT / "examples" / "README.md").read_text(encoding="utf-8")
     here = Path(__file__).read_text(encoding="utf-8")
     assert [name for name in sorted(names) if f"({name})" not in readme or f'"{name}"' not in here] == []
+
+
+PAGES = sorted((ROOT / "examples" / "price_pages").glob("*.json"))
+
+
+def test_the_six_price_pages_are_there_and_in_the_readme() -> None:
+    readme = (ROOT / "examples" / "README.md").read_text(encoding="utf-8")
+    assert len(PAGES) == 6
+    assert [page.name for page in PAGES if f"(price_pages/{page.name})" not in readme] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_a_price_page_is_a_plan_whose_cases_hold(page: Path) -> None:
+    built = json.loads(page.read_text(encoding="utf-8"))
+    cases = [json.loads(line) for line in page.with_suffix(".jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [result for result in map(run_case, cases) if not result.passed] == []
+    given = [case["given"] for case in cases]
+    proven = [parse_price(one["price"]) for body in given for one in [body, *body.get("lines", [])] if "price" in one]
+    meters = {meter["key"] for meter in built["meters"]}
+    for body in built["plan"]["prices"]:
+        price = parse_plan_price(body, currency=built["plan"]["currency"])
+        assert price.price in proven
+        assert price.meter is None or price.meter in meters
