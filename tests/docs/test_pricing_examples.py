@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pricing.cases import run_case
+from pricing.cases import quote_given, run_case
 from pricing.models import READERS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,6 +30,16 @@ def test_each_worked_example_comes_to_what_it_says(case: dict[str, object]) -> N
 def test_every_model_has_a_worked_example() -> None:
     shown = {case["given"]["price"]["model"] for case in CASES if case["kind"] == "quote"}
     assert shown == set(READERS)
+
+
+def test_the_readme_shows_each_model_once_and_truly() -> None:
+    rows = re.findall(
+        r"^\| `(\w+)` \| `(.*?)` \|(?: `(.*?)`)? \| (\S+) \|$", README.read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert [model for model, *_ in rows] == list(READERS)
+    for model, fields, usage, cost in rows:
+        price = json.loads("{" + fields + "}") | {"model": model}
+        assert quote_given({"currency": "USD", "price": price, **json.loads("{" + usage + "}")})["exact"] == cost
 
 
 def test_the_code_of_the_readme_runs() -> None:
