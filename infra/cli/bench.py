@@ -8,6 +8,7 @@ import typer
 #: What stands in `bench/`, and what it measures.
 BENCHMARKS = {
     "ingest": "Events a second through the whole pipeline, their freshness, and what each process pays.",
+    "usage": "Milliseconds of usage queries over 1, 10 or 100 million stored events.",
     "billing": "Invoices an hour, with all stores real.",
     "pricing": "Invoices a second of the pricing engine alone.",
 }
