@@ -49,8 +49,8 @@ class Quantity:
 
 
 class Unreadable:
-    """A property that is JSON by its grammar and still holds no value: an integer of thousands of digits, half of a
-    surrogate pair, an exponent beyond all bounds. It spoils what needs it, and nothing else."""
+    """A property that is JSON by its grammar and still holds no value: an integer of thousands of digits, an exponent
+    beyond all bounds. It spoils a value and a group that need it, and nothing else; see `filters.passes`."""
 
 
 UNREADABLE = Unreadable()

@@ -11,6 +11,7 @@ from schemas.matching import (
     Quantity,
     event_groups,
     event_quantity,
+    event_text,
     event_value,
     group_text,
     matches,
@@ -153,3 +154,53 @@ def test_filters_are_anded_and_in_takes_any_of_its_values() -> None:
 def test_a_group_is_the_text_of_its_property(text: str, group: str) -> None:
     assert event_groups(meter(group_by=("g", "absent")), parse_data(f'{{"g": {text}}}')) == (group, "")
     assert group_text(parse_data(f'{{"g": {text}}}')["g"]) == group
+
+
+@pytest.mark.parametrize("text", ["1" + "0" * 200, "1e200", "10E+199"])
+def test_a_number_longer_than_any_is_one_group_however_it_is_written(text: str) -> None:
+    assert group_text(parse_data(f'{{"g": {text}}}')["g"]) == "=1E+200"
+
+
+@pytest.mark.parametrize(
+    ("text", "counted"),
+    [("1", "=1"), ("1.0", "=1"), ('"1"', "=1"), ("true", "=true"), ('["a"]', '=["a"]'), ('""', "="), ("null", "")],
+)
+def test_a_unique_count_takes_any_value_that_is_there(text: str, counted: str) -> None:
+    unique = meter(aggregation=Aggregation.UNIQUE_COUNT)
+    data = parse_data(f'{{"v": {text}}}')
+    assert event_text(unique, data) == counted
+    assert event_value(unique, data) == (Decimal(0) if counted else None)
+    assert event_text(meter(), data) == ""
+
+
+@pytest.mark.parametrize("text", ["9" * 5000, "1e99999999999999999999", '{"a": [1e99999999999999999999]}'])
+def test_a_unique_count_of_what_cannot_be_read_is_refused(text: str) -> None:
+    with pytest.raises(Reject) as refused:
+        event_value(meter(aggregation=Aggregation.UNIQUE_COUNT), parse_data(f'{{"v": {text}}}'))
+    assert refused.value.code == "event.invalid_value"
+
+
+@pytest.mark.parametrize("aggregation", [each for each in Aggregation if each not in ("count", "unique_count")])
+def test_every_other_aggregation_takes_numbers(aggregation: Aggregation) -> None:
+    looking = meter(aggregation=aggregation)
+    assert event_value(looking, parse_data('{"v": "2.50"}')) == Decimal("2.5")
+    assert event_value(looking, parse_data('{"v": null}')) is None
+    with pytest.raises(Reject):
+        event_value(looking, parse_data('{"v": "many"}'))
+
+
+def test_what_cannot_be_read_does_not_hide_its_neighbours() -> None:
+    data = parse_data('{"o": {"huge": ' + "9" * 5000 + ', "v": {"w": 3}}}')
+    assert event_value(meter(value="$.o.v.w"), data) == 3
+    assert event_value(meter(value="$.o.other"), data) is None
+    for path in ("$.o.huge", "$.o.huge.deeper", "$.o"):
+        with pytest.raises(Reject):
+            event_value(meter(value=path), data)
+    with pytest.raises(Reject):
+        event_groups(meter(group_by=("o",)), data)
+
+
+def test_data_nested_beyond_all_reason_is_refused() -> None:
+    deep = "[" * 30_000 + "]" * 30_000
+    with pytest.raises(Reject):
+        event_value(meter(), parse_data(f'{{"v": {deep}}}'))
