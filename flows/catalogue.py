@@ -15,7 +15,8 @@ class Catalogue:
 
     `meters` are all revisions that are counted, by kind; `tenant_meters`, by number, those that readers use.
 
-    `changed_entitlements` are the numbers of those that `advance` has touched since a reader last emptied the set.
+    `changed_entitlements` and `changed_meters` are the numbers of those that `advance` has touched since a reader last
+    emptied the sets.
     """
 
     version: int = 0
@@ -25,6 +26,7 @@ class Catalogue:
     tenant_meters: dict[int, tuple[int, MeterEntry]] = field(default_factory=dict[int, tuple[int, MeterEntry]])
     entitlements: dict[int, EntitlementEntry] = field(default_factory=dict[int, EntitlementEntry])
     changed_entitlements: set[int] = field(default_factory=set[int])
+    changed_meters: set[int] = field(default_factory=set[int])
 
     def advance(self, changes: Iterable[Change], version: int) -> None:
         """Apply the newest changes of every key after the present version, up to `version`."""
@@ -59,6 +61,7 @@ class Catalogue:
         """Put the meter in the place of what was there; the kinds whose meters changed."""
         former = self.revisions.pop(change.key, None)
         touched = set[Kind]()
+        self.changed_meters.add(int(change.key.partition(":")[0]))
         if former is not None:
             touched.add((former[0], former[1].event_type))
             if self.tenant_meters.get(former[1].meter_no) == former:

@@ -2,6 +2,9 @@
 
 Of every entitlement two periods are kept: the one that contains now, and the next. A late event of an older period
 changes no counter (invoices and usage read the windows, not these); a period becomes countable by being seeded.
+
+Counters follow the revision of a meter that readers use. When that changes, its periods are seeded anew, a part of them
+with each batch: a row of a former revision counts for nothing until then.
 """
 
 from collections import defaultdict
@@ -9,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from heapq import heappop, heappush
+from itertools import islice
 
 import numpy as np
 
@@ -25,16 +29,22 @@ from schemas.meters import Aggregation
 #: What counters hold; usage of other aggregations is measured from what is stored.
 COUNTED_BY = frozenset({Aggregation.COUNT, Aggregation.SUM})
 
+#: What one batch does of a mass of work at most; the rest waits for the next ones.
+TURNS_AT_ONCE = 1_000
+SEEDS_AT_ONCE = 2_000
+
 FOREVER = 1 << 60  # microseconds; no instant of an event comes near it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counted:
-    """One period of one entitlement, in microseconds since 1970. It counts from `start` to before `end`."""
+    """One period of one entitlement, in microseconds since 1970. It counts from `start` to before `end`, by a revision
+    of its meter."""
 
     entitlement_no: int
     customer_no: int
     meter_no: int
+    revision: int
     start: int
     end: int
 
@@ -45,34 +55,71 @@ class CounterBook:
     def __init__(self) -> None:
         self._counted: dict[int, list[Counted]] = {}
         self._by_meter: dict[int, dict[int, list[Counted]]] = defaultdict(lambda: defaultdict(list))
+        self._entitled: dict[int, set[int]] = defaultdict(set)  # by meter: its entitlements, counted or not
+        self._meter_of: dict[int, int] = {}
+        self._fresh: dict[Counted, None] = {}  # an earlier process may have made their rows
         self._missing: dict[Counted, None] = {}
         self._turns: list[tuple[int, int]] = []  # a heap: when the first period of an entitlement ends, and its number
+        self._ended: dict[int, int] = {}  # by entitlement: rows of periods that begin before are of no use
 
-    def refresh(self, catalogue: Catalogue, now: datetime) -> list[Counted]:
-        """Take in changed entitlements, and turn to the next period where one has ended. Periods that are counted from
-        now on, and were not before, come back: some of them may have a row of an earlier process."""
+    def refresh(self, catalogue: Catalogue, now: datetime) -> None:
+        """Take in changed entitlements and meters, and turn to the next period where one has ended.
+
+        At most TURNS_AT_ONCE turn: the next period is counted already, so that a later turn loses nothing.
+        """
         now_micros = to_micros(now)
         stale = set(catalogue.changed_entitlements)
+        for meter_no in catalogue.changed_meters:
+            stale |= self._entitled[meter_no]
         catalogue.changed_entitlements.clear()
-        while self._turns and self._turns[0][0] <= now_micros:
+        catalogue.changed_meters.clear()
+        for _ in range(TURNS_AT_ONCE):
+            if not self._turns or self._turns[0][0] > now_micros:
+                break
             stale.add(heappop(self._turns)[1])
-        fresh: list[Counted] = []
         for number in sorted(stale):
-            entry = catalogue.entitlements.get(number)
-            fresh += self._replace(number, [] if entry is None else list(_counted_periods(entry, now)))
+            self._take_in(number, catalogue, now)
+
+    def _take_in(self, number: int, catalogue: Catalogue, now: datetime) -> None:
+        entry = catalogue.entitlements.get(number)
+        if number in self._meter_of:
+            self._entitled[self._meter_of.pop(number)].discard(number)
+        if entry is None:
+            self._replace(number, [])
+            return
+        self._meter_of[number] = entry.meter_no
+        self._entitled[entry.meter_no].add(number)
+        _, meter = catalogue.tenant_meters.get(entry.meter_no, (0, None))
+        counts = meter is not None and meter.aggregation in COUNTED_BY
+        self._replace(number, list(_counted_periods(entry, meter.revision, now)) if meter and counts else [])
+
+    def take_fresh(self) -> list[Counted]:
+        """Periods that are counted from now on, and were not before. They are missing until `mark_seeded`."""
+        fresh = list(self._fresh)
+        self._missing |= self._fresh
+        self._fresh.clear()
         return fresh
 
-    def missing(self) -> list[Counted]:
-        """Counted periods without a row yet."""
-        return list(self._missing)
+    def missing(self, limit: int = SEEDS_AT_ONCE) -> list[Counted]:
+        """Up to `limit` counted periods without a row."""
+        return list(islice(self._missing, limit))
+
+    def is_missing(self, period: Counted) -> bool:
+        """Whether the period has no row yet, so that what is stored of it will be its seed."""
+        return period in self._missing
 
     def mark_seeded(self, periods: Iterable[Counted]) -> None:
         """Their rows exist."""
         for period in periods:
             self._missing.pop(period, None)
 
-    def _replace(self, number: int, periods: list[Counted]) -> list[Counted]:
-        """Count these periods of an entitlement and no others; those that are new."""
+    def take_ended(self) -> dict[int, int]:
+        """By entitlement, an instant: the shard's rows of periods that begin before it are of no use any more."""
+        ended, self._ended = self._ended, {}
+        return ended
+
+    def _replace(self, number: int, periods: list[Counted]) -> None:
+        """Count these periods of an entitlement and no others."""
         former = self._counted.pop(number, [])
         for period in former:
             customers = self._by_meter[period.meter_no]
@@ -84,20 +131,25 @@ class CounterBook:
             heappush(self._turns, (periods[0].end, number))
         for period in periods:
             self._by_meter[period.meter_no][period.customer_no].append(period)
-        rows = {period.start for period in former if period not in self._missing}
+        if former and periods and former[0].start < periods[0].start:
+            self._ended[number] = former[0].start
+        rows = {
+            (period.start, period.revision)
+            for period in former
+            if period not in self._missing and period not in self._fresh
+        }
         for period in former:
             self._missing.pop(period, None)
+            self._fresh.pop(period, None)
         # A period that only ends earlier or later than before keeps its row: the start is its key.
-        fresh = [period for period in periods if period.start not in rows]
-        self._missing |= dict.fromkeys(fresh)
-        return fresh
+        self._fresh |= dict.fromkeys(period for period in periods if (period.start, period.revision) not in rows)
 
     def additions(self, judged: Attributed, combined: list[Minutes]) -> dict[Counted, int]:
         """What the batch adds to each counted period, in units of 10^-12."""
         added: dict[Counted, int] = defaultdict(int)
         for minutes in combined:
             customers = self._by_meter.get(minutes.meter.meter_no)
-            if not customers or not minutes.meter.active or minutes.meter.aggregation not in COUNTED_BY:
+            if not customers or not minutes.meter.active:
                 continue
             counts = minutes.meter.aggregation is Aggregation.COUNT
             entitled = np.isin(minutes.customers, np.fromiter(customers, np.uint64, len(customers)))
@@ -154,7 +206,7 @@ def _events_in(judged: Attributed, minutes: Minutes, customer: int, minute: int)
             yield time, judged.effect_of(giant.row) * giant.units
 
 
-def _counted_periods(entry: EntitlementEntry, now: datetime) -> Iterator[Counted]:
+def _counted_periods(entry: EntitlementEntry, revision: int, now: datetime) -> Iterator[Counted]:
     """The period that contains now (or the first, before the start) and the one after it, within the entitlement."""
     instant = max(now, entry.starts_at)
     for _ in range(2):
@@ -166,6 +218,7 @@ def _counted_periods(entry: EntitlementEntry, now: datetime) -> Iterator[Counted
             entitlement_no=entry.entitlement_no,
             customer_no=entry.customer_no,
             meter_no=entry.meter_no,
+            revision=revision,
             start=to_micros(period.start),
             end=to_micros(min(ends)) if ends else FOREVER,
         )

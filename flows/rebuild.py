@@ -143,7 +143,7 @@ def chunks(client: Client, selection: Selection, *, start: Hour | None) -> Itera
     while True:
         held: list[Table] = []
         too_large: Hour | None = None
-        for block in fact_blocks(client, selection, start=start):
+        for block in _pieces(fact_blocks(client, selection, start=start)):
             held.append(block)
             if not _is_full(held):
                 continue
@@ -167,7 +167,7 @@ def chunks(client: Client, selection: Selection, *, start: Hour | None) -> Itera
 
 def _hour_chunks(client: Client, selection: Selection, hour: Hour) -> Iterator[Chunk]:
     held: list[Table] = []
-    for block in hour_blocks(client, selection, hour):
+    for block in _pieces(hour_blocks(client, selection, hour)):
         held.append(block)
         if not _is_full(held):
             continue
@@ -179,6 +179,13 @@ def _hour_chunks(client: Client, selection: Selection, hour: Hour) -> Iterator[C
             held = [facts.slice(whole)]
     if held:
         yield Chunk(facts=pa.concat_tables(held), after=hour)
+
+
+def _pieces(blocks: Iterator[Table]) -> Iterator[Table]:
+    """The blocks, none of them larger than a chunk: how many rows come at once is the server's affair."""
+    for block in blocks:
+        for first in range(0, block.num_rows, CHUNK_ROWS):
+            yield block.slice(first, CHUNK_ROWS)
 
 
 def _is_full(held: list[Table]) -> bool:

@@ -4,7 +4,7 @@ A shard's row of an entitlement's period exists if and only if it was seeded, wi
 the period; from then on every batch adds its part in its own transaction.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -19,6 +19,7 @@ class CounterChange:
 
     entitlement_no: int
     period_start: datetime
+    meter_revision: int
     quantity: Decimal
 
 
@@ -36,30 +37,34 @@ class SeededBy:
 
 
 def seeded_counters(
-    connection: PgConnection, *, keys: Sequence[tuple[int, datetime]]
-) -> dict[tuple[int, datetime], list[SeededBy]]:
-    """The rows of these (entitlement, period start), of any shard."""
+    connection: PgConnection, *, keys: Sequence[tuple[int, datetime, int]]
+) -> dict[tuple[int, datetime, int], list[SeededBy]]:
+    """The rows of these (entitlement, period start, revision of its meter), of any shard."""
     rows = connection.execute(
-        "SELECT e.entitlement_no, e.period_start, e.shard, e.shards FROM entitlement_counters e"
-        " JOIN unnest(%s::bigint[], %s::timestamptz[]) AS k (no, start)"
-        " ON e.entitlement_no = k.no AND e.period_start = k.start",
-        ([number for number, _ in keys], [start for _, start in keys]),
+        "SELECT e.entitlement_no, e.period_start, e.meter_revision, e.shard, e.shards FROM entitlement_counters e"
+        " JOIN unnest(%s::bigint[], %s::timestamptz[], %s::integer[]) AS k (no, start, revision)"
+        " ON e.entitlement_no = k.no AND e.period_start = k.start AND e.meter_revision = k.revision",
+        ([number for number, _, _ in keys], [start for _, start, _ in keys], [revision for _, _, revision in keys]),
     )
-    found: dict[tuple[int, datetime], list[SeededBy]] = {}
+    found: dict[tuple[int, datetime, int], list[SeededBy]] = {}
     for row in rows:
-        key = (row["entitlement_no"], row["period_start"])
+        key = (row["entitlement_no"], row["period_start"], row["meter_revision"])
         found.setdefault(key, []).append(SeededBy(shard=row["shard"], shards=row["shards"]))
     return found
 
 
 def insert_counters(connection: PgConnection, *, by: SeededBy, seq: int, changes: Sequence[CounterChange]) -> None:
-    """New rows. Raises InvariantBroken when one exists: it would be seeded twice."""
+    """New rows, or rows in the place of those of another revision of the meter. Raises InvariantBroken when one exists
+    of the same: it would be seeded twice."""
     if not changes:
         return
     inserted = connection.execute(
-        "INSERT INTO entitlement_counters (entitlement_no, period_start, shard, shards, used, version)"
-        " SELECT no, start, %s, %s, used, %s"
-        " FROM unnest(%s::bigint[], %s::timestamptz[], %s::numeric[]) AS c (no, start, used) ON CONFLICT DO NOTHING",
+        "INSERT INTO entitlement_counters AS e (entitlement_no, period_start, shard, shards, used, meter_revision,"
+        " version) SELECT no, start, %s, %s, used, revision, %s"
+        " FROM unnest(%s::bigint[], %s::timestamptz[], %s::integer[], %s::numeric[]) AS c (no, start, revision, used)"
+        " ON CONFLICT (entitlement_no, period_start, shard) DO UPDATE SET shards = excluded.shards,"
+        " used = excluded.used, meter_revision = excluded.meter_revision, version = excluded.version"
+        " WHERE e.meter_revision <> excluded.meter_revision",
         (by.shard, by.shards, seq, *_columns(changes)),
     ).rowcount
     if inserted != len(changes):
@@ -72,17 +77,29 @@ def add_to_counters(connection: PgConnection, *, shard: int, seq: int, changes: 
         return
     updated = connection.execute(
         "UPDATE entitlement_counters e SET used = e.used + c.used, version = %s"
-        " FROM unnest(%s::bigint[], %s::timestamptz[], %s::numeric[]) AS c (no, start, used)"
-        " WHERE e.shard = %s AND e.entitlement_no = c.no AND e.period_start = c.start",
+        " FROM unnest(%s::bigint[], %s::timestamptz[], %s::integer[], %s::numeric[]) AS c (no, start, revision, used)"
+        " WHERE e.shard = %s AND e.entitlement_no = c.no AND e.period_start = c.start"
+        " AND e.meter_revision = c.revision",
         (seq, *_columns(changes), shard),
     ).rowcount
     if updated != len(changes):
         raise InvariantBroken("counter.missing", f"{len(changes) - updated} counters of shard {shard} are gone")
 
 
-def _columns(changes: Sequence[CounterChange]) -> tuple[list[int], list[datetime], list[Decimal]]:
+def remove_ended(connection: PgConnection, *, shard: int, before: Mapping[int, datetime]) -> None:
+    """Forget the shard's rows of periods that begin before the instant given for their entitlement."""
+    if before:
+        connection.execute(
+            "DELETE FROM entitlement_counters e USING unnest(%s::bigint[], %s::timestamptz[]) AS c (no, start)"
+            " WHERE e.shard = %s AND e.entitlement_no = c.no AND e.period_start < c.start",
+            (list(before), list(before.values()), shard),
+        )
+
+
+def _columns(changes: Sequence[CounterChange]) -> tuple[list[int], list[datetime], list[int], list[Decimal]]:
     return (
         [change.entitlement_no for change in changes],
         [change.period_start for change in changes],
+        [change.meter_revision for change in changes],
         [change.quantity for change in changes],
     )

@@ -71,11 +71,13 @@ def load_used(
     connection: PgConnection, periods: Sequence[tuple[int, datetime]], *, shards: int
 ) -> dict[tuple[int, datetime], Decimal]:
     """Usage of (entitlement_no, period_start), summed over the shards; what not every one of the present `shards` has
-    a row of is absent: a part of its usage is not counted yet."""
+    a row of is absent: a part of its usage is not counted yet. Rows of a revision that readers have left count not."""
     rows = connection.execute(
-        "SELECT entitlement_no, period_start, sum(used) AS used FROM entitlement_counters"
+        "SELECT entitlement_no, period_start, sum(used) AS used FROM entitlement_counters c"
         " JOIN unnest(%s::bigint[], %s::timestamptz[]) AS wanted (no, start)"
-        " ON entitlement_no = wanted.no AND period_start = wanted.start GROUP BY entitlement_no, period_start"
+        " ON entitlement_no = wanted.no AND period_start = wanted.start"
+        " JOIN entitlements e ON e.no = c.entitlement_no JOIN features f ON f.id = e.feature_id"
+        " JOIN meters m ON m.id = f.meter_id AND m.revision = c.meter_revision GROUP BY entitlement_no, period_start"
         " HAVING count(*) FILTER (WHERE shard < %s) = %s",
         ([no for no, _ in periods], [start for _, start in periods], shards, shards),
     )

@@ -6,20 +6,20 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
 import pytest
 
 from flows import rebuild
-from infra.clickhouse import past
 from infra.clickhouse.past import Hour, Selection
 from schemas.catalogue import MeterEntry
 from schemas.events import ChangeKind
-from schemas.meters import Aggregation, Filter, FilterOperator
+from schemas.meters import BY_VALUE, Aggregation, Filter, FilterOperator
+from tests.flows.test_usage import entitlement
 from tests.support.meters import change_meter, finish_builds, make_meter, make_tenant
-from tests.support.usage_log import NOON, WAIT_SECONDS, Sent, UsageLog
+from tests.support.usage_log import NOON, WAIT_SECONDS, Sent, UsageLog, wait_for
 
 GROUPED: dict[str, Any] = {
     "filters": (Filter(property="$.region", op=FilterOperator.IN, values=('"eu"', "1.0")),),
@@ -76,8 +76,7 @@ def active_of(log: UsageLog, meter: MeterEntry) -> tuple[int, bool]:
 def test_a_meter_made_later_has_the_rows_of_one_that_was_there_before(
     log: UsageLog, tenant: tuple[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rebuild, "CHUNK_ROWS", 60)
-    monkeypatch.setattr(past, "ROWS_A_BLOCK", 10)  # many chunks, and hours larger than one
+    monkeypatch.setattr(rebuild, "CHUNK_ROWS", 60)  # many chunks, and hours larger than one
     tenant_id, no = tenant
     log.customers({"acme": 1, "umbrella": 2, "initech": 3}, tenant_no=no)
     kinds: Sequence[dict[str, Any]] = (
@@ -145,7 +144,6 @@ def test_counting_goes_on_from_where_it_was_broken_off(
     log: UsageLog, tenant: tuple[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rebuild, "CHUNK_ROWS", 30)
-    monkeypatch.setattr(past, "ROWS_A_BLOCK", 10)  # many chunks, and hours larger than one
     tenant_id, no = tenant
     log.customers({"acme": 1, "umbrella": 2, "initech": 3}, tenant_no=no)
     early = make_meter(log.postgres, tenant_id, no, "unbroken", event_type="broken")
@@ -195,3 +193,45 @@ def test_a_build_that_is_killed_anywhere_is_exact_once_it_is_done(log: UsageLog,
         log.wait_stored(flow)
     assert active_of(log, late) == (1, True)
     assert window_rows(log, late) == window_rows(log, early) != []
+
+
+def test_a_counter_follows_the_revision_that_readers_use(log: UsageLog, tenant: tuple[str, int]) -> None:
+    tenant_id, no = tenant
+    log.customers({"acme": 1}, tenant_no=no)
+    start = datetime.now(UTC) - timedelta(days=1)
+    events = [
+        Sent(id=f"c-{n}", tenant_no=no, type="counter", time=start + timedelta(hours=n), data={"a": 1, "b": 10})
+        for n in range(3)
+    ]
+    with log.flow() as flow:
+        log.send(events[:1])
+        log.wait_stored(flow)
+        meter = make_meter(log.postgres, tenant_id, no, "counter", event_type="counter", value="$.a")
+        log.catalogue([entitlement(900, meter_no=meter.meter_no, starts_at=start, reset="never")])
+        log.send(events[1:2])
+        log.wait_stored(flow)
+        assert counters(log, 900) == [], "nothing is counted while the first revision is built"
+        finish_builds(log.settings)
+        wait_for(lambda: counters(log, 900) == [(1, 2)], "the past is in the counter")
+        second = change_meter(log.postgres, no, meter, value="$.b")
+        log.send(events[2:])
+        log.wait_stored(flow)
+        assert counters(log, 900) == [(1, 3)], "the former revision is counted on"
+        finish_builds(log.settings)
+        wait_for(lambda: counters(log, 900) == [(2, 30)], "the counter is seeded anew")
+        log.send([replace(events[0], id="c-last")])
+        log.wait_stored(flow)
+        assert counters(log, 900) == [(2, 40)]
+        change_meter(log.postgres, no, second, aggregation=Aggregation.MAX)
+        finish_builds(log.settings)
+        log.send([replace(events[0], id="c-uncounted")])
+        log.wait_stored(flow)
+    assert counters(log, 900) == [(2, 40)], "a maximum has no counter, and readers pass the old one by"
+
+
+def counters(log: UsageLog, entitlement_no: int) -> list[tuple[int, int]]:
+    """(revision of the meter, used) of the rows of an entitlement."""
+    rows = log.postgres.execute(
+        "SELECT meter_revision, used FROM entitlement_counters WHERE entitlement_no = %s", (entitlement_no,)
+    ).fetchall()
+    return [(row["meter_revision"], row["used"]) for row in rows]

@@ -3,14 +3,18 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
+
+from flows import counters
 from flows.attribute import attribute
 from flows.catalogue import Catalogue
 from flows.combine import combine
 from flows.counters import Counted, CounterBook
 from flows.fields import SCALE
 from infra.postgres.catalogue import Change
-from schemas.catalogue import EntitlementEntry, EntryKind
+from schemas.catalogue import EntitlementEntry, EntryKind, MeterEntry, meter_key
 from schemas.instants import from_micros, to_micros
+from schemas.meters import Aggregation
 from tests.flows.columns import catalogue_of, columns
 from tests.support.usage_log import Sent, meter
 
@@ -39,30 +43,74 @@ def starts(periods: list[Counted]) -> list[str]:
     return [from_micros(period.start).strftime("%m-%d %H:%M:%S") for period in periods]
 
 
+def refreshed(book: CounterBook, catalogue: Catalogue, now: datetime) -> list[Counted]:
+    """Periods that are counted from now on."""
+    book.refresh(catalogue, now)
+    return book.take_fresh()
+
+
 def test_the_period_of_now_and_the_next_are_counted_and_move_on_with_time() -> None:
     catalogue, book = catalogue_of([meter(1)], {"acme": 1}), CounterBook()
     entitle(catalogue, 1)
-    fresh = book.refresh(catalogue, START)
+    fresh = refreshed(book, catalogue, START)
     assert starts(fresh) == ["01-10 08:30:15", "02-10 08:30:15"]
     assert book.missing() == fresh
     book.mark_seeded(fresh)
-    assert book.refresh(catalogue, START + timedelta(days=20)) == []
-    assert starts(book.refresh(catalogue, START + timedelta(days=31))) == ["03-10 08:30:15"]
+    assert refreshed(book, catalogue, START + timedelta(days=20)) == []
+    assert book.take_ended() == {}
+    assert starts(refreshed(book, catalogue, START + timedelta(days=31))) == ["03-10 08:30:15"]
     assert starts(book.missing()) == ["03-10 08:30:15"]
-    assert starts(book.refresh(catalogue, START + timedelta(days=100))) == ["04-10 08:30:15", "05-10 08:30:15"]
+    assert book.take_ended() == {1: to_micros(START)}, "the period before the present one stays"
+    assert starts(refreshed(book, catalogue, START + timedelta(days=100))) == ["04-10 08:30:15", "05-10 08:30:15"]
 
 
 def test_an_entitlement_that_ends_counts_to_its_end_and_one_that_is_gone_no_more() -> None:
     catalogue, book = catalogue_of([meter(1)], {"acme": 1}), CounterBook()
     entitle(catalogue, 1)
-    book.mark_seeded(book.refresh(catalogue, START))
+    book.mark_seeded(refreshed(book, catalogue, START))
     ends_at = START + timedelta(days=3)
     entitle(catalogue, 1, ends_at=ends_at)
-    assert book.refresh(catalogue, START) == [], "the row of the period is there already"
+    assert refreshed(book, catalogue, START) == [], "the row of the period is there already"
     assert added(book, catalogue, [ends_at - timedelta(microseconds=1), ends_at]) == {START: 1}
     entitle(catalogue, 1, gone=True)
-    assert book.refresh(catalogue, START) == []
+    assert refreshed(book, catalogue, START) == []
     assert added(book, catalogue, [START]) == {}
+
+
+def test_counters_follow_the_revision_that_readers_use() -> None:
+    building = meter(1, active=False)
+    catalogue, book = catalogue_of([building], {"acme": 1}), CounterBook()
+    entitle(catalogue, 1)
+    assert refreshed(book, catalogue, START) == [], "nothing is counted while the first revision is built"
+    use(catalogue, meter(1))
+    assert [period.revision for period in refreshed(book, catalogue, START)] == [1, 1]
+    book.mark_seeded(book.missing())
+    assert added(book, catalogue, [START]) == {START: 1}
+    use(catalogue, meter(1, revision=2), gone=meter(1))
+    assert [period.revision for period in refreshed(book, catalogue, START)] == [2, 2], "seeded anew"
+    use(catalogue, meter(1, revision=3, aggregation=Aggregation.MAX), gone=meter(1, revision=2))
+    assert refreshed(book, catalogue, START) == [], "a counter can't hold a maximum"
+    assert book.missing() == []
+
+
+def test_a_mass_of_turns_is_spread_over_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(counters, "TURNS_AT_ONCE", 2)
+    catalogue, book = catalogue_of([meter(1)], {"acme": 1}), CounterBook()
+    for number in range(5):
+        entitle(catalogue, number)
+    book.mark_seeded(refreshed(book, catalogue, START))
+    later = START + timedelta(days=31)
+    assert [len(refreshed(book, catalogue, later)) for _ in range(4)] == [2, 2, 1, 0]
+    assert len(book.missing(3)) == 3
+    assert added(book, catalogue, [later]) == {later: 5}, "the next period was counted before its turn"
+
+
+def use(catalogue: Catalogue, entry: MeterEntry, *, gone: MeterEntry | None = None) -> None:
+    """Have readers use this revision."""
+    changes = [Change(kind=EntryKind.METER, tenant_no=1, key=meter_key(entry), entry=entry)]
+    if gone is not None:
+        changes.append(Change(kind=EntryKind.METER, tenant_no=1, key=meter_key(gone), entry=None))
+    catalogue.advance(changes, catalogue.version + 1)
 
 
 def test_two_entitlements_on_one_meter_count_each_for_itself() -> None:
@@ -81,4 +129,8 @@ def added(book: CounterBook, catalogue: Catalogue, times: list[datetime]) -> dic
     found = book.additions(judged, combine(judged))
     assert all(units % SCALE == 0 for units in found.values())
     assert all(to_micros(START - timedelta(days=1)) <= period.start for period in found)
-    return {from_micros(period.start): units // SCALE for period, units in found.items()}
+    by_start: dict[datetime, int] = {}
+    for period, units in found.items():
+        start = from_micros(period.start)
+        by_start[start] = by_start.get(start, 0) + units // SCALE
+    return by_start
