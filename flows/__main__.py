@@ -25,6 +25,7 @@ from flows.catalogue import Catalogue
 from flows.counters import CounterBook
 from flows.dedup import Dedup
 from flows.groups import GroupWatch
+from flows.inbox import relay_inbox
 from flows.outbox import relay
 from flows.replay import replay
 from flows.shards import Shard
@@ -111,7 +112,12 @@ def start_beside(settings: Settings, resources: ExitStack, stop: threading.Event
     system = SystemLog(settings.kafka_bootstrap, settings.system_topic)
     changes = ChangeLog(settings.kafka_bootstrap, settings.events_topic, partitions=settings.events_partitions)
     shards = settings.flow_shards
+    inbox: list[Background] = []
+    if settings.inbox_topic:
+        inbox_connection = resources.enter_context(connect_postgres(settings.postgres_dsn))
+        inbox = [Background("inbox", lambda: relay_inbox(settings, inbox_connection, stop), stop)]
     return [
+        *inbox,
         Background("outbox", lambda: relay(relay_connection, system, stop), stop),
         Background("replay", lambda: replay(replay_connection, client, changes, shards=shards, stop=stop), stop),
     ]

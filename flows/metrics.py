@@ -24,5 +24,6 @@ INSERT_SECONDS = Histogram(
 )
 LAG_SECONDS = Gauge("meterline_flow_lag_seconds", "Age of what the counters are complete up to.", ["partition"])
 PENDING_INTENTS = Gauge("meterline_flow_pending_intents", "Batches with offsets moved and rows not yet stored.")
+INBOX_EVENTS = Counter("meterline_flow_inbox_messages", "Messages of the inbox, by what became of them.", ["outcome"])
 RELAYED_EVENTS = Counter("meterline_flow_relayed_system_events", "System events the broker has acknowledged.")
 REPLAYED_EVENTS = Counter("meterline_flow_replayed_events", "Quarantined events whose subject came, put on the log.")

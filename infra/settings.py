@@ -28,6 +28,7 @@ class Settings(BaseSettings):
     replication_factor: int = 1  # 3 on a cluster
     balances_topic: str = "balances"
     system_topic: str = "system.events"
+    inbox_topic: str = "usage.inbox"  # CloudEvents that others put on Kafka themselves; empty: none
 
     # API service
     api_host: str = "127.0.0.1"

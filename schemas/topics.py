@@ -48,3 +48,10 @@ EVENTS_TOPIC_CONFIG = {
     "compression.type": "uncompressed",
     "max.message.bytes": str(4 * 1024 * 1024),
 }
+
+#: The inbox takes whatever producers compress with. An event without a time takes that of its message, and must take
+#: the same when the message is read again: so the clock is the broker's here too.
+INBOX_TOPIC_CONFIG = {
+    "message.timestamp.type": "LogAppendTime",
+    "max.message.bytes": str(256 * 1024),
+}

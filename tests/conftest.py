@@ -15,6 +15,10 @@ settings.register_profile("meterline", deadline=None, suppress_health_check=[Hea
 settings.load_profile("meterline")
 
 
+# One topic for all would carry the events of one test into another: who tests the inbox names one of its own.
+os.environ.setdefault("METERLINE_INBOX_TOPIC", "")
+
+
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     """The addresses of real servers: one embedded stack for the run, or what `METERLINE_…` names."""

@@ -12,10 +12,11 @@ from confluent_kafka.admin import (
 
 from infra.settings import Settings
 from schemas.errors import InvariantBroken, Retry
-from schemas.topics import EVENTS_TOPIC_CONFIG
+from schemas.topics import EVENTS_TOPIC_CONFIG, INBOX_TOPIC_CONFIG
 
 ANSWER_TIMEOUT_SECONDS = 15
 METADATA_POLL_SECONDS = 0.05
+INBOX_PARTITIONS = 4
 SYSTEM_PARTITIONS = 1  # system events keep their order
 HOUR_MS = 3_600_000
 
@@ -28,7 +29,9 @@ def _wanted(settings: Settings) -> list[NewTopic]:
         return NewTopic(name, num_partitions=partitions, replication_factor=settings.replication_factor, config=config)
 
     retention = {"retention.ms": str(settings.events_retention_hours * HOUR_MS)}
+    inbox = [topic(settings.inbox_topic, INBOX_PARTITIONS, INBOX_TOPIC_CONFIG | retention)]
     return [
+        *(inbox if settings.inbox_topic else []),
         topic(settings.events_topic, settings.events_partitions, EVENTS_TOPIC_CONFIG | retention),
         topic(settings.balances_topic, settings.events_partitions, {"cleanup.policy": "compact"}),
         topic(settings.system_topic, SYSTEM_PARTITIONS, retention),

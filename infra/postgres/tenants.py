@@ -40,3 +40,9 @@ def ensure_root_key(connection: PgConnection, *, secret_sha256: bytes, now: date
         " WHERE api_keys.secret_sha256 <> excluded.secret_sha256 OR api_keys.revoked_at IS NOT NULL",
         (ROOT_KEY_ID, ROOT_TENANT_ID, secret_sha256, now),
     )
+
+
+def load_tenant_numbers(connection: PgConnection, tenant_ids: list[str]) -> dict[str, int]:
+    """The numbers of those tenants that there are, by id."""
+    rows = connection.execute("SELECT id, no FROM tenants WHERE id = ANY(%s)", (tenant_ids,)).fetchall()
+    return {row["id"]: row["no"] for row in rows}
