@@ -28,6 +28,7 @@ from infra.clickhouse.client import Client
 from infra.clickhouse.sink import count_identities, identity_pages
 from infra.kafka.event_log import is_change
 from infra.postgres.catalogue import load_changes
+from infra.postgres.meters import mark_groups_over_limit
 from infra.postgres.poison import PoisonMessage
 from infra.postgres.pool import PgConnection
 from schemas.errors import InvariantBroken
@@ -141,11 +142,14 @@ class Stages:
         )
 
     def combine(self, judged: Judged) -> Judged:
-        """Minutes of every meter."""
+        """Minutes of every meter that adds up. A meter with too many groups is marked, for users to see."""
         if judged.attributed is None:
             return judged
         combined: list[Minutes] = combine(judged.attributed)
-        self._groups.watch(judged.attributed, combined)
+        for meter_no in self._groups.watch(judged.attributed, combined):
+            assert judged.log.intent is not None, "what has events has an intent"
+            with self._connection.transaction():  # by itself: who dies before it sees the groups again
+                mark_groups_over_limit(self._connection, meter_no=meter_no, at=judged.log.intent.created_at)
         return replace(judged, combined=combined)
 
 

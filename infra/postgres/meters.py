@@ -155,6 +155,13 @@ def update_meter(connection: PgConnection, *, meter_id: str, name: str, metadata
     return row
 
 
+def mark_groups_over_limit(connection: PgConnection, *, meter_no: int, at: datetime) -> None:
+    """Note that the meter has more distinct groups than the limit. The first time stays."""
+    connection.execute(
+        "UPDATE meters SET groups_over_limit_at = %s WHERE no = %s AND groups_over_limit_at IS NULL", (at, meter_no)
+    )
+
+
 def load_matrix_prices(connection: PgConnection, *, tenant_id: str, key: str) -> list[Row]:
     """The groups that matrix prices of plan versions need of the meter: (plan, price, dimensions)."""
     return connection.execute(

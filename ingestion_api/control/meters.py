@@ -66,7 +66,8 @@ class BuildView(TypedDict):
 class MeterView(ObjectView):
     """A meter as it was last defined. `revision` rises when what it counts changes, or is counted anew.
 
-    While `status` is `building`, answers come from the revision `active_revision`.
+    While `status` is `building`, answers come from the revision `active_revision`. `groups_over_limit_at` says when it
+    was first seen to have more distinct groups than the limit: all of them are counted, and answers grow.
     """
 
     object: Literal["meter"]
@@ -81,6 +82,7 @@ class MeterView(ObjectView):
     status: Literal["ready", "building"]
     active_revision: int
     build: BuildView | None
+    groups_over_limit_at: datetime | None
     archived_at: datetime | None
 
 
@@ -107,6 +109,7 @@ def to_view(row: Row, build: Row | None) -> MeterView:
         "status": "ready" if build is None else "building",
         "active_revision": row["revision"],
         "build": None if build is None else _build_view(build),
+        "groups_over_limit_at": row["groups_over_limit_at"],
         "archived_at": row["archived_at"],
         "metadata": row["metadata"],
         "created_at": row["created_at"],

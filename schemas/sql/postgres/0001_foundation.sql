@@ -84,6 +84,7 @@ CREATE TABLE meters (
     revision   integer NOT NULL DEFAULT 1, -- readers use the windows of this revision; the definition above is its own
     is_built   boolean NOT NULL DEFAULT true, -- false while the very first revision is built from the past
     built_until timestamptz, -- until is_built: its usage is complete up to here; null: nothing is known
+    groups_over_limit_at timestamptz, -- when its distinct groups first passed the limit; all are counted still
     metadata   jsonb NOT NULL DEFAULT '{}',
     created_at timestamptz NOT NULL,
     archived_at timestamptz,
@@ -123,7 +124,8 @@ CREATE TABLE meter_proofs (
     kind       text NOT NULL CHECK (kind IN ('recent', 'full')),
     proven_at  timestamptz NOT NULL,
     ok         boolean NOT NULL,
-    events     bigint NOT NULL, -- stored events that were judged again
+    seqs       jsonb NOT NULL,  -- by shard, the last batch that was looked at: the next recent proof begins after it
+    events     bigint NOT NULL, -- stored facts that were judged again
     windows    bigint NOT NULL, -- rows of windows that they give
     drifted    bigint NOT NULL, -- rows that are missing, too many or different
     examples   jsonb NOT NULL DEFAULT '[]',
