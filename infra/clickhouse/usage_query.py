@@ -1,6 +1,6 @@
 """What is asked of a meter's usage, and where a row stands in the answer."""
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -75,10 +75,13 @@ def window_of(bounds: Sequence[datetime], instant: datetime) -> datetime:
 
 
 def slices(query: UsageQuery, after: UsageKey | None) -> Iterator[UsageQuery]:
-    """The query in parts of up to WINDOWS_A_QUERY windows, in their order, from the window of `after` on."""
-    from_window = 0 if after is None else max(0, bisect_right(query.bounds, after.window_start) - 1)
-    for first in range(from_window, len(query.bounds) - 1, WINDOWS_A_QUERY):
-        bounds = query.bounds[first : first + WINDOWS_A_QUERY + 1]
+    """The query in parts of up to WINDOWS_A_QUERY windows, in their order: those that lie in [start, end), from the
+    window of `after` on."""
+    begins = query.start if after is None else max(query.start, after.window_start)
+    from_window = max(0, bisect_right(query.bounds, begins) - 1)
+    to_window = bisect_left(query.bounds, query.end)
+    for first in range(from_window, to_window, WINDOWS_A_QUERY):
+        bounds = query.bounds[first : min(first + WINDOWS_A_QUERY, to_window) + 1]
         yield replace(query, bounds=bounds, start=max(query.start, bounds[0]), end=min(query.end, bounds[-1]))
 
 

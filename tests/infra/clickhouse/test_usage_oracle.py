@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infra.clickhouse import levels
+from infra.clickhouse import values as usage_values
 from infra.clickhouse.client import Client
 from infra.clickhouse.usage import Span, UsageKey, UsageQuery, query_usage, stored_range, usage_totals
 from schemas.catalogue import MeterEntry
@@ -277,3 +278,14 @@ def test_more_series_than_can_be_told_apart_are_refused(clickhouse: Client, monk
     assert refused.value.code == "usage.too_many_groups"
     assert answer(clickhouse, case, Aggregation.WEIGHTED_SUM, [0, 2], group_by=("model",)) == ["1", "0.5"]
     assert answer(clickhouse, case, Aggregation.WEIGHTED_SUM, [0, 10]) == ["2.7"]
+
+
+@pytest.mark.parametrize("aggregation", [Aggregation.UNIQUE_COUNT, Aggregation.WEIGHTED_SUM])
+def test_an_answer_that_needs_too_much_memory_is_refused(
+    clickhouse: Client, monkeypatch: pytest.MonkeyPatch, aggregation: Aggregation
+) -> None:
+    case = store(clickhouse, [fact(n, str(n), offset=n) for n in range(3)])
+    monkeypatch.setitem(usage_values.SETTINGS, "max_memory_usage", 1_000)
+    with pytest.raises(Reject) as refused:
+        answer(clickhouse, case, aggregation, [0, 10])
+    assert refused.value.code == "usage.too_large"

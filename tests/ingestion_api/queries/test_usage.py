@@ -1,10 +1,12 @@
 """GET /v1/usage as a client sees it."""
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 
+from ingestion_api.control.meters import to_entry
 from tests.infra.clickhouse.rows import StoredEvent
 from tests.ingestion_api.queries.conftest import Tenant
 
@@ -110,6 +112,92 @@ def test_pages_put_together_are_the_whole_answer(used: Tenant, fill: str | None)
 def test_as_of_is_null_until_every_partition_has_been_stored_from(used: Tenant) -> None:
     answer = used.api.get("/v1/usage", meter="tokens")
     assert (answer["as_of"], answer["lag_seconds"]) == (None, None)
+
+
+def test_as_of_is_no_later_than_what_a_new_meter_has_counted_of_the_past(used: Tenant) -> None:
+    api, last = used.api, used.api.settings.events_partitions
+    with api.database.transaction() as connection:
+        connection.execute(
+            "INSERT INTO shard_offsets (topic, partition, shard, counted_until, stored_until)"
+            " SELECT %s, n, 0, '2026-03-12T00:00:00Z', '2026-03-12T00:00:00Z' FROM generate_series(0, %s) AS n",
+            (api.settings.events_topic, last - 1),
+        )
+        meter_no = used.meters["tokens"].meter_no
+        connection.execute(
+            "UPDATE meters SET is_built = false, built_until = '2026-03-09T00:00:00Z' WHERE no = %s", (meter_no,)
+        )
+    try:
+        with api.at("2026-03-12T00:00:01.5Z"):
+            building = api.get("/v1/usage", meter="tokens")
+            with api.database.transaction() as connection:
+                connection.execute("UPDATE meters SET is_built = true WHERE no = %s", (meter_no,))
+            built = api.get("/v1/usage", meter="tokens")
+    finally:
+        with api.database.transaction() as connection:
+            connection.execute("DELETE FROM shard_offsets")
+    assert (building["as_of"], building["lag_seconds"]) == ("2026-03-09T00:00:00Z", 259_201.5)
+    assert (built["as_of"], built["lag_seconds"]) == ("2026-03-12T00:00:00Z", 1.5)
+
+
+@pytest.fixture
+def every(tenant: Tenant) -> Tenant:
+    """A meter of each other aggregation, named after it, and four days of events."""
+    for aggregation in ("min", "max", "avg", "latest", "unique_count", "weighted_sum"):
+        tenant.api.post(
+            "/v1/meters",
+            {"key": aggregation, "event_type": "call", "aggregation": aggregation, "value": "$.tokens",
+             "group_by": ["model"]},
+        )  # fmt: skip
+    with tenant.api.database.transaction() as connection:
+        rows = connection.execute(
+            "SELECT * FROM meters WHERE event_type = 'call' AND tenant_id = (SELECT id FROM tenants WHERE no = %s)",
+            (tenant.no,),
+        ).fetchall()
+    complete = replace(tenant, meters={row["key"]: to_entry(row) for row in rows})
+    complete.store(
+        [
+            call(tenant, "1", "acme", DAY, "10", "m1"),
+            call(tenant, "2", "acme", DAY + timedelta(days=1), "0.5", "m2"),
+            call(tenant, "3", "acme", DAY + timedelta(days=1, hours=1), "-3", "m1"),
+            call(tenant, "4", "umbrella", DAY + timedelta(days=2), "10", "m1"),
+            call(tenant, "5", "umbrella", DAY + timedelta(days=2, hours=6), "0.25", "m1"),
+        ],
+        redo=True,
+    )
+    return complete
+
+
+DAYS = {"from": "2026-03-07T00:00:00Z", "to": "2026-03-10T00:00:00Z", "window": "day"}
+
+
+@pytest.mark.parametrize(
+    ("meter", "values"),
+    [
+        ("min", ["10", "-3", "0.25"]),
+        ("max", ["10", "0.5", "10"]),
+        ("avg", ["10", "-1.25", "5.125"]),
+        ("latest", ["10", "-3", "0.25"]),
+        ("unique_count", ["1", "2", "2"]),
+        # acme's m1: 10 from the first noon, -3 from 13:00 of the second day; its m2: 0.5 from that noon; umbrella's m1:
+        # 10 from noon of the third day, 0.25 from 18:00.
+        ("weighted_sum", ["5", "4.291666666667", "0.0625"]),
+    ],
+)
+def test_every_aggregation_has_its_windows(every: Tenant, meter: str, values: list[str]) -> None:
+    found = every.api.get("/v1/usage", meter=meter, **DAYS)["data"]
+    assert [row["value"] for row in found] == values
+    paged: list[Any] = []
+    cursor: dict[str, str] = {}
+    asked = {"meter": meter, "group_by": "customer,model", "fill": "zero", **DAYS}
+    whole = every.api.get("/v1/usage", **asked)["data"]
+    while True:
+        page = every.api.get("/v1/usage", limit=2, **asked, **cursor)
+        paged += page["data"]
+        if not page["has_more"]:
+            break
+        cursor = {"starting_after": page["next_cursor"]}
+    assert paged == whole
+    assert len(whole) == 9
 
 
 @pytest.mark.parametrize(
