@@ -5,7 +5,7 @@
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, is_dataclass, replace
+from dataclasses import dataclass, field, is_dataclass, replace
 from dataclasses import fields as record_fields
 from datetime import datetime
 from decimal import Decimal
@@ -15,7 +15,7 @@ from typing import cast
 from pricing.changes import CHANGES, TERMS, chain
 from pricing.explain import ZERO
 from pricing.fields import INVALID_CURRENCY, INVALID_FIELD, Fields
-from pricing.models import NAMES, ONE, Model, read_model
+from pricing.models import NAMES, ONE, Model, Percentage, read_model
 from pricing.periods import MAX_BILLING_PERIOD_COUNT, BillingPeriod
 from schemas.instants import format_instant
 from schemas.meters import Aggregation
@@ -81,7 +81,10 @@ class CustomUnit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Price:
-    """What a quantity costs: the model, and modifiers that apply in the order given in `pricing.rating`."""
+    """What a quantity costs: the model, and modifiers that apply in the order given in `pricing.rating`.
+
+    `is_bare`: a quantity goes to the model as it is, and what that says is the cost.
+    """
 
     type: PriceType = PriceType.USAGE
     model: Model
@@ -94,6 +97,14 @@ class Price:
     minimum_amount: Decimal | None = None
     commitment: Commitment | None = None
     custom_unit: CustomUnit | None = None
+    is_bare: bool = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        modifiers = (self.bucket, self.unit_conversion, self.maximum_amount, self.minimum_amount, self.commitment)
+        is_modified = any(each is not None for each in (*modifiers, self.custom_unit))
+        needs_transactions = isinstance(self.model, Percentage) and not self.model.is_rate_alone
+        is_bare = not (is_modified or self.included_quantity or self.discount_percent or needs_transactions)
+        object.__setattr__(self, "is_bare", is_bare)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -276,9 +287,9 @@ def plain(record: object) -> dict[str, object]:
     """A record's own fields as JSON-like values. None is left out, save the open bound of a last tier."""
     assert is_dataclass(record)
     return {
-        field.name: plain_value(value)
-        for field in record_fields(record)
-        if field.compare and ((value := getattr(record, field.name)) is not None or field.name == "up_to")
+        own.name: plain_value(value)
+        for own in record_fields(record)
+        if own.compare and ((value := getattr(record, own.name)) is not None or own.name == "up_to")
     }
 
 

@@ -69,18 +69,16 @@ def rate_graduated(model: Graduated | GraduatedPercentage, quantity: Decimal, ex
     if not magnitude and model.zero_quantity is ZeroQuantity.FREE:
         explanation.note("zero_quantity: free", ZERO)
         return
-    is_negative = quantity < ZERO
+    is_negative, charge = quantity < ZERO, explanation.charge
     for tier in model.tiers:
         after, up_to = tier.after, tier.up_to
-        if magnitude <= after and after:
+        reached = magnitude if up_to is None or magnitude <= up_to else up_to
+        part = reached - after
+        charge(tier.label, -part if is_negative else part, tier.unit_amount)
+        if tier.flat_amount and not is_negative:
+            charge(tier.flat_label, ONE, tier.flat_amount)
+        if reached is magnitude:
             return
-        part = (magnitude if up_to is None or magnitude <= up_to else up_to) - after
-        if is_negative:
-            explanation.charge(tier.label, -part, tier.unit_amount)
-            continue
-        explanation.charge(tier.label, part, tier.unit_amount)
-        if tier.flat_amount:
-            explanation.charge(tier.flat_label, ONE, tier.flat_amount)
 
 
 def rate_volume(model: Volume, quantity: Decimal, explanation: Explanation) -> None:

@@ -53,6 +53,9 @@ def quote(
 def rate(price: Price, usage: Usage) -> Explanation:
     """All steps of a price, unrounded. Arithmetic must run under EXACT."""
     explanation = Explanation()
+    if price.is_bare and usage.quantity is not None:  # most lines: every other step would do nothing
+        rate_model(price.model, usage.quantity, explanation)
+        return explanation
     rate_usage(price, usage, explanation)
     rate_modifiers(price, explanation)
     if price.custom_unit is not None:
