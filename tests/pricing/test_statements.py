@@ -97,6 +97,24 @@ def test_the_first_statement_has_advance_lines_alone_and_usage_comes_with_the_ne
     assert third.period == Period(start=at("2026-02-01"), end=at("2026-03-01"))
 
 
+def test_what_does_not_add_up_is_billed_as_a_whole_and_by_group_only_where_cells_price_groups() -> None:
+    """The greatest of all is 10, however many groups have one of their own."""
+    groups = tuple(
+        GroupQuantity(group={"model": model}, quantity=Decimal(quantity)) for model, quantity in (("a", 10), ("b", 7))
+    )
+    peak = {"tokens": MeteredUsage(meter_no=1, quantity=Decimal(10), groups=groups)}
+    cells = [{"match": {"model": "a"}, "unit_amount": "2"}]
+    matrix = {"model": "matrix", "dimensions": ["model"], "cells": cells, "default_unit_amount": "1"}
+    by_group = {name: value for name, value in USAGE.items() if name != "unit_amount"} | matrix
+    billed: list[tuple[Decimal | None, Decimal]] = []
+    for price in (USAGE, by_group):
+        terms = terms_of(price, start=at("2026-01-01"))
+        statement = next(found for found in life(terms) if found.has_usage)
+        (line,) = price_statement(terms, statement, peak).lines
+        billed.append((line.quantity, line.amount))
+    assert billed == [(Decimal(10), Decimal("0.10")), (Decimal(17), Decimal(27))]
+
+
 def test_an_anchor_on_the_31st_is_clamped_and_never_drifts() -> None:
     terms = terms_of(USAGE, start=at("2026-01-31"))
     assert [statement.at.day for statement in life(terms)] == [31, 28, 31, 30, 31, 30]
