@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from tests.oracle.rules import Meter, NotANumber, Taken, read, take
+from tests.oracle.rules import Meter, NotANumber, Taken, matches, read, take
 
 UNKNOWN_SUBJECT = "event.unknown_subject"
 INVALID_VALUE = "event.invalid_value"
@@ -39,7 +39,7 @@ class Entry:
     customer: str | None = None
     code: str | None = None
     voided: bool = False
-    was_counted: bool = False  # at the last judgement
+    was_counted: bool = False  # a meter matched it at the last judgement
     copies: int = 0
     conflict: bool = False
     taken: dict[Meter, Taken | None] = field(default_factory=dict[Meter, Taken | None])  # once it is known
@@ -100,14 +100,18 @@ class Ledger:
             entry.code = UNKNOWN_SUBJECT
             return
         try:
-            taken = [take(meter, entry.event.type, entry.data) for meter in self.meters.values()]
+            for meter in self.meters.values():
+                take(meter, entry.event.type, entry.data)
         except NotANumber:
             entry.code = INVALID_VALUE
             return
-        entry.was_counted = any(each is not None for each in taken)
+        entry.was_counted = any(matches(meter, entry.event.type, entry.data) for meter in self.meters.values())
 
     def status(self, identity: Identity) -> str:
-        """As the API says it: counted, unmatched, quarantined or voided."""
+        """As the API says it: counted, unmatched, quarantined or voided.
+
+        What a meter matched is counted, also when its value was absent and the meter took nothing.
+        """
         entry = self.entries[identity]
         if entry.voided:
             return "voided"
