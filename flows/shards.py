@@ -6,8 +6,7 @@ batches the source says how far the shard is complete, also while nothing comes.
 
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -73,7 +72,7 @@ class Shard:
         self._positions: dict[int, int] = {}
         self._seq = 0
         self._pending: list[Intent] = []
-        self._carry: deque[Message] = deque()
+        self._carry: list[Message] = []
         self._beat_at = clock()
         self._last_poll = 0.0
         self.stored_since: datetime | None = None
@@ -118,30 +117,10 @@ class Shard:
         return LogBatch(messages=messages, intent=intent, until=until, catalogue_version=version)
 
     def _take(self) -> list[Message]:
-        """The next messages of one kind, events or changes, as many as fit a batch; the others wait here.
-
-        Only the order within a partition matters. So a change holds up what comes behind it in its partition, and the
-        other partitions go on.
-        """
+        """The next messages that go together; the others wait here for the next batch."""
         if not self._carry:
-            self._carry.extend(self._reader.poll(wait_seconds=MAX_WAIT_SECONDS, max_messages=MAX_MESSAGES))
-        if not self._carry:
-            return []
-        changes = is_change(self._carry[0].value)
-        room = MAX_CHANGE_MESSAGES if changes else MAX_BATCH_BYTES
-        taken: list[Message] = []
-        waiting: deque[Message] = deque()
-        behind: set[int] = set()  # partitions of which a message waits already
-        for message in self._carry:
-            cost = 1 if changes else min(unpacked_bytes(message.value), MAX_UNPACKED_BYTES)
-            fits = is_change(message.value) == changes and (cost <= room or not taken)
-            if fits and message.partition not in behind:
-                room -= cost
-                taken.append(message)
-            else:
-                behind.add(message.partition)
-                waiting.append(message)
-        self._carry = waiting
+            self._carry = self._reader.poll(wait_seconds=MAX_WAIT_SECONDS, max_messages=MAX_MESSAGES)
+        taken, self._carry = cut_batch(self._carry)
         return taken
 
     def _advance(self, messages: list[Message]) -> tuple[OffsetRange, ...]:
@@ -184,6 +163,29 @@ class Shard:
         return LogBatch(
             messages=found, intent=intent, until=until, catalogue_version=intent.catalogue_version, redo=True
         )
+
+
+def cut_batch(messages: Sequence[Message]) -> tuple[list[Message], list[Message]]:
+    """Those of the messages that make the next batch, and the others, both in their order.
+
+    A batch is all of events or all of changes, as the first message is, and has a limited size. Only the order within
+    a partition matters: what does not go along holds up what stands behind it in its partition, and no other.
+    """
+    taken: list[Message] = []
+    waiting: list[Message] = []
+    behind: set[int] = set()  # partitions of which a message waits
+    changes = bool(messages) and is_change(messages[0].value)
+    room = MAX_CHANGE_MESSAGES if changes else MAX_BATCH_BYTES
+    for message in messages:
+        cost = 1 if changes else min(unpacked_bytes(message.value), MAX_UNPACKED_BYTES)
+        fits = is_change(message.value) == changes and (cost <= room or not taken)
+        if fits and message.partition not in behind:
+            room -= cost
+            taken.append(message)
+        else:
+            behind.add(message.partition)
+            waiting.append(message)
+    return taken, waiting
 
 
 def owned_partitions(settings: Settings) -> list[int]:

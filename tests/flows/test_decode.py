@@ -4,10 +4,11 @@ import msgspec
 import numpy as np
 import pytest
 
+from flows.changes import decode_changes
 from flows.decode import decode
 from infra.kafka.consumer import Message
-from infra.kafka.event_log import MAX_UNPACKED_BYTES, VERSION_BYTE, seal
-from schemas.events import EventBatch
+from infra.kafka.event_log import MAX_UNPACKED_BYTES, VERSION_BYTE, seal, seal_change
+from schemas.events import MAX_CHANGES_A_MESSAGE, ChangeBatch, ChangeKind, EventBatch
 from tests.flows.columns import APPENDED_AT_MS, message
 from tests.support.usage_log import NOON, Sent, batch_of
 
@@ -63,6 +64,45 @@ def test_an_unsound_message_is_set_aside_whole_and_nothing_else(value: bytes) ->
     assert events is not None
     assert events.ids.to_pylist() == ["a", "é", "c"]
     assert [(m.partition, m.offset, m.message) for m in poison] == [(0, 8, value)]
+    assert poison[0].reason
+
+
+IDENTITIES = [bytes([n]) * 16 for n in range(4)]  # on partition 0 of 1
+
+
+def change(**fields: object) -> bytes:
+    sound = ChangeBatch(tenant_no=1, kind=ChangeKind.VOID, hashes=b"".join(IDENTITIES))
+    return seal_change(msgspec.structs.replace(sound, **fields))
+
+
+def test_changes_are_what_was_sent_each_identity_once() -> None:
+    hashes = b"".join([*IDENTITIES, *IDENTITIES[:2]])
+    (found,), poison = decode_changes([Message(0, 7, APPENDED_AT_MS, change(hashes=hashes))], partitions=1)
+    assert not poison
+    assert (found.offset, found.tenant_no, found.kind) == (7, 1, ChangeKind.VOID)
+    assert list(found.identities) == IDENTITIES
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"\x02",
+        b"\x02nothing",
+        change()[:-3],
+        change(hashes=b""),
+        change(hashes=b"short"),
+        change(hashes=bytes(16) * (MAX_CHANGES_A_MESSAGE + 1)),
+        change(tenant_no=1 << 32),
+        change(tenant_no=-1),
+        change(kind="undo"),
+    ],
+    ids=["empty", "noise", "cut", "none", "part", "many", "tenant", "below", "kind"],
+)
+def test_a_message_of_changes_that_is_unsound_is_set_aside_whole_and_nothing_else(value: bytes) -> None:
+    messages = [Message(0, offset, APPENDED_AT_MS, body) for offset, body in enumerate([change(), value, change()])]
+    found, poison = decode_changes(messages, partitions=1)
+    assert [part.offset for part in found] == [0, 2]
+    assert [(m.partition, m.offset, m.message) for m in poison] == [(0, 1, value)]
     assert poison[0].reason
 
 

@@ -1,10 +1,12 @@
-"""How far a shard says it is complete."""
+"""How a shard cuts its part of the log into batches, and how far it says it is complete."""
 
 import threading
+from collections import Counter
 from datetime import UTC, datetime
 
-from flows.shards import Shard
-from infra.kafka.consumer import LogReader
+from flows.shards import MAX_CHANGE_MESSAGES, Shard, cut_batch
+from infra.kafka.consumer import LogReader, Message
+from infra.kafka.event_log import is_change
 from tests.support.usage_log import Sent, UsageLog
 
 
@@ -21,16 +23,51 @@ class SlowAnswer(LogReader):
         return ends
 
 
+def shard_of(log: UsageLog, reader: LogReader) -> Shard:
+    return Shard(
+        log.settings, reader=reader, connection=log.postgres, clock=lambda: datetime.now(UTC), stop=threading.Event()
+    )
+
+
+EVENT, CHANGE = b"\x01\x00\x00\x00\x01", b"\x02"  # what messages begin with; the first unpacks to 16 MiB
+
+
+def on_log(*messages: tuple[int, bytes]) -> list[Message]:
+    """Messages of partitions, each with the next offset of its partition."""
+    offsets = Counter[int]()
+    found: list[Message] = []
+    for partition, value in messages:
+        found.append(Message(partition, offsets[partition], 0, value))
+        offsets[partition] += 1
+    return found
+
+
+def batches_of(messages: list[Message]) -> list[list[tuple[int, int]]]:
+    """(partition, offset) of each batch that the messages are cut into."""
+    found: list[list[tuple[int, int]]] = []
+    while messages:
+        taken, messages = cut_batch(messages)
+        assert len({is_change(message.value) for message in taken}) == 1
+        found.append([(message.partition, message.offset) for message in taken])
+    return found
+
+
+def test_a_batch_is_of_events_or_of_changes_and_a_change_holds_up_its_own_partition_alone() -> None:
+    log = on_log((0, b"\x01"), (0, CHANGE), (1, b"\x01"), (0, b"\x01"), (1, b"\x01"), (2, CHANGE), (0, CHANGE))
+    assert batches_of(log) == [[(0, 0), (1, 0), (1, 1)], [(0, 1), (2, 0)], [(0, 2)], [(0, 3)]]
+
+
+def test_a_batch_has_a_limited_size_and_at_least_one_message() -> None:
+    log = on_log(*[(0, CHANGE)] * (MAX_CHANGE_MESSAGES + 1), *[(1, CHANGE)] * 2)
+    assert [len(batch) for batch in batches_of(log)] == [MAX_CHANGE_MESSAGES, 3]
+    assert [len(batch) for batch in batches_of(on_log(*[(0, EVENT)] * 5, (1, b"\x01")))] == [5, 1]
+    assert batches_of([]) == []
+
+
 def test_a_drained_partition_is_complete_up_to_before_it_was_asked(log: UsageLog) -> None:
     with SlowAnswer(log.settings.kafka_bootstrap, log.settings.events_topic) as reader:
         reader.log = log
-        shard = Shard(
-            log.settings,
-            reader=reader,
-            connection=log.postgres,
-            clock=lambda: datetime.now(UTC),
-            stop=threading.Event(),
-        )
+        shard = shard_of(log, reader)
         shard.start()
         batch = next(batch for batch in shard.batches() if batch is not None)
     assert not batch.messages
