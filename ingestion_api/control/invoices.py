@@ -148,7 +148,7 @@ def list_invoices(
     status: Annotated[InvoiceStatus | None, Query()] = None,
     expand: Expand = None,
 ) -> Response:
-    """The tenant's invoices, newest first."""
+    """The tenant's invoices, newest first. Their lines are explained with `expand=explain`."""
     before_id = check_cursor(starting_after, Prefix.INVOICE)
     with context.database.transaction() as connection:
         rows = invoices.list_invoices(
