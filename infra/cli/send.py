@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import httpx2
 import msgspec
 import typer
+import zstandard
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -20,9 +21,13 @@ from infra.cli.api import DEFAULT_URL, TIMEOUT_SECONDS, Key, Url, refuse
 EVENTS_A_REQUEST = 1_000
 BYTES_A_REQUEST = 4 * 1024 * 1024
 MAX_FILE_BYTES = 1 << 30
-MAX_ATTEMPTS = 10
-MAX_WAIT_SECONDS = 10
+MAX_ATTEMPTS = 6
+MAX_WAIT_SECONDS = 5
 SHOWN_REJECTIONS = 20
+
+
+class Undelivered(Exception):
+    """A batch that was not taken, and why, as a sentence."""
 
 
 def send(
@@ -33,20 +38,31 @@ def send(
 ) -> None:
     """Send the events of a file. Sending it again changes nothing: events are known by source and id.
 
-    Exit status 1 when an event was rejected, or one could not be delivered.
+    Exit status 1 when an event was rejected, or one could not be delivered; what it waits for is said on stderr.
     """
     lines = _read_lines(file)
     totals: dict[str, Any] = {"accepted": 0, "duplicates": 0, "rejected": []}
-    headers = {"authorization": f"Bearer {api_key}", "content-type": "application/x-ndjson"}
+    headers = {
+        "authorization": f"Bearer {api_key}",
+        "content-type": "application/x-ndjson",
+        "content-encoding": "zstd",
+    }
     console = Console(stderr=True)
     with (
         httpx2.Client(base_url=url.rstrip("/"), headers=headers, timeout=TIMEOUT_SECONDS) as client,
-        Progress(console=console, disable=as_json or not console.is_terminal) as progress,
+        Progress(console=console, disable=as_json or not console.is_terminal, transient=True) as progress,
     ):
         task = progress.add_task("Sending", total=len(lines))
         first = 0
         for batch in _batches(lines):
-            answer = _deliver(client, b"\n".join(batch))
+            try:
+                answer = _deliver(client, b"\n".join(batch), progress.console)
+            except Undelivered as error:
+                progress.stop()
+                taken = totals["accepted"] + totals["duplicates"]
+                raise refuse(
+                    f"{error} {taken:,} of {len(lines):,} events were taken before. Run it again: none counts twice."
+                ) from None
             totals["accepted"] += answer["accepted"]
             totals["duplicates"] += answer["duplicates"]
             totals["rejected"] += [each | {"index": each["index"] + first} for each in answer["rejected"]]
@@ -90,27 +106,31 @@ def _batches(lines: list[bytes]) -> Iterator[list[bytes]]:
         yield batch
 
 
-def _deliver(client: httpx2.Client, body: bytes) -> dict[str, Any]:
-    """Send a batch until it is answered; a batch of which every event is rejected is answered too."""
+def _deliver(client: httpx2.Client, body: bytes, console: Console) -> dict[str, Any]:
+    """Send a batch until it is answered, be it with nothing but rejections. Raises Undelivered."""
+    packed = zstandard.ZstdCompressor().compress(body)
     reason = ""
     for attempt in range(MAX_ATTEMPTS):
         try:
-            answer = client.post("/v1/events", content=body)
+            answer = client.post("/v1/events", content=packed)
         except httpx2.TransportError as error:
-            reason, wait_seconds = f"no answer: {error}", min(2**attempt, MAX_WAIT_SECONDS)
+            reason, wait_seconds = f"{client.base_url} does not answer: {error}", min(2**attempt, MAX_WAIT_SECONDS)
         else:
             problem: dict[str, Any] = _decode(answer)
-            if answer.status_code == 202:
+            if answer.status_code == 202 and problem.keys() >= {"accepted", "duplicates", "rejected"}:
                 return problem
             if problem.get("code") == "event.all_rejected":
                 return {"accepted": 0, "duplicates": 0, "rejected": problem["rejected"]}
-            reason = f"{problem.get('code', answer.status_code)}: {problem.get('detail', 'is it Meterline?')}"
+            unknown = f"answered with status {answer.status_code}; is it Meterline?"
+            reason = f"{problem.get('code', client.base_url)}: {problem.get('detail', unknown)}"
             if answer.status_code not in (429, 503):
-                raise refuse(reason)
+                raise Undelivered(reason)
             retry_after = answer.headers.get("retry-after", "1")
             wait_seconds = min(int(retry_after) if retry_after.isdigit() else 1, MAX_WAIT_SECONDS)
-        time.sleep(wait_seconds)
-    raise refuse(f"Not delivered after {MAX_ATTEMPTS} attempts; run it again. {reason}")
+        if attempt + 1 < MAX_ATTEMPTS:
+            console.print(f"{reason} Trying again in {wait_seconds} s.", markup=False, highlight=False)
+            time.sleep(wait_seconds)
+    raise Undelivered(f"Not delivered in {MAX_ATTEMPTS} attempts: {reason}")
 
 
 def _decode(answer: httpx2.Response) -> dict[str, Any]:
