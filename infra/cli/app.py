@@ -18,6 +18,7 @@ COMMANDS = {
     "migrate": ("infra.cli.migrate:migrate", "Bring both stores and the topics to what this version needs."),
     "preview": ("infra.cli.preview:preview", "Show what the next invoice of a subscription says so far."),
     "pricing": ("infra.cli.pricing:pricing_app", "Test a price book like code, and on real usage."),
+    "replay": ("infra.cli.replay:replay", "Judge quarantined events anew."),
     "send": ("infra.cli.send:send", "Send the events of a file."),
     "usage": ("infra.cli.usage:usage", "Show what a meter counted."),
     "version": ("infra.cli.version:version", "Say which version this is."),

@@ -28,6 +28,8 @@ class StoredEvent:
     source: str = "api"
     subject: str = "acme"
     received_at: datetime | None = None
+    judged_at: datetime | None = None  # None: when it was received
+    untimed: bool = False
     status: str = "counted"
     code: str = ""
     extensions: str = ""
@@ -57,6 +59,7 @@ def _row(event: StoredEvent, seq: int, tenant_no: int) -> dict[str, Any]:
         "seq": seq,
         "received_at": event.received_at or event.occurred_at,
         "occurred_at": event.occurred_at,
+        "untimed": event.untimed,
         "source": event.source,
         "id": event.id,
         "type": event.type,
@@ -79,7 +82,8 @@ def store_events(
     raw = [
         _row(event, seq, tenant_no)
         | {"customer_no": event.customer_no, "status": event.status, "code": event.code, "effect": event.counts,
-           "change_offset": event.change_offset}
+           "change_offset": event.change_offset,
+           "judged_at": event.judged_at or event.received_at or event.occurred_at}
         for event in events
     ]  # fmt: skip
     minutes: dict[tuple[Any, ...], tuple[int, Decimal]] = defaultdict(lambda: (0, Decimal(0)))
