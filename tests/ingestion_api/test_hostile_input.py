@@ -38,6 +38,17 @@ GOOD: list[tuple[str, str, Any]] = [
     ("POST", "/v1/entitlements/check", {"checks": [{"customer": "acme", "feature": "tokens", "quantity": "1"}]}),
     ("POST", "/v1/pricing/quote", {"currency": "USD", "price": PLAN["prices"][2], "quantity": "5"}),
     ("POST", "/v1/pricing/invoice", {"currency": "USD", "lines": [{"amount": "5"}], "discounts": [{"percent": "1"}]}),
+    (
+        "POST",
+        "/v1/pricing/simulate",
+        {
+            "plan": {"currency": "USD", "prices": PLAN["prices"][:1]},
+            "from": "2026-01-01T00:00:00Z",
+            "to": "2026-03-01T00:00:00Z",
+            "timezone": "Europe/Berlin",
+            "customers": ["acme"],
+        },
+    ),
     ("POST", "/v1/tenants", {"name": "x"}),
     ("POST", "/v1/api_keys", {"name": "x", "role": "read"}),
     ("POST", "/v1/invoices/preview", {"subscription": "{subscription}"}),
