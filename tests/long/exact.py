@@ -11,16 +11,28 @@ import httpx2
 import psycopg
 
 from tests.long.dev import OwnDev
+from tests.long.load import Load
 from tests.oracle.answers import Query, answer
 from tests.oracle.ledger import Ledger
 from tests.oracle.rules import Filter, Meter, Path
-from tests.oracle.wire import ask, list_events, meter_text, post, rfc3339, wait_counted
+from tests.oracle.wire import ask, change_text, list_events, meter_text, post, rfc3339, wait_built, wait_counted
 
 TOKENS = Path(("tokens",))
 METERS = (
     Meter("tokens", "llm", "sum", TOKENS, group_by=("model",)),
     Meter("calls", "llm", "count"),
     Meter("eu", "llm", "sum", TOKENS, filters=(Filter(Path(("region",)), "eq", ("eu",)),)),
+    Meter("highest", "llm", "max", TOKENS, group_by=("region",)),
+    Meter("mean", "llm", "avg", TOKENS),
+    Meter("newest", "llm", "latest", TOKENS, group_by=("model",)),
+    Meter("models", "llm", "unique_count", Path(("model",))),
+    Meter("level", "llm", "weighted_sum", TOKENS, filters=(Filter(Path(("region",)), "ne", ("us",)),)),
+)
+#: Made, and then changed from one to the next and back, while everything is killed.
+LATER = (
+    Meter("later", "llm", "sum", TOKENS, group_by=("region",)),
+    Meter("later", "llm", "min", TOKENS, filters=(Filter(Path(("model",)), "in", ("m1", "m2")),)),
+    Meter("later", "llm", "count", group_by=("model", "region")),
 )
 CUSTOMERS = {"acme": ("acme-eu",), "beta": (), "gamma": ()}
 LISTED_EVENTS = 5_000  # a longer list is compared in the store alone: the API's pages would take minutes
@@ -30,6 +42,7 @@ def prepare(api: httpx2.Client, ledger: Ledger, meters: Sequence[Meter] = METERS
     """Make the customers, meters and entitlements of the load, all before the first event."""
     for meter in meters:
         post(api, "/v1/meters", meter_text(meter))
+        wait_built(api, meter.key)
         ledger.set_meter(meter)
     post(api, "/v1/features", {"key": "tokens", "name": "Tokens", "type": "metered", "meter": "tokens"})
     plan = {"key": "pro", "name": "Pro", "currency": "USD", "prices": [], "entitlements": [
@@ -44,8 +57,23 @@ def prepare(api: httpx2.Client, ledger: Ledger, meters: Sequence[Meter] = METERS
         ledger.add_customer(external_id, subjects)
 
 
+def set_meter(load: Load, api: httpx2.Client, meter: Meter) -> None:
+    """Make a meter, or change the one of this key, while events keep flowing and anything may be killed."""
+    is_new = meter.key not in load.ledger.meters
+    if is_new:
+        text, key = meter_text(meter), {"idempotency-key": f"make-{meter.key}"}
+        answer = load.insist(api, "POST", "/v1/meters", text, **key)
+    else:
+        answer = load.insist(api, "PATCH", f"/v1/meters/{meter.key}", change_text(meter))
+    assert answer is not None, load.faults
+    with load.lock:
+        load.ledger.set_meter(meter)
+
+
 def check_exact(dev: OwnDev, api: httpx2.Client, ledger: Ledger) -> None:
     """Wait until all is counted, and compare usage, entitlements, counters and raw events with the ledger."""
+    for meter in ledger.meters:
+        wait_built(api, meter)
     wait_counted(api, ledger.meters)
     check_usage(api, ledger)
     check_entitlements(dev, api, ledger)

@@ -68,6 +68,8 @@ class Load:
                 if not self._deliver(client, batch):
                     return
                 sent += batch
+                if source.random() < 0.03 and not self._void(client, source.choice(sent)):
+                    return
                 time.sleep(self.pause_seconds * source.random() * 2)
 
     def _next_batch(self, source: random.Random, prefix: str, sent: list[Event]) -> list[Event]:
@@ -83,26 +85,46 @@ class Load:
 
     def _deliver(self, client: httpx2.Client, batch: list[Event]) -> bool:
         """Send until it is acknowledged; False, with a fault, when that can't be."""
-        text = event_text(batch[0]) if len(batch) == 1 else batch_text(batch)
+        answer = self.insist(
+            client, "POST", "/v1/events", batch_text(batch) if len(batch) > 1 else event_text(batch[0])
+        )
+        return answer is not None and self._write_down(batch, answer.json())
+
+    def _void(self, client: httpx2.Client, event: Event) -> bool:
+        """Take back an event that has been acknowledged."""
+        text = json.dumps({"source": event.source, "id": event.id})
+        answer = self.insist(client, "POST", "/v1/events/void", text)
+        if answer is None:
+            return False
+        with self.lock:
+            self.ledger.void(event.identity)
+        return True
+
+    def insist(
+        self, client: httpx2.Client, method: str, path: str, text: str, **headers: str
+    ) -> httpx2.Response | None:
+        """The answer once the request has succeeded; None, with a fault, when it does not.
+
+        Whatever it is must do no harm when it is done twice.
+        """
         deadline = time.monotonic() + GIVE_UP_SECONDS
         self.requests += 1
         said = "nothing"
         while time.monotonic() < deadline:
             try:
-                answer = client.post("/v1/events", content=text, headers=JSON)
+                answer = client.request(method, path, content=text, headers=JSON | headers)
             except httpx2.TransportError as error:
                 said = repr(error)
             else:
-                if answer.status_code == 202:
-                    return self._write_down(batch, answer.json())
+                if answer.is_success:
+                    return answer
                 said = f"{answer.status_code} {answer.text[:500]}"
                 if answer.status_code not in RETRIED:
-                    self.faults.append(f"POST /v1/events answered {said}")
-                    return False
+                    break
             self.retries += 1
             time.sleep(RETRY_SECONDS)
-        self.faults.append(f"not acknowledged within {GIVE_UP_SECONDS} s; the last answer: {said}")
-        return False
+        self.faults.append(f"{method} {path} {text[:200]} did not succeed; the last answer: {said}")
+        return None
 
     def _write_down(self, batch: list[Event], answer: dict[str, object]) -> bool:
         distinct = len({event.identity for event in batch})

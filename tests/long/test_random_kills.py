@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.long.dev import OwnDev
-from tests.long.exact import check_exact, prepare
+from tests.long.exact import LATER, check_exact, prepare, set_meter
 from tests.long.kills import TARGETS, Killer
 from tests.long.load import Load
 
@@ -29,6 +29,7 @@ def test_a_kill_of_each_process_under_load_loses_and_doubles_nothing(tmp_path: P
         load.start()
         for targets in (("flow",), ("clickhouse",), ("broker",), ("postgres", "worker"), ("api", "flow")):
             killer.strike(targets)
+            set_meter(load, api, LATER[killer.kills % len(LATER)])
         load.stop()
         check_exact(dev, api, load.ledger)
         assert killer.kills > len(TARGETS), "something did not live when it was to be killed"
@@ -46,6 +47,7 @@ def test_a_hundred_kills_at_random_lose_and_double_nothing(tmp_path: Path) -> No
         while killer.kills < LONG_KILLS and time.monotonic() < deadline:
             load.start()
             wanted = min(killer.kills + KILLS_A_ROUND, LONG_KILLS)
+            set_meter(load, api, LATER[killer.kills // KILLS_A_ROUND % len(LATER)])
             while killer.kills < wanted and time.monotonic() < deadline:
                 killer.strike_at_random()
             load.stop()

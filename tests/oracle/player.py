@@ -1,6 +1,5 @@
 """Plays a script to the real services and to the oracle, and compares every answer."""
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -28,12 +27,11 @@ from tests.oracle.wire import (
     JSON,
     ask,
     batch_text,
-    filters_text,
+    change_text,
     list_events,
     meter_text,
     post,
     rfc3339,
-    rule_of,
     wait_built,
     wait_counted,
     wait_for,
@@ -107,10 +105,8 @@ class Player:
 
     def _set_meter(self, meter: Meter) -> None:
         if meter.key in self._ledger.meters:
-            change = {"value": None, **rule_of(meter)}
-            text = json.dumps(change)[:-1] + f', "filters": {filters_text(meter)}}}'
-            answered = self._api.patch(f"/v1/meters/{meter.key}", content=text, headers=JSON)
-            assert answered.status_code == 200, f"{text}: {answered.text}"
+            answered = self._api.patch(f"/v1/meters/{meter.key}", content=change_text(meter), headers=JSON)
+            assert answered.status_code == 200, f"{meter}: {answered.text}"
         else:
             post(self._api, "/v1/meters", meter_text(meter))
         wait_built(self._api, meter.key)

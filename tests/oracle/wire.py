@@ -54,6 +54,11 @@ def meter_text(meter: Meter) -> str:
     return json.dumps({"key": meter.key, **rule_of(meter)})[:-1] + f', "filters": {filters_text(meter)}}}'
 
 
+def change_text(meter: Meter) -> str:
+    """The body of `PATCH /v1/meters/{key}` that makes the meter this one."""
+    return json.dumps({"value": None, **rule_of(meter)})[:-1] + f', "filters": {filters_text(meter)}}}'
+
+
 def rule_of(meter: Meter) -> dict[str, Any]:
     """What a meter says, but for its key and its filters."""
     value = {} if meter.value is None else {"value": str(meter.value)}
