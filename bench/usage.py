@@ -1,9 +1,10 @@
 """How fast usage is answered: a real ClickHouse with stored events, asked over HTTP.
 
-`python -m bench.usage [--events 1000000,10000000] [--requests 40]` on servers of its own, or those that METERLINE_…
-names. Per size it makes one tenant with 1,000 customers and 30 days of events in batches of 20,000, raw rows and
-windows, with databases of their own that are dropped again. Every request is for another customer. The milliseconds
-are those of one client, one request at a time; the last column is p50 of the largest size over that of the smallest.
+`python -m bench.usage [--events 1000000,10000000] [--customers 1000] [--requests 40]` on servers of its own, or those
+that METERLINE_… names. Per size it makes one tenant with its customers and 30 days of events in batches of 20,000, raw
+rows and windows, in databases of their own that are dropped again. Every request is for another customer. The
+milliseconds are those of one client, one request at a time; the last column is p50 of the largest size over that of the
+smallest.
 """
 
 import argparse
@@ -35,7 +36,7 @@ from infra.settings import Settings
 CUSTOMERS = 1_000
 DAYS = 30
 BATCH = 20_000  # events of one (shard, seq)
-INSERT = 1_000_000  # events of one INSERT
+INSERT = 200_000  # events of one INSERT
 LEVELS = 100  # one event in so many sets a level
 START = datetime(2026, 1, 1, tzinfo=UTC)
 ROOT_KEY = "mtr_root-key-of-the-bench"
@@ -66,6 +67,9 @@ CASES: dict[str, dict[str, str]] = {
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--events", default="1000000", help="sizes, with commas")
+    options.add_argument(
+        "--customers", type=int, default=CUSTOMERS, help="fewer: more rows for each, as in a larger store"
+    )
     options.add_argument("--requests", type=int, default=40, help="of each case")
     given = options.parse_args()
     sizes = [int(size) for size in given.events.split(",")]
@@ -73,22 +77,22 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="meterline-bench-") as folder:
         Path(folder).chmod(0o755)  # PostgreSQL's own user has to reach its folder below
         with running_stack(Settings(data_dir=Path(folder)), console.print, console) as stack:
-            found = {size: measure(stack.settings, size, given.requests, console) for size in sizes}
+            found = {size: measure(stack.settings, size, given.customers, given.requests, console) for size in sizes}
     Console(width=120).print(to_table(found))
 
 
-def measure(servers: Settings, events: int, requests: int, console: Console) -> dict[str, list[float]]:
+def measure(servers: Settings, events: int, customers: int, requests: int, console: Console) -> dict[str, list[float]]:
     """Seconds of each request, by case, on stores that are dropped again."""
     settings, name = own_stores(servers)
     try:
         with api(settings) as door, closing(connect_clickhouse(settings.clickhouse_url)) as clickhouse:
-            tenant_no, meters, customers = fill_postgres(settings, door)
+            tenant_no, meters, numbers = fill_postgres(settings, door, customers)
             started = time.monotonic()
-            fill_clickhouse(clickhouse, tenant_no, meters, min(customers), events)
+            fill_clickhouse(clickhouse, tenant_no, meters, numbers, events)
             parts = settle(clickhouse)
             door.close()
             console.print(f"{events:,} events stored in {time.monotonic() - started:.0f} s; parts: {parts}")
-            return {case: ask(door, query, requests) for case, query in CASES.items()}
+            return {case: ask(door, query, customers, requests) for case, query in CASES.items()}
     finally:
         drop(settings, name)
 
@@ -140,7 +144,7 @@ def api(settings: Settings) -> Generator[Door]:
         process.wait()
 
 
-def fill_postgres(settings: Settings, door: Door) -> tuple[int, dict[str, int], list[int]]:
+def fill_postgres(settings: Settings, door: Door, count: int) -> tuple[int, dict[str, int], list[int]]:
     """A tenant whose key the door has from then on; its number, those of its meters, and of its customers."""
     door.key = json.loads(door.call("POST", "/v1/tenants", {"name": "bench"})[1])["api_key"]
     for key, terms in METERS.items():
@@ -152,7 +156,7 @@ def fill_postgres(settings: Settings, door: Door) -> tuple[int, dict[str, int], 
         connection.execute(
             "INSERT INTO customers (id, tenant_id, external_id, name, currency, timezone, created_at)"
             " SELECT 'cus_' || n, %s, 'c' || n, 'c', 'USD', 'UTC', %s FROM generate_series(1, %s) AS n ORDER BY n",
-            (tenant["id"], START, CUSTOMERS),
+            (tenant["id"], START, count),
         )
         meters = {row["key"]: row["no"] for row in connection.execute("SELECT key, no FROM meters")}
         customers = [row["no"] for row in connection.execute("SELECT no FROM customers ORDER BY no")]
@@ -188,12 +192,14 @@ VALUES_SQL = (
 )
 
 
-def fill_clickhouse(client: Client, tenant_no: int, meters: dict[str, int], first_customer: int, events: int) -> None:
+def fill_clickhouse(
+    client: Client, tenant_no: int, meters: dict[str, int], customers: Sequence[int], events: int
+) -> None:
     """Raw rows and the windows that follow from them, in inserts of INSERT events."""
     micros = DAYS * 86_400_000_000 / events
     for first in range(0, events, INSERT):
         given = {
-            "batch": BATCH, "first_customer": first_customer, "customers": CUSTOMERS, "micros": micros,
+            "batch": BATCH, "first_customer": customers[0], "customers": len(customers), "micros": micros,
             "start": int(START.timestamp()) * 1_000_000, "first": first, "count": min(INSERT, events - first),
             "tenant": tenant_no, "tokens": meters["tokens"],
         }  # fmt: skip
@@ -216,14 +222,14 @@ def settle(client: Client) -> dict[str, int]:
     return {table: count for table, count in rows}  # noqa: C416 - rows are of lists
 
 
-def ask(door: Door, case: dict[str, str], requests: int) -> list[float]:
+def ask(door: Door, case: dict[str, str], customers: int, requests: int) -> list[float]:
     """Seconds of each request, after one that is not counted."""
     cut = timedelta(seconds=17) if "cut" in case else timedelta(0)
     query = {name: value for name, value in case.items() if name != "cut"}
     query |= {"from": _text(START + cut), "to": _text(START + timedelta(days=DAYS) - cut)}
     seconds: list[float] = []
     for number in range(requests + 1):
-        path = "/v1/usage?" + urlencode(_of_customer(query, number % CUSTOMERS + 1))
+        path = "/v1/usage?" + urlencode(_of_customer(query, number % customers + 1))
         started = time.perf_counter()
         status, text = door.call("GET", path)
         seconds.append(time.perf_counter() - started)
@@ -244,7 +250,7 @@ def _text(instant: datetime) -> str:
 def to_table(found: dict[int, dict[str, list[float]]]) -> Table:
     """Milliseconds, p50 and p99 of each size, and how p50 grows from the smallest to the largest."""
     sizes = sorted(found)
-    table = Table(title=f"GET /v1/usage over {DAYS} days of {CUSTOMERS:,} customers, milliseconds")
+    table = Table(title=f"GET /v1/usage over {DAYS} days, milliseconds")
     table.add_column("asked")
     for size in sizes:
         table.add_column(f"{size:,}\np50 / p99", justify="right")
