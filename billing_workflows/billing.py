@@ -4,7 +4,7 @@ Plain functions over open doors; `now` is an argument, so any past period is bil
 billed parks its own account, with the reason, and the rest of the chunk goes on.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -15,6 +15,7 @@ from infra.clickhouse.metering import Measured, measure
 from infra.crash_points import crash_point
 from infra.postgres.billing import DueKey, load_due, load_meters, load_stored_seqs, load_subscriptions, park
 from infra.postgres.invoices import save_steps
+from infra.postgres.meters import load_unbuilt
 from infra.postgres.pool import Database
 from infra.postgres.shards import usage_as_of
 from pricing.billing import price_statement, usage_needs
@@ -119,12 +120,13 @@ def _bill_round(doors: Doors, subscription_ids: Sequence[str], now: datetime) ->
         )
         loaded = load_subscriptions(connection, subscription_ids)
         meters = load_meters(connection, [subscription.tenant_id for subscription in loaded])
+        unbuilt = load_unbuilt(connection, meter_nos=sorted({meter.meter_no for meter in meters.values()}))
     subscriptions = {
         found.id: found for found in loaded if found.next_bill_at is not None and found.next_bill_at <= now
     }
     found = Round()
     accounts = _prepare(doors, subscriptions.values(), stored, now, found)
-    _price(doors, accounts, meters, stored, found)
+    _price(doors, accounts, meters, unbuilt, stored, found)
     crash_point("billing.priced")
     return _save(doors, subscriptions, found, now)
 
@@ -155,15 +157,23 @@ def _price(
     doors: Doors,
     accounts: Sequence[Account],
     meters: Mapping[tuple[str, str], MeterEntry],
+    unbuilt: Set[int],
     stored: Stored,
     found: Round,
 ) -> None:
-    """Measure, prove and price all accounts; their steps and reasons to be parked go to `found`."""
+    """Measure, prove and price all accounts; their steps and reasons to be parked go to `found`.
+
+    One that needs a meter whose past is still being counted waits.
+    """
     needs: dict[str, list[UsageNeed]] = {}
     for account in accounts:
         subscription = account.subscription
         try:
-            needs[subscription.id] = usage_needs(subscription, account.statement, meters)
+            wanted = usage_needs(subscription, account.statement, meters)
+            if any(need.meter.meter_no in unbuilt for need in wanted):
+                found.waiting += 1
+            else:
+                needs[subscription.id] = wanted
         except MeterlineError as error:
             found.parked[subscription.id] = _reason(subscription, error)
     ready = [account for account in accounts if account.subscription.id in needs]

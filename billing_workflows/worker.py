@@ -15,17 +15,26 @@ from billing_workflows.activities.meters import MeterActivities
 from billing_workflows.billing import Doors
 from billing_workflows.build_starter import start_builds
 from billing_workflows.meter_builds import MeterBuild
+from billing_workflows.meter_proofs import MeterProofs
 from billing_workflows.sweep import BillingSweep
 from infra.clickhouse.client import connect as connect_clickhouse
 from infra.postgres.pool import Database
 from infra.settings import Settings
 from infra.temporal.client import connect as connect_temporal
 from infra.temporal.schedules import ensure_schedule
-from schemas.workflows import BILLING_SWEEP, BILLING_TASK_QUEUE, METERS_TASK_QUEUE, SweepRequest
+from schemas.workflows import (
+    BILLING_SWEEP,
+    BILLING_TASK_QUEUE,
+    METERS_TASK_QUEUE,
+    PROVE_METERS,
+    ProofRequest,
+    SweepRequest,
+)
 
 log = structlog.get_logger()
 
 SWEEP_SCHEDULE = "billing-sweep"
+PROOF_SCHEDULE = "meter-proofs"
 ACTIVITY_THREADS = 4  # billing a chunk is mostly CPU; more threads would only share it
 METER_THREADS = 4  # of builds; most of them wait for flows
 GRACEFUL_SHUTDOWN = timedelta(seconds=30)
@@ -50,8 +59,13 @@ def make_meters_worker(client: Client, activities: MeterActivities, executor: Th
     return Worker(
         client,
         task_queue=METERS_TASK_QUEUE,
-        workflows=[MeterBuild],
-        activities=[activities.wait_for_flows, activities.count_past, activities.switch_readers],
+        workflows=[MeterBuild, MeterProofs],
+        activities=[
+            activities.wait_for_flows,
+            activities.count_past,
+            activities.switch_readers,
+            activities.prove_page,
+        ],
         activity_executor=executor,
         max_concurrent_activities=METER_THREADS,
         graceful_shutdown_timeout=GRACEFUL_SHUTDOWN,
@@ -80,7 +94,7 @@ async def run_worker(settings: Settings) -> None:
         ThreadPoolExecutor(ACTIVITY_THREADS, thread_name_prefix="activity") as executor,
         ThreadPoolExecutor(METER_THREADS, thread_name_prefix="meters") as meters_executor,
     ):
-        meters = make_meters_worker(client, MeterActivities(database, clickhouse), meters_executor)
+        meters = make_meters_worker(client, MeterActivities(database, clickhouse, settings), meters_executor)
         async with make_worker(client, doors, executor), meters:
             await ensure_schedule(
                 client,
@@ -89,6 +103,14 @@ async def run_worker(settings: Settings) -> None:
                 argument=SweepRequest(),
                 task_queue=BILLING_TASK_QUEUE,
                 every_seconds=settings.billing_sweep_seconds,
+            )
+            await ensure_schedule(
+                client,
+                schedule_id=PROOF_SCHEDULE,
+                workflow=PROVE_METERS,
+                argument=ProofRequest(),
+                task_queue=METERS_TASK_QUEUE,
+                every_seconds=settings.proof_seconds,
             )
             starter = asyncio.create_task(start_builds(client, database))
             log.info("billing worker runs", sweep_seconds=settings.billing_sweep_seconds)

@@ -37,10 +37,14 @@ Progress = Callable[[int, Hour], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chunk:
-    """Facts with all others of their batches in the same minutes. `after`: all before this hour has come by now."""
+    """Facts with all others of their batches in the same minutes. `after`: all before this hour has come by now.
+
+    `in_hour`: the facts are a part of the hour `after` itself, which is too large; else they lie before it.
+    """
 
     facts: Table
     after: Hour
+    in_hour: bool = False
 
 
 def count_past(
@@ -175,10 +179,10 @@ def _hour_chunks(client: Client, selection: Selection, hour: Hour) -> Iterator[C
         last = facts.num_rows - 1
         whole = _rows_before(facts, ("shard", facts["shard"][last].as_py()), ("seq", facts["seq"][last].as_py()))
         if whole:
-            yield Chunk(facts=facts.slice(0, whole), after=hour)
+            yield Chunk(facts=facts.slice(0, whole), after=hour, in_hour=True)
             held = [facts.slice(whole)]
     if held:
-        yield Chunk(facts=pa.concat_tables(held), after=hour)
+        yield Chunk(facts=pa.concat_tables(held), after=hour, in_hour=True)
 
 
 def _pieces(blocks: Iterator[Table]) -> Iterator[Table]:

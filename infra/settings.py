@@ -60,6 +60,11 @@ class Settings(BaseSettings):
     billing_grace_seconds: int = 3600
     billing_chunk_size: int = 200
 
+    # Proof that windows are what the stored events give
+    proof_seconds: int = 300  # of what has come since the last one
+    proof_full_hours: int = 24  # of everything
+    proof_repairs: bool = True  # a drift is repaired by counting the meter anew
+
     # The embedded stack
     data_dir: Path = Path("~/.local/share/meterline")
     cache_dir: Path = Path("~/.cache/meterline")

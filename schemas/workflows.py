@@ -99,6 +99,22 @@ class CountRequest:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ProofRequest:
+    """Prove the meters whose numbers are beyond `after_no`."""
+
+    after_no: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProofPage:
+    """What a page of proofs found. `after_no` 0: there is no further page."""
+
+    proven: int = 0
+    drifted: int = 0
+    after_no: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Built:
     """How a build ended."""
 

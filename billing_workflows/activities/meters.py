@@ -1,36 +1,48 @@
-"""The activities of building meters: thin wrappers of `flows.builds`, which is the flow over the past.
+"""The activities of building and proving meters: thin wrappers of `flows.builds` and `flows.proving`, which are the
+flow over the past.
 
 This is the one place where a process imports another's package: what a meter makes of an event is decided by the very
 functions of the flow, whether the event comes or has come.
 """
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from temporalio import activity
 
 from billing_workflows.activities.beat import beating
 from flows.builds import BuildDoors, count, switch, wait_for_flows
+from flows.proving import ProofDoors, prove_page
 from infra.clickhouse.client import Client
 from infra.clickhouse.past import Hour
 from infra.postgres.meter_builds import Build, load_build
 from infra.postgres.pool import Database
+from infra.settings import Settings
 from schemas.errors import Fenced
 from schemas.workflows import (
     COUNT_PAST,
+    PROVE_PAGE,
     SWITCH_READERS,
     WAIT_FOR_FLOWS,
     BuildRequest,
     Built,
     CountRequest,
     Past,
+    ProofPage,
+    ProofRequest,
 )
 
 
 class MeterActivities:
     """Activities over one set of stores. They are synchronous: the worker runs them in its thread pool."""
 
-    def __init__(self, database: Database, clickhouse: Client) -> None:
+    def __init__(self, database: Database, clickhouse: Client, settings: Settings) -> None:
         self._doors = BuildDoors(database=database, clickhouse=clickhouse)
+        self._proofs = ProofDoors(
+            database=database,
+            clickhouse=clickhouse,
+            full_after=timedelta(hours=settings.proof_full_hours),
+            repairs=settings.proof_repairs,
+        )
 
     @activity.defn(name=WAIT_FOR_FLOWS)
     def wait_for_flows(self, request: BuildRequest) -> Past:
@@ -83,6 +95,14 @@ class MeterActivities:
             except Fenced:
                 return Built(superseded=True)
         return Built()
+
+    @activity.defn(name=PROVE_PAGE)
+    def prove_page(self, request: ProofRequest) -> ProofPage:
+        with beating():
+            proven, after_no = prove_page(
+                self._proofs, after_no=request.after_no, now=datetime.now(UTC), beat=_stop_if_asked
+            )
+        return ProofPage(proven=len(proven), drifted=sum(not each.proof.ok for each in proven), after_no=after_no or 0)
 
     def _build(self, request: BuildRequest) -> Build | None:
         with self._doors.database.transaction() as connection:

@@ -4,34 +4,44 @@ A fact counts iff its `effect` is not 0. A batch may stand in the table twice un
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 import pyarrow as pa
 
 from infra.clickhouse.client import Client
-from schemas.instants import from_micros, to_micros
+from schemas.catalogue import MeterEntry
+from schemas.instants import from_micros
 
 Table = Any  # a pyarrow.Table: pyarrow publishes no types
 
 ROWS_A_BLOCK = 16_384
 BYTES_A_BLOCK = 16 * 1024 * 1024  # rows of a block are fewer when they are large
 FLOOR_SECONDS = 2  # that a look for the first event of a type may take
-_LONG_AGO = to_micros(datetime.fromisoformat("1900-01-01T00:00:00Z"))
+
+#: The tables of windows: which column is the time, and all that say what a window is.
+WINDOW_TIMES = {"usage_minutes": "minute", "usage_values": "occurred_at"}
+WINDOW_COLUMNS = {
+    "usage_minutes": ("customer_no", "minute", "group_values", "shard", "seq", "event_count", "total"),
+    "usage_values": (
+        "customer_no", "occurred_at", "group_values", "received_at", "kafka_partition", "kafka_offset", "kafka_index",
+        "effect", "shard", "seq", "value", "text",
+    ),
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """Facts of one tenant and type that shards have stored up to their batch in `seqs`; a shard not named has none.
+    """Facts of one tenant and type that shards have stored after their batch in `after`, up to that in `seqs`.
 
-    `received_from`: only of what the broker took then or later.
+    A shard that is not in `seqs` has none; one that is not in `after`, all from its first.
     """
 
     tenant_no: int
     event_type: str
     seqs: Mapping[int, int]
-    received_from: datetime | None = None
+    after: Mapping[int, int] = field(default_factory=dict[int, int])
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -94,23 +104,53 @@ _COLUMNS = (
     " occurred_micros, toUnixTimestamp(toStartOfHour(occurred_at)) AS hour, kafka_partition, kafka_offset, kafka_index,"
     " shard, seq, effect, data"
 )
-_SELECTED = (
-    "tenant_no = {tenant_no:UInt32} AND type = {type:String} AND effect != 0"
-    " AND received_at >= fromUnixTimestamp64Micro({received_from:Int64})"
-    " AND seq <= transform(shard, {shards:Array(UInt16)}, {seqs:Array(UInt64)}, toUInt64(0))"
+_BATCHES = (
+    "seq <= transform(shard, {shards:Array(UInt16)}, {seqs:Array(UInt64)}, toUInt64(0))"
+    " AND seq > transform(shard, {shards:Array(UInt16)}, {after:Array(UInt64)}, toUInt64(0))"
 )
+_SELECTED = "tenant_no = {tenant_no:UInt32} AND type = {type:String} AND effect != 0 AND " + _BATCHES
 
 
 def _parameters(selection: Selection) -> dict[str, Any]:
+    return {"tenant_no": selection.tenant_no, "type": selection.event_type} | _batches(selection)
+
+
+def _batches(selection: Selection) -> dict[str, Any]:
     seqs = dict(selection.seqs) or {0: 0}  # arrays that are empty have no type
-    since = selection.received_from
     return {
-        "tenant_no": selection.tenant_no,
-        "type": selection.event_type,
-        "received_from": _LONG_AGO if since is None else to_micros(since),
         "shards": list(seqs),
         "seqs": list(seqs.values()),
+        "after": [selection.after.get(shard, 0) for shard in seqs],
     }
+
+
+def window_blocks(
+    client: Client, table: str, *, meter: MeterEntry, selection: Selection, low: Hour, high: Hour | None
+) -> Iterator[Table]:
+    """The stored window rows of a meter's revision, of the selected batches, from the hour `low` to before `high`.
+
+    Columns: WINDOW_COLUMNS of `table`, as the flow writes them.
+    """
+    time, columns = WINDOW_TIMES[table], ", ".join(WINDOW_COLUMNS[table])
+    yield from _stream(
+        client,
+        f"SELECT {columns} FROM {table} FINAL WHERE meter_no = {{meter_no:UInt32}}"  # noqa: S608 - texts of this file
+        f" AND revision = {{revision:UInt32}} AND {_BATCHES}"
+        " AND (customer_no > {low_customer:UInt64} OR (customer_no = {low_customer:UInt64}"
+        f" AND toStartOfHour({time}) >= toDateTime({{low_hour:UInt32}}, 'UTC')))"
+        " AND ({to_the_end:Bool} OR customer_no < {high_customer:UInt64} OR (customer_no = {high_customer:UInt64}"
+        f" AND toStartOfHour({time}) < toDateTime({{high_hour:UInt32}}, 'UTC')))",
+        _batches(selection)
+        | {
+            "meter_no": meter.meter_no,
+            "revision": meter.revision,
+            "low_customer": low.customer_no,
+            "low_hour": low.start,
+            "to_the_end": high is None,
+            "high_customer": 0 if high is None else high.customer_no,
+            "high_hour": 0 if high is None else high.start,
+        },
+    )
 
 
 def _stream(client: Client, query: str, parameters: dict[str, Any]) -> Iterator[Table]:

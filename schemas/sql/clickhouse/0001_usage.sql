@@ -156,18 +156,3 @@ CREATE TABLE IF NOT EXISTS usage_values (
 ENGINE = ReplacingMergeTree
 ORDER BY (meter_no, revision, customer_no, occurred_at, kafka_partition, kafka_offset, kafka_index, effect)
 SETTINGS non_replicated_deduplication_window = 1000;
-
--- The first and the last batch of a shard that a meter took anything in: it has judged those and all between them.
-CREATE TABLE IF NOT EXISTS meter_batches (
-    meter_no  UInt32,
-    revision  UInt32,
-    shard     UInt16,
-    first_seq SimpleAggregateFunction(min, UInt64),
-    last_seq  SimpleAggregateFunction(max, UInt64)
-)
-ENGINE = AggregatingMergeTree
-ORDER BY (meter_no, revision, shard);
-
-CREATE MATERIALIZED VIEW IF NOT EXISTS meter_batches_from_usage TO meter_batches AS
-SELECT meter_no, revision, shard, min(seq) AS first_seq, max(seq) AS last_seq FROM usage_minutes
-GROUP BY meter_no, revision, shard;

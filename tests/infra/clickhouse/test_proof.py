@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
-import msgspec
 import pytest
 
 from infra.clickhouse import proof
@@ -15,7 +14,7 @@ from infra.clickhouse.usage import Span
 from infra.migrate import migrate_clickhouse
 from infra.settings import Settings
 from schemas.catalogue import MeterEntry
-from schemas.matching import event_value, matches, parse_data
+from schemas.matching import event_text, event_value, matches, parse_data
 from schemas.meters import Aggregation, Filter, FilterOperator
 from tests.support.billing import EVENT_COLUMNS
 from tests.support.stack import fresh_databases
@@ -163,17 +162,49 @@ def test_windows_without_any_event_and_events_without_any_window_differ(client: 
     assert len(prove(client, METERS["all"], events_only)) == 1
 
 
-def test_events_of_before_the_meter_was_made_or_after_it_was_archived_are_not_its_own(client: Client) -> None:
-    """Other meters counted them, so they are stored as counted; some of them this one would have refused."""
-    customer_no, meter = next(customers), msgspec.structs.replace(METERS["all"], meter_no=2)
-    for seq in (1, 9):
-        store_events(client, customer_no, [*EVENTS, '{"tokens":"abc"}'], seq=seq)
+def test_facts_of_before_the_meter_was_made_are_its_own_but_for_what_it_cannot_read(client: Client) -> None:
+    customer_no = next(customers)
+    store_events(client, customer_no, ['{"tokens":7}', '{"tokens":"abc"}'], seq=9)
+    assert len(prove(client, METERS["all"], customer_no)) == 1
+    store_window(client, customer_no, 1, Decimal(7), seq=9)
+    assert prove(client, METERS["all"], customer_no) == {}
+
+
+OTHERS = {
+    "compared": meter_of(Filter(property="$.size", op=FilterOperator.GT, values=("1",))),
+    "arithmetic": meter_of(value="$.tokens * 2 + $.size"),
+}
+VALUED = {
+    "max": meter_of(aggregation=Aggregation.MAX),
+    "users": meter_of(aggregation=Aggregation.UNIQUE_COUNT, value="$.region"),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_what_sql_cannot_say_is_judged_one_by_one(client: Client, name: str) -> None:
+    customer_no, meter = next(customers), OTHERS[name]
+    expected = judged(meter, EVENTS)
+    assert expected.events > 0
+    store_events(client, customer_no, EVENTS)
+    store_window(client, customer_no, expected.events, expected.total)
     assert prove(client, meter, customer_no) == {}
-    store_events(client, customer_no, ['{"tokens":7}'], seq=3)
-    store_window(client, customer_no, 1, Decimal(7), seq=3, meter_no=2)
+    store_window(client, customer_no, 1, Decimal(1), seq=2)
+    assert len(prove(client, meter, customer_no)) == 1
+
+
+@pytest.mark.parametrize("name", VALUED)
+def test_meters_that_do_not_add_up_are_proven_value_by_value(client: Client, name: str) -> None:
+    customer_no, meter = next(customers), VALUED[name]
+    store_events(client, customer_no, EVENTS)
+    taken = [(event_value(meter, data), event_text(meter, data)) for data in map(parse_data, EVENTS)]
+    rows = [
+        [1, 1, customer_no, START + timedelta(hours=n), [], START, 0, n, 0, 1, 0, 1, value, text]
+        for n, (value, text) in enumerate(taken)
+        if value is not None
+    ]
+    client.insert("usage_values", rows)
     assert prove(client, meter, customer_no) == {}
-    store_events(client, customer_no, ['{"tokens":1}'], seq=4)
-    store_window(client, next(customers), 1, Decimal(1), seq=5, meter_no=2)
+    client.insert("usage_values", [[*rows[0][:12], Decimal(8), "=other"]])
     assert len(prove(client, meter, customer_no)) == 1
 
 
