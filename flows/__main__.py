@@ -17,6 +17,7 @@ import threading
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 
+import pyarrow as pa
 import structlog
 from bytewax.testing import run_main
 
@@ -45,6 +46,9 @@ from schemas.errors import MeterlineError
 
 #: The hot loop makes few cycles: a collection every 50,000 new containers, and hardly ever a full one.
 GC_THRESHOLDS = (50_000, 20, 100)
+
+# pyarrow looks for pandas, where that is installed, at its first conversion: a second that the first batch need not wait.
+pa.array([""], pa.string())
 
 log = structlog.get_logger()
 
