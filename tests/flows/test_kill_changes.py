@@ -84,6 +84,7 @@ def entitlement(customer_no: int) -> EntitlementEntry:
     )
 
 
+@pytest.mark.timeout(300)  # a flow process a crash point, and a slow machine
 def test_no_kill_between_two_lines_of_a_change_loses_or_doubles_anything(
     world: UsageLog, ledger: dict[str, Sent]
 ) -> None:
