@@ -4,9 +4,11 @@ from typing import Any
 
 import pytest
 
+from infra.postgres.api_keys import load_principal
 from infra.postgres.pool import Database
 from infra.postgres.tenants import ensure_root_key
-from ingestion_api.auth import STALE_SECONDS, KeyCache, Principal, Role, Scope, new_secret, secret_sha256
+from ingestion_api import auth
+from ingestion_api.auth import RENEW_SHARE, STALE_SECONDS, KeyCache, Principal, Role, Scope, new_secret, secret_sha256
 from schemas.errors import Conflict, Retry, Unauthenticated
 from tests.support.api import ROOT_KEY, Api
 
@@ -197,3 +199,72 @@ def test_no_admin_of_the_operators_tenant_shuts_the_operators_key(operator: Api,
     response = admin.request(method, f"/v1/api_keys/key_root{path}")
     assert (response.status_code, code_of(response)) == (403, "auth.forbidden")
     assert operator.get("/v1/api_keys/key_root")["revoked_at"] is None
+
+
+def test_a_key_in_use_is_renewed_by_one_caller_and_nobody_else_waits(api: Api) -> None:
+    clock = Clock()
+    keys = KeyCache(api.database, fresh_seconds=10, monotonic=clock)
+    principal = keys.lookup(ROOT_KEY)
+    clock.seconds = 10 * RENEW_SHARE
+    assert [keys.cached(ROOT_KEY) for _ in range(3)] == [None, principal, principal]
+    keys.lookup(ROOT_KEY)
+    clock.seconds = 10 * RENEW_SHARE + 9
+    assert keys.cached(ROOT_KEY) is None
+    clock.seconds = 14
+    assert keys.cached(ROOT_KEY) == principal
+
+
+def test_while_postgresql_is_away_it_is_asked_once_in_a_while_and_not_for_each_request(api: Api) -> None:
+    database, clock = Database(api.settings.postgres_dsn), Clock()
+    keys = KeyCache(database, fresh_seconds=10, monotonic=clock)
+    principal = keys.lookup(ROOT_KEY)
+    database.close()
+    clock.seconds = 60
+    assert keys.lookup(ROOT_KEY) == principal
+    assert keys.cached(ROOT_KEY) == principal
+    clock.seconds = 60 + 10
+    assert keys.cached(ROOT_KEY) is None
+
+
+def test_the_cache_is_bounded_and_guesses_push_no_good_key_out(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(auth, "MAX_CACHED_KEYS", 3)
+    keys = KeyCache(api.database, fresh_seconds=10, monotonic=Clock())
+    keys.lookup(ROOT_KEY)
+    for _ in range(5):
+        with pytest.raises(Unauthenticated):
+            keys.lookup(new_secret())
+    assert keys.cached(ROOT_KEY) is not None
+    assert len(keys._bad) == 3
+    for number in range(3):
+        keys.lookup(api.post("/v1/api_keys", {"name": f"{number}", "role": "read"})["secret"])
+    assert len(keys._good) == 3
+    assert keys.cached(ROOT_KEY) is None
+
+
+def test_a_key_that_nobody_has_is_not_asked_for_again_until_it_is_stale_or_made(api: Api) -> None:
+    database, clock = Database(api.settings.postgres_dsn), Clock()
+    keys = KeyCache(database, fresh_seconds=10, monotonic=clock)
+    with pytest.raises(Unauthenticated):
+        keys.lookup("mtr_guess")
+    database.close()
+    clock.seconds = 9
+    with pytest.raises(Unauthenticated):
+        keys.lookup("mtr_guess")
+    keys.forget(secret_sha256("mtr_guess"))
+    with pytest.raises(Retry):
+        keys.lookup("mtr_guess")
+
+
+def test_a_revocation_during_a_lookup_is_not_overwritten_by_what_was_read_before(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = KeyCache(api.database, fresh_seconds=10, monotonic=Clock())
+
+    def read_then_revoked(connection: Any, *, secret_sha256: bytes) -> Any:
+        row = load_principal(connection, secret_sha256=secret_sha256)
+        keys.forget(secret_sha256)
+        return row
+
+    monkeypatch.setattr(auth, "load_principal", read_then_revoked)
+    keys.lookup(ROOT_KEY)
+    assert keys.cached(ROOT_KEY) is None
