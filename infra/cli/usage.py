@@ -62,7 +62,7 @@ def to_table(meter: str, answer: dict[str, Any]) -> Table:
     rows = answer["data"]
     groups = list(rows[0]["group"]) if rows else []
     customers = any(row["customer"] is not None for row in rows)
-    complete = f"complete up to {answer['as_of']}" if answer["as_of"] else "nothing is stored yet"
+    complete = f"complete up to {answer['as_of']}" if answer["as_of"] else "not known yet up to when it is complete"
     table = Table(title=f"Usage of {meter}", caption=complete + (", and there is more" if answer["has_more"] else ""))
     for name in ("From", "To", *(("Customer",) if customers else ()), *groups):
         table.add_column(name, no_wrap=name in ("From", "To"))
