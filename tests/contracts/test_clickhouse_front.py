@@ -3,124 +3,27 @@ must a real server, when `METERLINE_TEST_CLICKHOUSE_URL` names one."""
 
 # ruff: noqa: S608 - the names in the statements are made here
 
-import http.client
 import json
-import os
 import threading
 import uuid
 from base64 import b64encode
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
 from decimal import Decimal
-from http.client import HTTPMessage
-from io import BytesIO
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlsplit
 
 import clickhouse_connect
-import lz4.frame
 import pyarrow as pa
 import pytest
-import zstandard
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import DatabaseError, StreamFailureError
 
-ROWS_OF_MANY_BLOCKS = 200_000  # more than three blocks of 65,536
-SYNC = {"async_insert": 0}
-
-
-@pytest.fixture(scope="module")
-def url(request: pytest.FixtureRequest) -> Iterator[str]:
-    """A server with a database of this module's own."""
-    server = os.environ.get("METERLINE_TEST_CLICKHOUSE_URL") or request.getfixturevalue("stack").clickhouse_url
-    database = f"contract_{uuid.uuid4().hex[:12]}"
-    client = clickhouse_connect.get_client(dsn=urlsplit(server)._replace(path="/default").geturl())
-    client.command(f"CREATE DATABASE {database}")
-    yield urlsplit(server)._replace(path=f"/{database}").geturl()
-    client.command(f"DROP DATABASE {database}")
-    client.close()
-
-
-@pytest.fixture
-def client(url: str) -> Iterator[Client]:
-    client = clickhouse_connect.get_client(dsn=url, autogenerate_session_id=False)
-    yield client
-    client.close()
-
-
-@pytest.fixture
-def table(client: Client) -> str:
-    """An empty table of (id, name, amount)."""
-    name = f"t_{uuid.uuid4().hex[:12]}"
-    client.command(
-        f"CREATE TABLE {name} (id UInt64, name LowCardinality(String), amount Decimal(38, 12))"
-        " ENGINE = MergeTree ORDER BY id SETTINGS non_replicated_deduplication_window = 100"
-    )
-    return name
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    status: int
-    headers: HTTPMessage
-    text: str
-
-    @property
-    def code(self) -> str | None:
-        return self.headers["X-ClickHouse-Exception-Code"]
-
-
-@contextmanager
-def connection_to(url: str) -> Iterator[tuple[http.client.HTTPConnection, dict[str, str]]]:
-    """A plain HTTP connection and the headers that log in."""
-    parts = urlsplit(url)
-    assert parts.hostname
-    login = b64encode(f"{parts.username or 'default'}:{parts.password or ''}".encode()).decode()
-    connection = http.client.HTTPConnection(parts.hostname, parts.port or 8123, timeout=30)
-    try:
-        yield connection, {"Authorization": f"Basic {login}"}
-    finally:
-        connection.close()
-
-
-def send(
-    url: str, query: str, body: bytes | Iterator[bytes], headers: dict[str, str] | None = None, **settings: object
-) -> Answer:
-    """One request without the client library. A body of pieces is sent in chunks."""
-    parameters = {"database": urlsplit(url).path.strip("/"), "query": query, **settings}
-    with connection_to(url) as (connection, login):
-        path = "/?" + urlencode(parameters)
-        connection.request("POST", path, body, login | (headers or {}), encode_chunked=not isinstance(body, bytes))
-        response = connection.getresponse()
-        return Answer(status=response.status, headers=response.headers, text=response.read().decode())
-
-
-def post(
-    url: str, query: str, body: bytes | Iterator[bytes], headers: dict[str, str] | None = None, **settings: object
-) -> Answer:
-    """The answer to a request that must succeed."""
-    answer = send(url, query, body, headers, **settings)
-    assert answer.status == 200, answer.text
-    return answer
-
-
-def arrow_stream(start: int, rows: int, batch_rows: int) -> bytes:
-    batch = pa.table(
-        {
-            "id": pa.array(range(start, start + rows), pa.uint64()),
-            "name": pa.array([f"n{number % 7}" for number in range(rows)]),
-            "amount": pa.array([Decimal("0.000000000001")] * rows, pa.decimal128(38, 12)),
-        }
-    )
-    sink = BytesIO()
-    with pa.ipc.new_stream(sink, batch.schema) as writer:
-        writer.write_table(batch, max_chunksize=batch_rows)
-    return sink.getvalue()
-
-
-def count(client: Client, table: str) -> int:
-    return int(client.query(f"SELECT count() FROM {table}").result_rows[0][0])
+from tests.contracts.clickhouse_calls import (
+    ROWS_OF_MANY_BLOCKS,
+    SYNC,
+    arrow_stream,
+    post,
+    send,
+)
 
 
 class TestQueries:
@@ -257,134 +160,6 @@ class TestErrors:
         answer = send(url, "SELECT 1", b"", {"Authorization": "Basic " + b64encode(b"default:wrong").decode()})
         assert answer.status in {401, 403}
         assert answer.code == "516"
-
-
-class TestInserts:
-    def test_rows_in_native(self, client: Client, table: str) -> None:
-        rows = [[1, "a", Decimal("0.000000000001")], [2, "b", Decimal("-99999999999999999999999999.999999999999")]]
-        summary = client.insert(table, rows, column_names=["id", "name", "amount"], settings=SYNC)
-        assert summary.written_rows == 2
-        assert [list(row) for row in client.query(f"SELECT * FROM {table} ORDER BY id").result_rows] == rows
-
-    @pytest.mark.parametrize("compression", [False, "lz4", "zstd", "gzip"])
-    def test_all_blocks_of_a_native_body_arrive(self, url: str, table: str, compression: str | bool) -> None:
-        client = clickhouse_connect.get_client(dsn=url, compress=compression, autogenerate_session_id=False)
-        columns = [list(range(ROWS_OF_MANY_BLOCKS)), ["x"] * ROWS_OF_MANY_BLOCKS, [Decimal(1)] * ROWS_OF_MANY_BLOCKS]
-        summary = client.insert(
-            table, columns, column_names=["id", "name", "amount"], column_oriented=True, settings=SYNC
-        )
-        assert summary.written_rows == ROWS_OF_MANY_BLOCKS
-        stored = client.query(f"SELECT count(), sum(id), sum(amount) FROM {table}").first_row
-        assert tuple(stored) == (
-            ROWS_OF_MANY_BLOCKS,
-            ROWS_OF_MANY_BLOCKS * (ROWS_OF_MANY_BLOCKS - 1) // 2,
-            Decimal(ROWS_OF_MANY_BLOCKS),
-        )
-        client.close()
-
-    def test_arrow_through_the_client(self, client: Client, table: str) -> None:
-        rows = pa.ipc.open_stream(arrow_stream(0, 70_000, 70_000)).read_all()
-        assert client.insert_arrow(table, rows, settings=SYNC).written_rows == 70_000
-        assert count(client, table) == 70_000
-
-    def test_several_record_batches_in_one_arrow_body(self, url: str, client: Client, table: str) -> None:
-        answer = post(url, f"INSERT INTO {table} FORMAT ArrowStream", arrow_stream(0, 90_000, 20_000), **SYNC)
-        assert json.loads(answer.headers["X-ClickHouse-Summary"])["written_rows"] == "90000"
-        assert count(client, table) == 90_000
-
-    @pytest.mark.parametrize("encoding", ["lz4", "zstd"])
-    def test_all_frames_of_a_compressed_body_are_read(
-        self, url: str, client: Client, table: str, encoding: str
-    ) -> None:
-        compress = {"lz4": lz4.frame.compress, "zstd": zstandard.ZstdCompressor().compress}[encoding]
-        body = arrow_stream(0, 60_000, 20_000)
-        third = len(body) // 3
-        frames = b"".join(map(compress, (body[:third], body[third : 2 * third], body[2 * third :])))
-        post(url, f"INSERT INTO {table} FORMAT ArrowStream", frames, {"Content-Encoding": encoding}, **SYNC)
-        assert count(client, table) == 60_000
-
-    def test_json_rows_keep_every_digit(self, url: str, client: Client, table: str) -> None:
-        lines = (
-            b'{"id": 1, "name": "a", "amount": "12345678901234567890123456.123456789012"}\n{"id": 2, "amount": 0.1}\n'
-        )
-        post(url, f"INSERT INTO {table} FORMAT JSONEachRow", lines, **SYNC)
-        amounts = client.query(f"SELECT amount FROM {table} ORDER BY id").result_columns[0]
-        assert list(amounts) == [Decimal("12345678901234567890123456.123456789012"), Decimal("0.1")]
-
-    def test_statement_and_data_in_one_body(self, url: str, client: Client, table: str) -> None:
-        post(url, "", f"INSERT INTO {table} (id, name) FORMAT TabSeparated\n7\tseven\n8\teight\n".encode(), **SYNC)
-        assert client.query(f"SELECT name FROM {table} ORDER BY id").result_columns[0] == ["seven", "eight"]
-
-    def test_values_and_select_are_inserts_too(self, client: Client, table: str) -> None:
-        client.command(f"INSERT INTO {table} VALUES (1, 'FORMAT', 0), (2, 'b', 0)")
-        client.command(f"INSERT INTO {table} SELECT id + 10, name, amount FROM {table}")
-        assert count(client, table) == 4
-
-    def test_a_chunked_body_is_read_to_its_end(self, url: str, client: Client, table: str) -> None:
-        body = arrow_stream(0, 5_000, 5_000)
-        pieces = (body[start : start + 1_000] for start in range(0, len(body), 1_000))
-        post(url, f"INSERT INTO {table} FORMAT ArrowStream", pieces, {"Transfer-Encoding": "chunked"}, **SYNC)
-        assert count(client, table) == 5_000
-
-    def test_a_large_insert_that_fails_gets_its_error(self, client: Client, url: str, table: str) -> None:
-        body = arrow_stream(0, 300_000, 10_000)  # much more than fits into the buffers of a socket
-        answer = send(url, f"INSERT INTO {table} (nothing) FORMAT ArrowStream", body, **SYNC)
-        assert answer.code == "16"
-        assert count(client, table) == 0
-
-    def test_a_bad_row_stores_nothing_of_its_block(self, url: str, client: Client, table: str) -> None:
-        answer = send(url, f"INSERT INTO {table} FORMAT JSONEachRow", b'{"id": 1}\n{"id": "x"}\n', **SYNC)
-        assert answer.code in {"27", "26", "72"}
-        assert count(client, table) == 0
-
-    @pytest.mark.parametrize("encoding", ["lz4", "zstd", "gzip"])
-    def test_a_body_that_is_not_what_it_says_is_refused(
-        self, url: str, client: Client, table: str, encoding: str
-    ) -> None:
-        answer = send(url, f"INSERT INTO {table} FORMAT JSONEachRow", b'{"id": 1}\n', {"Content-Encoding": encoding})
-        assert answer.status >= 400
-        assert answer.code
-        assert count(client, table) == 0
-
-    def test_a_body_cut_short_by_the_client_stores_nothing(self, url: str, client: Client, table: str) -> None:
-        with connection_to(url) as (connection, login):
-            connection.putrequest("POST", f"/?database={urlsplit(url).path.strip('/')}&async_insert=0")
-            connection.putheader("Authorization", login["Authorization"])
-            connection.putheader("Content-Length", "1000000")
-            connection.endheaders(f"INSERT INTO {table} (id) FORMAT JSONEachRow\n".encode() + b'{"id": 1}\n')
-        assert client.query("SELECT 1").first_row[0] == 1
-        assert count(client, table) == 0
-
-    def test_the_same_token_stores_a_block_once(self, client: Client, table: str) -> None:
-        for _ in range(2):
-            token = {"insert_deduplication_token": "batch-1", "insert_deduplicate": 1, **SYNC}
-            client.insert(table, [[1, "a", 1]], column_names=["id", "name", "amount"], settings=token)
-        client.insert(
-            table, [[1, "a", 1]], column_names=["id", "name", "amount"], settings=SYNC | {"insert_deduplicate": 0}
-        )
-        assert count(client, table) == 2
-
-    def test_a_token_covers_the_targets_of_views_too(self, client: Client) -> None:
-        source, target, view = (f"{kind}_{uuid.uuid4().hex[:8]}" for kind in ("source", "target", "view"))
-        engine = "MergeTree ORDER BY id SETTINGS non_replicated_deduplication_window = 100"
-        client.command(f"CREATE TABLE {source} (id UInt64) ENGINE = {engine}")
-        client.command(f"CREATE TABLE {target} (id UInt64) ENGINE = {engine}")
-        client.command(f"CREATE MATERIALIZED VIEW {view} TO {target} AS SELECT id FROM {source}")
-        for _ in range(2):
-            token = {"insert_deduplication_token": "batch-1", "insert_deduplicate": 1, **SYNC}
-            client.insert(source, [[1], [2]], column_names=["id"], settings=token)
-        assert (count(client, source), count(client, target)) == (2, 2)
-
-    def test_replayed_rows_collapse_under_final(self, client: Client) -> None:
-        name = f"replay_{uuid.uuid4().hex[:8]}"
-        client.command(
-            f"CREATE TABLE {name} (shard UInt8, seq UInt64, n UInt64) ENGINE = ReplacingMergeTree ORDER BY (shard, seq)"
-        )
-        for _ in range(3):
-            client.insert(
-                name, [[0, 1, 5]], column_names=["shard", "seq", "n"], settings=SYNC | {"optimize_on_insert": 0}
-            )
-        assert client.query(f"SELECT sum(n) FROM {name} FINAL").first_row[0] == 5
 
 
 class TestManyClients:
