@@ -67,7 +67,7 @@ class Api:
 @contextmanager
 def running_api(settings: Settings) -> Generator[Api]:
     """An API over these stores, migrated first."""
-    settings = settings.model_copy(update={"root_key": ROOT_KEY})
+    settings = settings.model_copy(update={"root_key": ROOT_KEY, "event_change_wait_seconds": 0})
     store = clickhouse.connect(settings.clickhouse_url, answer_seconds=settings.api_store_timeout_seconds)
     with closing(connect(settings.postgres_dsn)) as connection:
         migrate(connection, store)

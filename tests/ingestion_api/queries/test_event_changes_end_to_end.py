@@ -67,7 +67,7 @@ def steps(event: dict[str, Any]) -> list[str]:
 
 @pytest.mark.timeout(180)
 def test_an_event_of_an_unknown_customer_counts_by_itself_once_it_is_there_and_no_more_once_it_is_voided(
-    http: httpx2.Client,
+    services: Services, http: httpx2.Client
 ) -> None:
     send(http, "early", {"tokens": 40})
     assert "acme" in wait_status(http, "early", "quarantined")["trace"][-1]["detail"]
@@ -85,6 +85,10 @@ def test_an_event_of_an_unknown_customer_counts_by_itself_once_it_is_there_and_n
     again = http.post("/v1/events/void", json={"id": "early"}, headers={"idempotency-key": "v1"})
     assert (again.status_code, again.headers["idempotent-replayed"], again.json()) == (200, "true", voided)
     assert made(http.post("/v1/events/void", json={"id": "early"}), 200)["status"] == "voided"
+
+    with services.client(services.new_tenant_key()) as stranger:
+        missing = stranger.post("/v1/events/void", json={"id": "later"})
+        assert (missing.status_code, missing.json()["code"]) == (404, "event.not_found")
 
     send(http, "early", {"tokens": 40.0})
     wait_for(lambda: event_of(http, "early")["copies"] == 1, "the copy is a duplicate")
