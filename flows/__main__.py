@@ -47,7 +47,7 @@ from schemas.errors import MeterlineError
 #: The hot loop makes few cycles: a collection every 50,000 new containers, and hardly ever a full one.
 GC_THRESHOLDS = (50_000, 20, 100)
 
-# pyarrow looks for pandas, where that is installed, at its first conversion: a second that the first batch need not wait.
+# pyarrow looks for pandas, where that is installed, at its first conversion: a second that no batch should wait.
 pa.array([""], pa.string())
 
 log = structlog.get_logger()
