@@ -16,6 +16,7 @@ import structlog
 from prometheus_client import Counter
 
 from flows.proof import Proof, prove_meter
+from flows.retired import remove_retired
 from infra.clickhouse.client import Client
 from infra.clickhouse.client import connect as connect_clickhouse
 from infra.clickhouse.past import Selection
@@ -54,7 +55,12 @@ class Proven:
 def prove_page(
     doors: ProofDoors, *, after_no: int, now: datetime, beat: Callable[[], None]
 ) -> tuple[list[Proven], int | None]:
-    """Prove the meters beyond `after_no`, as many as a page has; the number to go on from, None at the end."""
+    """Prove the meters beyond `after_no`, as many as a page has; the number to go on from, None at the end.
+
+    Before the first page windows that nobody reads any more are removed.
+    """
+    if after_no == 0:
+        remove_retired(doors.database, doors.clickhouse, now=now)
     with doors.database.transaction() as connection:
         page = load_provable(connection, after_no=after_no, limit=METERS_A_PAGE)
     proven = [found for each in page if (found := prove(doors, each, full=False, now=now, beat=beat)) is not None]

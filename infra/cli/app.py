@@ -15,6 +15,7 @@ COMMANDS = {
     "doctor": ("infra.cli.doctor:doctor", "Say which servers are used, from where, and whether they answer."),
     "explain": ("infra.cli.explain:explain", "Say what became of one event."),
     "flow": ("infra.cli.services:flow", "Run the metering of one shard, METERLINE_FLOW_SHARD."),
+    "meters": ("infra.cli.meters:meters_app", "Build meters where no worker runs."),
     "migrate": ("infra.cli.migrate:migrate", "Bring both stores and the topics to what this version needs."),
     "preview": ("infra.cli.preview:preview", "Show what the next invoice of a subscription says so far."),
     "pricing": ("infra.cli.pricing:pricing_app", "Test a price book like code, and on real usage."),

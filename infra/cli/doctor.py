@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from infra.cli.proof import prove
 from infra.liveness import Liveness, ask_flow, ask_worker
 from infra.local import record
 from infra.local.component import Probe, probe_of, without_password
@@ -45,9 +46,18 @@ class Finding:
 def doctor(
     data_dir: Annotated[Path | None, typer.Option(help="Of a running `meterline dev`.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    proof: Annotated[
+        bool, typer.Option("--proof", help="Prove that usage is what the stored events give, for every meter.")
+    ] = False,
+    meter: Annotated[str | None, typer.Option(help="With --proof: this meter alone, by key or id.")] = None,
 ) -> None:
     """Ask every component a real question. Exit status 0 when all answer, else 1."""
     settings = Settings() if data_dir is None else Settings(data_dir=data_dir)
+    if meter is not None and not proof:
+        raise typer.BadParameter("says which meter --proof is to prove", param_hint="--meter")
+    if proof:
+        filled = record.with_addresses(settings, record.running(record.resolve_data_dir(settings)))
+        raise typer.Exit(prove(filled, meter=meter, as_json=as_json))
     findings = examine(settings)
     healthy = all(finding.ok for finding in findings)
     if as_json:

@@ -153,6 +153,15 @@ def window_blocks(
     )
 
 
+def remove_windows(client: Client, *, meter_no: int, revision: int) -> None:
+    """Remove all windows of a revision that nobody counts or reads."""
+    for table in WINDOW_TIMES:
+        client.command(
+            f"DELETE FROM {table} WHERE meter_no = {{meter_no:UInt32}} AND revision = {{revision:UInt32}}",  # noqa: S608
+            parameters={"meter_no": meter_no, "revision": revision},
+        )
+
+
 def _stream(client: Client, query: str, parameters: dict[str, Any]) -> Iterator[Table]:
     settings = {
         "max_block_size": ROWS_A_BLOCK,

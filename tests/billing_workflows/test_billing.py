@@ -4,7 +4,7 @@ from decimal import Decimal
 
 import pytest
 
-from infra.clickhouse import usage
+from infra.clickhouse import minutes
 from infra.postgres.billing import load_subscriptions
 from infra.postgres.invoices import save_steps
 from schemas.billing import BillingStep
@@ -143,7 +143,7 @@ def test_a_price_that_fails_parks_its_account_alone(world: World) -> None:
 
 
 def allow_two_edge_events(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(usage, "MAX_EDGE_EVENTS", 2)
+    monkeypatch.setattr(minutes, "MAX_EDGE_EVENTS", 2)
 
 
 def test_an_account_that_can_not_be_measured_parks_alone_and_the_others_are_billed(
@@ -256,3 +256,17 @@ def test_every_invoice_tells_of_itself_once(world: World) -> None:
     [invoice] = world.invoices()
     assert (event["type"], event["object_id"]) == ("invoice.finalized", invoice["id"])
     assert event["data"]["total"] == "49.00"
+
+
+def test_a_subscription_waits_while_its_meter_counts_the_past(world: World) -> None:
+    subscription = world.subscribe(USAGE)
+    world.use(subscription, ("2026-01-10", 5))
+    world.stored_until("2026-02-02")
+    with world.doors.database.transaction() as connection:
+        connection.execute("UPDATE meters SET is_built = false WHERE no = %s", (world.meter.meter_no,))
+    result = world.bill(subscription, now="2026-02-02")
+    assert (result.parked, result.waiting) == (0, 1)
+    with world.doors.database.transaction() as connection:
+        connection.execute("UPDATE meters SET is_built = true WHERE no = %s", (world.meter.meter_no,))
+    assert world.bill(subscription, now="2026-02-02").invoices == 1
+    assert amounts(world.invoices(subscription)[-1]) == {"tokens": 5}

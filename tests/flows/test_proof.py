@@ -68,6 +68,11 @@ def test_a_drift_is_found_told_and_repaired_and_all_else_is_proven(
         assert finish_builds(log.settings) == 2
         assert [active_of(log, meter)[0] for meter in meters] == [2, 1, 2, 1]
         assert all(each.proof.ok for each in prove_all(doors, meter="m0", now=now))
+        late = now + timedelta(hours=2)
+        assert window_rows(log, meters[0]) != []
+        prove_page(doors, after_no=0, now=late, beat=nothing)
+        assert window_rows(log, meters[0]) == window_rows(log, meters[2], "usage_values") == [], "nobody reads them"
+        assert window_rows(log, meters[1]) != []
     told = log.postgres.execute(
         "SELECT kind, ok, revision FROM meter_proofs WHERE meter_no = %s", (meters[0].meter_no,)
     )
@@ -76,12 +81,14 @@ def test_a_drift_is_found_told_and_repaired_and_all_else_is_proven(
     spoil(log, meters[1].meter_no)
     names = ("postgres_dsn", "clickhouse_url")
     environment = os.environ | {f"METERLINE_{name.upper()}": str(getattr(log.settings, name)) for name in names}
-    command = subprocess.run(
-        [sys.executable, "-m", "flows.proving", "--meter", "m1"], env=environment, capture_output=True, check=False
-    )
+    doctor = [sys.executable, "-m", "infra.cli.app", "doctor", "--proof"]
+    command = subprocess.run([*doctor, "--meter", "m1", "--json"], env=environment, capture_output=True, check=False)
     answer = msgspec.json.decode(command.stdout)
     assert (command.returncode, answer["ok"], answer["meters"][0]["drifted"]) == (1, False, 1)
     database.close()
+    shown = subprocess.run(doctor, env=environment, capture_output=True, check=False)
+    assert shown.returncode == 1
+    assert b"1 rows differ" in shown.stdout
 
 
 def spoil(log: UsageLog, meter_no: int) -> None:
