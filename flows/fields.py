@@ -24,6 +24,7 @@ from schemas.money import EXACT, MAX_SCALE
 from schemas.paths import Path
 
 KNOWN_SHAPES = 1024
+LINE_END = 10
 
 #: A value is whole x SCALE + part units of 10^-12, so that sums of either need no more than 64 bits.
 SCALE = 10**MAX_SCALE
@@ -66,8 +67,8 @@ def decode_rows(data: Texts, names: tuple[str, ...]) -> Table:
     """The properties `names` of every event. A row whose data is no JSON object that can be read is broken."""
     n = len(data)
     decoder = _decoder(names)
-    lines = pc.call_function("binary_join", [_one_list(data), "\n"])[0].as_py().encode()
-    if lines.count(b"\n") != n - 1:
+    lines = pc.call_function("binary_join", [_one_list(data), "\n"])[0].as_buffer().to_pybytes()
+    if np.count_nonzero(np.frombuffer(lines, np.uint8) == LINE_END) != n - 1:
         # Outside of strings a line end is white space, and inside of strings JSON has none.
         return _decode_one_by_one(data, names, decoder)
     try:
@@ -108,9 +109,14 @@ class Values:
 
 def exact_values(column: list[Any]) -> Values:
     """The numbers of a column, rounded to 12 digits after the point as `schemas.matching.quantity_of` rounds."""
+    return values_by(column, _units)
+
+
+def values_by(column: list[Any], units: Callable[[Any], int | None]) -> Values:
+    """The whole numbers of a column; of everything else, `units` says the units of 10^-12, None for nothing, or ODD."""
     n = len(column)
     assert n <= MAX_COLUMN, "a batch is bounded far below this"
-    others = {row: _units(column[row]) for row, kind in enumerate(map(type, column)) if kind is not int}
+    others = {row: units(column[row]) for row, kind in enumerate(map(type, column)) if kind is not int}
     plain = column.copy() if others else column
     for row in others:
         plain[row] = 0
@@ -147,11 +153,8 @@ def _units(value: Any) -> int | None:
     """Units of 10^-12, None for null, ODD for what the ordinary case does not cover."""
     if value is None:
         return None
-    if type(value) is Decimal and -20 < value.adjusted() < 12:
-        units = _exact_units(value)
-        if units is not None:
-            return units
-    return units_by(lambda: quantity_of(value))
+    units = exact_units(value)
+    return units_by(lambda: quantity_of(value)) if units is None else units
 
 
 def units_by(quantity: Callable[[], Quantity | None]) -> int | None:
@@ -165,8 +168,10 @@ def units_by(quantity: Callable[[], Quantity | None]) -> int | None:
     return int(found.value.scaleb(MAX_SCALE, EXACT)) if abs(found.value) < MAX_WHOLE else ODD
 
 
-def _exact_units(value: Decimal) -> int | None:
-    """Units of 10^-12 of a number that needs no rounding; None for one that does."""
+def exact_units(value: Any) -> int | None:
+    """Units of 10^-12 of a decimal of ordinary size that needs no rounding; None for any other value."""
+    if type(value) is not Decimal or not -20 < value.adjusted() < 12:
+        return None
     try:
         scaled = value.scaleb(MAX_SCALE, EXACT)
     except Inexact:  # more digits than EXACT holds

@@ -1,19 +1,18 @@
-"""Arithmetic of a meter's value over columns: at once for small whole numbers, by the rule itself for the rest."""
+"""Arithmetic of a meter's value over columns: at once for small numbers, by the rule itself for the rest."""
 
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from flows.fields import MAX_COLUMN, MAX_WHOLE, Values, units_by, with_units
+from flows.fields import SCALE, Values, exact_units, units_by, values_by, with_units
 from schemas.arithmetic import Expression, Node, Number, Operation, Property
 from schemas.matching import quantity_by
 from schemas.money import EXACT, MAX_SCALE
 from schemas.paths import Path
 
-#: Operands up to this are computed at once; what they yield is checked to fit 64 bits before anything is computed.
-MAX_OPERAND = MAX_WHOLE
 INT64_LIMIT = 1 << 63
+SCALES = (0, 3, 6, 9, MAX_SCALE)  # digits after the point that a column may have; fewer leave more room before it
 
 
 class Scaled(NamedTuple):
@@ -25,23 +24,16 @@ class Scaled(NamedTuple):
 
 
 class _TooLarge(Exception):
-    """Some number on the way may not fit 64 bits."""
+    """Some number on the way may not fit 64 bits: nothing is computed that has not been bounded before."""
 
 
 def formula_values(expression: Expression, columns: dict[Path, list[Any]]) -> Values:
     """What the expression yields in each row, as `schemas.matching.quantity_by` says."""
-    n = len(columns[expression.paths[0]])
-    assert n <= MAX_COLUMN, "a batch is bounded far below this"
-    plain = np.ones(n, np.bool_)
-    operands: dict[Path, Scaled] = {}
-    for path, column in columns.items():
-        is_plain = [type(value) is int and -MAX_OPERAND < value < MAX_OPERAND for value in column]
-        plain &= is_plain
-        numbers = np.array([v if ok else 0 for v, ok in zip(column, is_plain, strict=True)], np.int64)
-        operands[path] = Scaled(numbers, 0, int(np.abs(numbers).max()))
-    whole, part = np.zeros(n, np.int64), np.zeros(n, np.int64)
+    operands = {path: values_by(column, exact_units) for path, column in columns.items()}
+    plain = np.logical_and.reduce([operand.present for operand in operands.values()])
+    whole, part = np.zeros(len(plain), np.int64), np.zeros(len(plain), np.int64)
     try:
-        found = _compute(expression.root, operands)
+        found = _compute(expression.root, {path: _scaled(operand, plain) for path, operand in operands.items()})
         if found.scale > MAX_SCALE:
             raise _TooLarge
         whole[:], rest = np.divmod(found.numbers, 10**found.scale)
@@ -49,6 +41,15 @@ def formula_values(expression: Expression, columns: dict[Path, list[Any]]) -> Va
     except _TooLarge:
         plain[:] = False
     return with_units(whole, part, {row: _by_rule(expression, columns, row) for row in np.flatnonzero(~plain).tolist()})
+
+
+def _scaled(operand: Values, rows: NDArray[np.bool_]) -> Scaled:
+    """An operand with as few digits after the point as its values need; 0 outside of these rows. Raises _TooLarge."""
+    whole, part = np.where(rows, operand.whole, 0), np.where(rows, operand.part, 0)
+    scale = next(scale for scale in SCALES if not (part % 10 ** (MAX_SCALE - scale)).any())
+    limit = (int(np.abs(whole).max()) + 1) * 10**scale
+    _check(limit)
+    return Scaled(whole * 10**scale + part // (SCALE // 10**scale), scale, limit)
 
 
 def _by_rule(expression: Expression, columns: dict[Path, list[Any]], row: int) -> int | None:

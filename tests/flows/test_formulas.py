@@ -1,5 +1,6 @@
 """Arithmetic by columns is the arithmetic of the rule, and what columns can't hold is left to it."""
 
+from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
@@ -27,6 +28,9 @@ numbers = st.one_of(
     small,
     small,
     st.integers(-MAX_WHOLE, MAX_WHOLE),
+    st.sampled_from(
+        [Decimal("0.5"), Decimal("-1.0000000001"), Decimal("1e-13"), Decimal("1099511627775.999999999999")]
+    ),
     st.sampled_from([1 << 40, 1 << 62, -(1 << 63), 10**38, None, "2.5", "x"]),
 )
 pairs = st.one_of(st.tuples(small, small), st.tuples(numbers, numbers))
@@ -75,5 +79,5 @@ def test_rows_of_small_numbers_are_computed_at_once(text: str, monkeypatch: pyte
 
     monkeypatch.setattr("flows.formulas.quantity_by", judge)
     expression = parse_value(text)
-    formula_values(expression, {path: [1, 2, 3] for path in expression.paths})
+    formula_values(expression, {path: [1, Decimal("2.5"), -3] for path in expression.paths})
     assert bool(judged) == (text in {EXPRESSIONS[4], EXPRESSIONS[6]})
