@@ -66,3 +66,14 @@ def test_a_price_page_is_a_plan_whose_cases_hold(page: Path) -> None:
         price = parse_plan_price(body, currency=built["plan"]["currency"])
         assert price.price in proven
         assert price.meter is None or price.meter in meters
+
+
+def test_every_price_page_can_be_sent_as_it_is(services: Services) -> None:
+    for page in PAGES:
+        built = json.loads(page.read_text(encoding="utf-8"))
+        with services.client(services.new_tenant_key()) as api:
+            for meter in built["meters"]:
+                answer = api.post("/v1/meters", json=meter)
+                assert answer.status_code == 201, answer.text
+            answer = api.post("/v1/plans", json=built["plan"])
+            assert answer.status_code == 201, answer.text
