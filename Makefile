@@ -33,7 +33,7 @@ demo: setup ## Run the main job on the real stack: events in, invoices out, prov
 test: setup ## Run the tests on the real stack (TESTS="tests/pricing -k …" for some)
 	$(BIN)/pytest -n 2 $(TESTS)
 
-test-long: setup ## Run the long suites too: a hundred kills, hours of traffic in minutes (half an hour; TESTS="tests/long …")
+test-long: setup ## Run the long suites too: a hundred kills, generated traffic (half an hour and more; TESTS="tests/long …")
 	$(BIN)/pytest -m long -s $(or $(TESTS),tests/long tests/oracle)
 
 check: setup format lint types imports ## Check format, lint, types and the layers

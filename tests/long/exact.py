@@ -88,7 +88,7 @@ def check_usage(api: httpx2.Client, ledger: Ledger) -> None:
             Query(meter.key, start, end),
             Query(meter.key, start, end, by_customer=True, group_by=meter.group_by),
             Query(meter.key, start, end, window="day", zone="America/New_York", by_customer=True),
-            Query(meter.key, end - timedelta(days=2), end, window="minute"),
+            Query(meter.key, end - timedelta(hours=28), end - timedelta(hours=22), window="minute"),
         ]
         for query in queries:
             found, expected = ask(api, query), answer(ledger, query)

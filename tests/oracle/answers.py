@@ -1,5 +1,6 @@
 """What `GET /v1/usage` must answer, from a ledger."""
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -107,27 +108,33 @@ def _levels(meter: Meter, query: Query, facts: Sequence[Fact]) -> Answer:
     A row is there from the window on in which the first of its series begins.
     """
     series: dict[tuple[str | None, Group], list[Fact]] = {}
-    for fact in facts:
+    for fact in sorted(facts, key=_order):
         series.setdefault((fact[0].customer, fact[1].group), []).append(fact)
+    times = {key: [entry.event.time for entry, _ in of_series] for key, of_series in series.items()}
     found: dict[Row, Fraction] = {}
     for window in windows(query.start, query.end, query.window, query.zone):
         start, end = max(window[0], query.start), min(window[1], query.end)
-        for of_series in series.values():
-            if min(entry.event.time for entry, _ in of_series) >= end:
+        for key, of_series in series.items():
+            if times[key][0] >= end:
                 continue  # the series has not begun
-            area = sum(level * (until - since) for level, since, until in _steps(of_series, start, end))
+            first, last = bisect_left(times[key], start), bisect_left(times[key], end)
+            held = Fraction(of_series[first - 1][1].value) if first else Fraction(0)
+            area = sum(
+                (level * (until - since) for level, since, until in _steps(held, of_series[first:last], start, end)),
+                Fraction(0),
+            )
             row = _row(meter, query, window, of_series[0])
-            found[row] = found.get(row, Fraction(0)) + Fraction(area) / ((end - start) // MICROSECOND)
+            found[row] = found.get(row, Fraction(0)) + area / ((end - start) // MICROSECOND)
     return {row: to_decimal(value) for row, value in found.items()}
 
 
-def _steps(facts: Sequence[Fact], start: datetime, end: datetime) -> Iterator[tuple[Fraction, int, int]]:
-    """(level, from, to) within [start, end), in microseconds since `start`."""
-    level, since = Fraction(0), 0
-    for entry, taken in sorted(facts, key=_order):
-        if entry.event.time >= end:
-            break
-        at = max(0, (entry.event.time - start) // MICROSECOND)
+def _steps(
+    level: Fraction, facts: Sequence[Fact], start: datetime, end: datetime
+) -> Iterator[tuple[Fraction, int, int]]:
+    """(level, from, to) within [start, end), in microseconds since `start`, from the level held at the start on."""
+    since = 0
+    for entry, taken in facts:
+        at = (entry.event.time - start) // MICROSECOND
         yield level, since, at
         level, since = Fraction(taken.value), at
     yield level, since, (end - start) // MICROSECOND
