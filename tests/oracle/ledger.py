@@ -1,7 +1,7 @@
 """What was sent, in order, and what must have become of it."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -80,7 +80,7 @@ class Ledger:
             self._judge(entry)
         else:
             entry.copies += 1
-            entry.conflict |= event != entry.event
+            entry.conflict |= not _same(event, entry.event)
 
     def void(self, identity: Identity) -> None:
         self.entries[identity].voided = True
@@ -126,6 +126,18 @@ class Ledger:
             found = _taken(meter, entry)
             if found is not None:
                 yield entry, found
+
+
+def _same(copy: Event, first: Event) -> bool:
+    """Whether a copy says what the first one said: by values, not by their text."""
+    return replace(copy, data=first.data) == first and _plain(read(copy.data)) == _plain(read(first.data))
+
+
+def _plain(value: Any) -> Any:
+    """Equal to another's only if both are the same JSON value: 1 and 1.0 are, 1 and true are not."""
+    if isinstance(value, dict):
+        return {name: _plain(each) for name, each in value.items()}
+    return [_plain(each) for each in value] if isinstance(value, list) else (isinstance(value, bool), value)
 
 
 def _taken(meter: Meter, entry: Entry) -> Taken | None:
