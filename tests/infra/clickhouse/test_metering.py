@@ -9,7 +9,7 @@ from schemas.billing import GroupQuantity, UsageNeed
 from schemas.instants import Period
 from schemas.meters import Aggregation
 from tests.infra.clickhouse.rows import TENANT_NO
-from tests.infra.clickhouse.test_usage_oracle import START, fact, store
+from tests.infra.clickhouse.usage_oracle import START, fact, store
 
 HOUR = START + timedelta(hours=1)
 

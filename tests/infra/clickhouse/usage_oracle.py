@@ -1,15 +1,24 @@
-"""What usage must be, by the words of the contract alone: plain lists, `Decimal` and `Fraction`."""
+"""What usage must be, by the words of the contract alone: plain lists, `Decimal` and `Fraction`; and events for it."""
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
 from itertools import pairwise
+from typing import Any
 
+from infra.clickhouse.client import Client
 from infra.clickhouse.usage_query import UsageKey, UsageQuery
+from schemas.catalogue import MeterEntry
 from schemas.instants import MICROSECOND
 from schemas.meters import Aggregation
+from schemas.money import format_decimal
+from tests.infra.clickhouse.rows import TENANT_NO, StoredEvent, store_events
+
+START = datetime.fromisoformat("2026-10-31T22:00:00Z")  # clocks go back in New York eight hours later
+NUMBERS = itertools.count(100_000)  # each example has meters and an event type of its own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,3 +110,51 @@ def exact(number: Fraction) -> Decimal:
     units = int(scaled + Fraction(1, 2))
     sign = 1 if number < 0 else 0
     return Decimal((sign, tuple(int(digit) for digit in str(units)), -12))
+
+
+@dataclass(frozen=True)
+class Case:
+    meters: dict[Aggregation, MeterEntry]
+    taken: list[Taken]
+
+    def query(self, aggregation: Aggregation, **fields: Any) -> UsageQuery:
+        return UsageQuery(tenant_no=TENANT_NO, meter=self.meters[aggregation], **fields)
+
+
+def store(client: Client, taken: list[Taken]) -> Case:
+    """In two batches and a third that takes back; each stored twice, as a redo does, and no merge in between."""
+    number = next(NUMBERS)
+    meters = {
+        aggregation: MeterEntry(
+            meter_no=number * 10 + index, revision=1, event_type=f"type{number}", aggregation=aggregation,
+            value=None if aggregation is Aggregation.COUNT else "$.n", filters=(), group_by=("model", "region"),
+        )
+        for index, aggregation in enumerate(Aggregation)
+    }  # fmt: skip
+    events = [_stored(event, number, list(meters.values())) for event in taken]
+    half = len(events) // 2
+    voids = [event.taken_back(change_offset=1_000) for event, fact in zip(events, taken, strict=True) if fact.voided]
+    for seq, batch in enumerate((events[:half], events[half:], voids), start=1):
+        if batch:
+            store_events(client, batch, seq=seq, redo=True)
+    return Case(meters, taken)
+
+
+def _stored(event: Taken, number: int, meters: list[MeterEntry]) -> StoredEvent:
+    partition, offset = event.place
+    fields = [f'"n":{format_decimal(event.value)}']
+    fields += [f'"{name}":"{text[1:]}"' for name, text in event.groups.items() if text]
+    return StoredEvent(
+        id=f"{number}-{offset}", customer_no=event.customer_no, occurred_at=event.occurred_at, type=f"type{number}",
+        received_at=event.received_at, partition=partition, offset=offset, data="{" + ",".join(fields) + "}",
+        status="unmatched" if offset % 3 == 0 else "counted", meters=meters,
+    )  # fmt: skip
+
+
+def fact(minute: int, value: str, *, offset: int, model: str = "=m1", **fields: Any) -> Taken:
+    """Customer 1's; received at START unless told otherwise."""
+    given: dict[str, Any] = {
+        "customer_no": 1, "occurred_at": START + timedelta(minutes=minute), "received_at": START, "place": (0, offset),
+        "groups": {"model": model, "region": ""}, "value": Decimal(value), "text": f"={value}",
+    }  # fmt: skip
+    return Taken(**(given | fields))
