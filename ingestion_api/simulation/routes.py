@@ -1,5 +1,9 @@
 """The route of simulations."""
 
+from collections.abc import Generator
+from contextlib import contextmanager
+from threading import BoundedSemaphore
+
 from fastapi import Request
 from starlette.responses import Response
 
@@ -10,9 +14,14 @@ from ingestion_api.routing import house_router
 from ingestion_api.simulation.body import SimulateBody
 from ingestion_api.simulation.task import load_task, run_task
 from ingestion_api.simulation.views import CSV, SimulationView, to_csv, to_view
-from schemas.errors import Reject
+from schemas.errors import Reject, Retry
+
+MAX_RUNNING = 2  # simulations of one process: each may keep a processor busy for half a minute
+RETRY_SECONDS = 10
 
 router = house_router("pricing")
+
+_running = BoundedSemaphore(MAX_RUNNING)
 
 
 @router.post(
@@ -28,8 +37,21 @@ def simulate_plan(body: SimulateBody, call: ReadCall, context: FromContext, requ
         raise Reject.at("/to", "pricing.invalid_period", "The end must be later than the start.")
 
     def effect() -> SimulationView:
-        task = load_task(context, body, call.principal)
-        return to_view(body, task, dict(run_task(context.clickhouse, task)))
+        with _one_of_few():
+            task = load_task(context, body, call.principal)
+            return to_view(body, task, dict(run_task(context.clickhouse, task)))
 
     answered = answer_unheld(call, effect)
     return to_csv(answered) if answered.status_code == 200 and CSV in request.headers.get("accept", "") else answered
+
+
+@contextmanager
+def _one_of_few() -> Generator[None]:
+    """Raises Retry while MAX_RUNNING others run: other requests need threads and processors too."""
+    if not _running.acquire(blocking=False):
+        detail = f"{MAX_RUNNING} simulations are running; try again when one is done."
+        raise Retry("pricing.simulations_busy", detail, retry_after_seconds=RETRY_SECONDS)
+    try:
+        yield
+    finally:
+        _running.release()

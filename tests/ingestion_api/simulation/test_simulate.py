@@ -1,10 +1,12 @@
 """What customers would have paid under a plan, on their stored usage, beside what they did pay."""
 
 import csv
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
 
+from ingestion_api.simulation import routes
 from tests.support.api import Api
 from tests.support.billed_api import api_of
 from tests.support.billing import ADVANCE, METER, USAGE, World
@@ -175,3 +177,14 @@ def test_other_tenants_customers_are_no_part_of_it(world: World, billed: Api) ->
     body = {"plan": {"currency": "USD", "prices": [ADVANCE]}, **JANUARY}
     assert other.post("/v1/pricing/simulate", body, status=200)["data"] == []
     assert other.post("/v1/pricing/simulate", body | {"customers": [name]}, status=404)["code"] == "customer.not_found"
+
+
+def test_more_simulations_at_once_than_there_is_room_for_are_told_to_come_again(api: Api) -> None:
+    body = {"plan": {"currency": "USD", "prices": [ADVANCE]}, **JANUARY}
+    with ExitStack() as others:
+        for _ in range(routes.MAX_RUNNING):
+            others.enter_context(routes._one_of_few())
+        response = api.http.post("/v1/pricing/simulate", json=body)
+        assert (response.status_code, response.json()["code"]) == (503, "pricing.simulations_busy")
+        assert int(response.headers["retry-after"]) > 0
+    assert api.post("/v1/pricing/simulate", body, status=200)["data"] == []
