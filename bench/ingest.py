@@ -270,7 +270,7 @@ def main() -> None:
     if options.single:
         options.events_per_request = 1
     options.rate = options.rate or (4_000 if options.single else 150_000)
-    options.connections = options.connections or (64 if options.single else 12)
+    options.connections = options.connections or (256 if options.single else 12)
     result = _measure(options)
     if options.json:
         print(json.dumps(asdict(result)))
