@@ -25,7 +25,6 @@ CONNECT_TIMEOUT_SECONDS = 5
 POOL_WAIT_SECONDS = 5
 CHECK_SECONDS = 2  # for an answer to nothing
 GRACE_SECONDS = 1  # for the server's word that it has cancelled a statement
-POLL_SECONDS = 0.1
 STATEMENT_TIMEOUT_MS = 60_000
 LOCK_TIMEOUT_MS = 10_000
 IDLE_IN_TRANSACTION_TIMEOUT_MS = 30_000  # a stopped process must not hold its row locks for ever
@@ -55,11 +54,11 @@ class ImpatientConnection(PgConnection):
     help then.
     """
 
-    answer_seconds: float = STATEMENT_TIMEOUT_MS / 1000
+    answer_seconds: int = STATEMENT_TIMEOUT_MS // 1000
 
-    def wait(self, gen: PQGen[Answer], interval: float = POLL_SECONDS, timeout: float | None = None) -> Answer:
+    def wait(self, gen: PQGen[Answer], *args: Any, **options: Any) -> Answer:
         try:
-            return super().wait(gen, interval, self.answer_seconds if timeout is None else timeout)
+            return super().wait(gen, *args, **{"timeout": self.answer_seconds, **options})
         except psycopg.OperationalError:
             if self.pgconn.transaction_status == TransactionStatus.ACTIVE:  # it may still answer, to nobody
                 self.pgconn.finish()

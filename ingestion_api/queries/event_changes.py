@@ -31,7 +31,7 @@ from ingestion_api.routing import house_router
 from schemas.errors import Retry
 from schemas.events import DEFAULT_SOURCE, MAX_FIELD_LENGTH, ChangeKind
 
-POLL_SECONDS = 0.05
+POLL_MS = 50
 PAGES_A_REPLAY = 10  # of QUARANTINED_PAGE identities
 
 router = house_router("events")
@@ -142,7 +142,7 @@ def _wait_stored(
                 f"No event {event_id!r} is stored, and what was sent last is not stored yet; try again.",
                 retry_after_seconds=2,
             )
-        time.sleep(POLL_SECONDS)
+        time.sleep(POLL_MS / 1000)
 
 
 def _wait_voided(context: Context, load: Callable[[], list[StoredEvent]]) -> list[StoredEvent]:
@@ -152,7 +152,7 @@ def _wait_voided(context: Context, load: Callable[[], list[StoredEvent]]) -> lis
         found = load()
         if _is_voided(found) or time.monotonic() > deadline:
             return found
-        time.sleep(POLL_SECONDS)
+        time.sleep(POLL_MS / 1000)
 
 
 @router.post("/v1/events/replay", response_model=ReplayView, status_code=202, operation_id="replay_events")
