@@ -1,8 +1,11 @@
-"""`python -m billing_workflows`: the Temporal worker of billing."""
+"""`python -m billing_workflows`: the Temporal worker of billing, and of building and proving meters."""
 
 import asyncio
 
+import structlog
+
 from billing_workflows.worker import run_worker
+from infra import metrics
 from infra.settings import Settings
 from infra.telemetry import configure_logging
 
@@ -11,6 +14,10 @@ def main() -> None:
     """Run until SIGTERM."""
     settings = Settings()
     configure_logging(settings, service="billing_workflows")
+    try:
+        metrics.serve(settings.metrics_port)
+    except OSError as error:  # a flow beside it has the same setting: nobody's invoice waits for that
+        structlog.get_logger().warning("metrics not served", port=settings.metrics_port, reason=str(error))
     asyncio.run(run_worker(settings))
 
 

@@ -16,6 +16,7 @@ from typing_extensions import TypedDict
 from infra.clickhouse.metering import measure
 from infra.postgres.billing import load_meters, load_subscription
 from infra.postgres.credits import load_balances
+from infra.postgres.meters import complete_until
 from infra.postgres.pool import PgConnection
 from infra.postgres.shards import usage_as_of
 from ingestion_api.answers import answer
@@ -143,7 +144,7 @@ def make_draft(
 ) -> Draft:
     """The draft of a statement's invoice, with usage up to `as_of` if given."""
     settings = context.settings
-    complete_until = usage_as_of(connection, topic=settings.events_topic, partitions=settings.events_partitions)
+    stored_until = usage_as_of(connection, topic=settings.events_topic, partitions=settings.events_partitions)
     needs = usage_needs(subscription, statement, load_meters(connection, [subscription.tenant_id]))
     if as_of is not None:
         needs = [_clip(need, as_of) for need in needs]
@@ -154,7 +155,9 @@ def make_draft(
         statement=statement,
         needs=needs,
         credit=balances.get(terms.currency, Decimal(0)),
-        complete_until=complete_until,
+        complete_until=complete_until(
+            connection, meter_nos=sorted({need.meter.meter_no for need in needs}), as_of=stored_until
+        ),
     )
 
 

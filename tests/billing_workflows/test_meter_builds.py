@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import pytest
 
 from infra.settings import Settings
+from schemas.catalogue import MeterEntry
 from tests.flows.test_builds import active_of, traffic, window_rows
 from tests.support.meters import change_meter, finish_builds, make_meter, make_tenant
 from tests.support.services import make_namespace
@@ -52,11 +53,19 @@ def test_a_worker_begins_builds_by_itself_and_finishes_those_of_one_that_was_kil
             assert killed.wait(WAIT_SECONDS) == -signal.SIGKILL
         log.send(traffic("second", no))
         changed = change_meter(log.postgres, no, late[0], group_by=())
-        with worker(log.settings) as last:
+        with worker(log.settings, METERLINE_PROOF_SECONDS="1") as last:
             wait_for(lambda: active_of(log, late[1])[1], "the second meter is built")
             wait_for(lambda: active_of(log, late[0]) == (2, True), "the changed meter is built")
+            wait_for(lambda: proven(log, late) == {True}, "a schedule proves them")
             last.send_signal(signal.SIGTERM)
             assert last.wait(WAIT_SECONDS) == 0
         log.wait_stored(flow)
     assert window_rows(log, late[1]) == window_rows(log, early) != []
     assert sum(row[5] for row in window_rows(log, changed)) == sum(row[5] for row in window_rows(log, early))
+
+
+def proven(log: UsageLog, meters: list[MeterEntry]) -> set[bool]:
+    """What the newest proofs of these meters say; empty before each has one."""
+    numbers = [meter.meter_no for meter in meters]
+    rows = log.postgres.execute("SELECT meter_no, ok FROM meter_proofs WHERE meter_no = ANY(%s)", (numbers,)).fetchall()
+    return {row["ok"] for row in rows} if {row["meter_no"] for row in rows} == set(numbers) else set()

@@ -1,5 +1,7 @@
+from datetime import UTC, datetime
 from typing import Any
 
+from infra.postgres.meters import complete_until
 from tests.ingestion_api.control.test_meters import METER
 from tests.support.api import Api
 from tests.support.meters import finish_builds
@@ -35,6 +37,26 @@ def test_a_new_meter_is_building_and_then_ready(api: Api) -> None:
     }
     finish_builds(api.settings)
     assert api.get("/v1/meters/tokens") == made | {"status": "ready", "build": None}
+
+
+def test_usage_is_complete_up_to_the_first_stored_event_until_the_past_is_counted(api: Api) -> None:
+    made = api.post("/v1/meters", METER)
+    first, as_of = datetime(2026, 3, 1, tzinfo=UTC), datetime(2026, 3, 2, tzinfo=UTC)
+
+    def complete(at: datetime | None) -> datetime | None:
+        with api.database.transaction() as connection:
+            row = connection.execute(
+                "UPDATE meters SET built_until = CASE WHEN NOT is_built THEN %s::timestamptz END WHERE id = %s"
+                " RETURNING no",
+                (at, made["id"]),
+            ).fetchone()
+            assert row is not None
+            return complete_until(connection, meter_nos=[row["no"]], as_of=as_of)
+
+    assert complete(first) == first
+    assert complete(None) is None, "nothing is known"
+    finish_builds(api.settings)
+    assert complete(first) == as_of
 
 
 def test_a_name_changes_at_once_and_a_definition_as_a_new_revision(api: Api) -> None:
