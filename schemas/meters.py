@@ -16,7 +16,7 @@ class Aggregation(StrEnum):
     WEIGHTED_SUM = "weighted_sum"
 
 
-#: Their windows add up: minutes of `usage_minutes`, with the number of values and their sum. An average is sum / number.
+#: Their windows add up: minutes of `usage_minutes`, with the number of values and their sum. An average divides them.
 ADDITIVE = frozenset({Aggregation.COUNT, Aggregation.SUM, Aggregation.AVG})
 
 #: Their windows don't: what they took is kept event by event, in `usage_values`.
