@@ -2,7 +2,7 @@
 
 import random
 import signal
-from datetime import timedelta
+from datetime import UTC, timedelta
 from fractions import Fraction
 
 from infra.postgres.catalogue import Change
@@ -44,6 +44,9 @@ def traffic(round_number: int) -> list[Sent]:
 def test_no_kill_between_two_lines_of_the_sink_loses_or_doubles_anything(log: UsageLog) -> None:
     log.customers({"acme": 1, "beta": 2, "gamma": 3})
     log.meters(meter(1, group_by=("model",)), meter(2, aggregation=Aggregation.COUNT, value=None))
+    log.meters(
+        meter(3, aggregation=Aggregation.LATEST, group_by=("model",)), meter(4, aggregation=Aggregation.UNIQUE_COUNT)
+    )
     log.catalogue([Change(kind=EntryKind.ENTITLEMENT, tenant_no=1, key="7", entry=entitlement())])
     sent: list[Sent] = []
     for number, point in enumerate(CRASH_POINTS):
@@ -107,6 +110,16 @@ def check_exact(log: UsageLog, sent: list[Sent]) -> None:
             count, total = sums.get((meter_no, customer, minute, groups), (0, Fraction(0)))
             sums[meter_no, customer, minute, groups] = (count + 1, total + value)
     assert log.usage() == sums
+    assert values_of(log) == sorted(
+        value
+        for event in first.values()
+        if isinstance(event.data, dict) and event.data["tokens"] not in (None, "many")
+        for customer, tokens in [(numbers[event.subject], event.data["tokens"])]
+        for value in [
+            (3, customer, event.time, (f"={event.data['model']}",), 1, Fraction(tokens), ""),
+            (4, customer, event.time, (), 1, Fraction(0), f"={tokens}"),
+        ]
+    )
     stored = log.events()
     assert stored.keys() == first.keys()
     assert {event_id for event_id, (status, _, _) in stored.items() if status == "quarantined"} == {
@@ -117,3 +130,15 @@ def check_exact(log: UsageLog, sent: list[Sent]) -> None:
     row = log.postgres.execute("SELECT used FROM entitlement_counters WHERE entitlement_no = 7").fetchone()
     assert row is not None
     assert row["used"] == used
+
+
+def values_of(log: UsageLog) -> list[tuple[object, ...]]:
+    """(meter, customer, time, groups, effect, value, text) of every value; one that is stored twice is there twice."""
+    rows = log.clickhouse.query(
+        "SELECT meter_no, customer_no, occurred_at, group_values, effect, value, text FROM usage_values FINAL"
+        " WHERE meter_no IN (3, 4)"
+    ).result_rows
+    return sorted(
+        (meter_no, customer, at.replace(tzinfo=UTC), tuple(groups), effect, Fraction(value), text)
+        for meter_no, customer, at, groups, effect, value, text in rows
+    )
