@@ -34,7 +34,7 @@ def test_readiness_names_every_server_with_its_state(api: Api) -> None:
     assert [component["name"] for component in ready["components"]] == NAMES
     states = {component["name"]: component["status"] for component in ready["components"]}
     assert states["postgres"] == states["clickhouse"] == "ok"
-    assert all((part["latency_ms"] is None) == (part["status"] == "down") for part in ready["components"])
+    assert all(part["latency_ms"] is not None or part["status"] == "down" for part in ready["components"])
     assert states["flow"] == "starting"  # none runs over these databases
     assert (response.status_code, ready["status"]) == (503, "down")
 

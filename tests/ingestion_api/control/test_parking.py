@@ -5,6 +5,7 @@ import pytest
 from tests.support.api import Api
 from tests.support.billed_api import api_of
 from tests.support.billing import USAGE, World
+from tests.support.meters import finish_builds
 
 NOW = "2026-02-02"
 
@@ -26,6 +27,9 @@ def test_an_unparked_subscription_is_billed_once_its_cause_is_gone(world: World,
     assert (view["id"], view["parked_reason"]) == (subscription.id, None)
     assert view == admin.get(path)
     assert world.due(NOW) == [subscription.id]
+    assert world.bill(subscription, now=NOW).waiting == 1  # for the meter to be built
+    world.rows("UPDATE shards SET catalogue_version = 1000000 RETURNING 1")
+    assert finish_builds(world.settings) == 1
     assert world.bill(subscription, now=NOW).invoices == 1
     told = world.rows("SELECT type FROM outbox WHERE object_id = %(id)s ORDER BY no", id=subscription.id)
     assert [row["type"] for row in told] == ["subscription.parked", "subscription.updated"]
