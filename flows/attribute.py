@@ -1,7 +1,7 @@
 """Whose each event is, which meters take it, and what they take: by the catalogue of the batch.
 
 Every event ends in one state. `quarantined`: its subject is unknown, its data can't be read, or a value that a meter
-needs is no number. `unmatched`: no meter takes it. `counted`: at least one does.
+needs is no number. `unmatched`: no meter's filters let it through. `counted`: those of at least one do.
 """
 
 from collections.abc import Mapping, Sequence

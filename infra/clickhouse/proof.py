@@ -22,7 +22,7 @@ from schemas.instants import to_micros
 from schemas.matching import event_text, parse_data
 from schemas.meters import BY_VALUE, Aggregation, Filter, FilterOperator
 from schemas.money import EXACT, format_decimal
-from schemas.paths import parse_path
+from schemas.paths import Path, parse_path
 
 #: Spans a query: as text their bounds stay well below the 128 KiB that ClickHouse takes in one parameter.
 SPANS_A_QUERY = 1_000
@@ -112,8 +112,9 @@ def _sum_events(
     condition = "".join(_filter_sql(index, rule, parameters) for index, rule in enumerate(meter.filters))
     value, taken = "toDecimal256(0, 12)", "1"
     if meter.aggregation is not Aggregation.COUNT:
-        assert meter.value is not None, "only a count meter has no value"
-        raw = f"JSONExtractRaw(data, {_path_sql('value', meter.value, parameters)})"
+        path = None if meter.value is None else parse_value(meter.value).path
+        assert path is not None, "a simple meter that is no count reads one path"
+        raw = f"JSONExtractRaw(data, {_path_sql('value', path, parameters)})"
         value = f"ifNull(round(toDecimal256OrNull(trim(BOTH '\"' FROM {raw}), 30), 12), 0)"
         taken = f"{raw} NOT IN ('', 'null')"
     rows = client.query(
@@ -200,7 +201,7 @@ def _raw_parameters(tenant_no: int, meter: MeterEntry, spans: Sequence[Span], se
 
 def _filter_sql(index: int, rule: Filter, parameters: dict[str, Any]) -> str:
     """One filter as a condition; `eq` and `in` alike. Literals keep their kinds."""
-    path = _path_sql(f"filter{index}", rule.property, parameters)
+    path = _path_sql(f"filter{index}", parse_path(rule.property), parameters)
     literals = [_literal.decode(value) for value in rule.values]
     texts = [literal for literal in literals if isinstance(literal, str)]
     flags = [str(literal).lower() for literal in literals if isinstance(literal, bool)]
@@ -219,8 +220,7 @@ def _filter_sql(index: int, rule: Filter, parameters: dict[str, Any]) -> str:
     )
 
 
-def _path_sql(name: str, path: str, parameters: dict[str, Any]) -> str:
+def _path_sql(name: str, names: Path, parameters: dict[str, Any]) -> str:
     """The arguments that lead to a place in the JSON text, bound."""
-    names = parse_path(path)
     parameters |= {f"{name}_{depth}": part for depth, part in enumerate(names)}
     return ", ".join(f"{{{name}_{depth}:String}}" for depth in range(len(names)))

@@ -10,6 +10,7 @@ from infra.clickhouse.client import Client
 from infra.clickhouse.metering import measure
 from infra.postgres import simulation as store
 from infra.postgres.billing import load_meters
+from infra.postgres.meters import complete_until
 from infra.postgres.pool import PgConnection, Row
 from infra.postgres.shards import usage_as_of
 from ingestion_api.auth import Principal
@@ -71,13 +72,18 @@ def load_task(context: Context, body: SimulateBody, principal: Principal) -> Tas
         customers = _find_customers(connection, body.customers, tenant_id)
         history = _load_history(connection, [row["id"] for row in customers], body.start, body.end)
         scenarios = _make_scenarios(body, plan, customers, history, principal)
+        stored_until = usage_as_of(connection, topic=settings.events_topic, partitions=settings.events_partitions)
+        meters = load_meters(connection, [tenant_id])
+        named = [meters.get((tenant_id, str(price.get("meter")))) for price in plan.prices]
         return Task(
             plan=plan,
             customers=customers,
             scenarios=scenarios,
-            meters=load_meters(connection, [tenant_id]),
+            meters=meters,
             history=history,
-            as_of=usage_as_of(connection, topic=settings.events_topic, partitions=settings.events_partitions),
+            as_of=complete_until(
+                connection, meter_nos=[meter.meter_no for meter in named if meter], as_of=stored_until
+            ),
         )
 
 

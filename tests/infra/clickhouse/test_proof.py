@@ -108,6 +108,7 @@ METERS = {
     "kinds": meter_of(rule("$.size", '"1"', "2.5"), aggregation=Aggregation.COUNT),
     "both": meter_of(rule("$.region", '"eu"'), rule("$.beta", "true")),
     "nested": meter_of(rule("$.nested.region", '"eu"')),
+    "spaced": meter_of(value=" $.tokens "),
 }
 
 
