@@ -31,7 +31,7 @@ demo: setup ## Run the main job on the real stack: events in, invoices out, prov
 	$(BIN)/meterline demo $(DEMO)
 
 test: setup ## Run the tests on the real stack (TESTS="tests/pricing -k …" for some)
-	$(BIN)/pytest -n 2 $(TESTS)
+	$(BIN)/pytest -n 2 --durations 15 $(TESTS)
 
 test-long: setup ## Run the long suites too: a hundred kills, generated traffic (half an hour and more; TESTS="tests/long …")
 	$(BIN)/pytest -m long -s $(or $(TESTS),tests/long tests/oracle)
