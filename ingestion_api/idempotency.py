@@ -1,7 +1,7 @@
 """One POST is one transaction: its effect and, when it carried an Idempotency-Key, its answer.
 
 Same key and body: the first answer again, with `idempotent-replayed: true`. Same key, another body (or path): 409
-`idempotency.conflict`. Two at once: the second waits for the first. As with Stripe, what is kept is the answer of an
+`idempotency.conflict`. Two at once: the second waits for the first (but see `act`). As with Stripe, what is kept is the answer of an
 effect that was tried, so a 404 or 409 is replayed too; a request refused before that (key, role, unreadable or
 invalid body) leaves the key free, and so does a 503, which changed nothing.
 """
@@ -19,7 +19,7 @@ from fastapi import Depends, Header, Request
 from starlette.responses import Response
 
 from infra.postgres import idempotency
-from infra.postgres.pool import Database, PgConnection
+from infra.postgres.pool import Database, PgConnection, Row
 from ingestion_api.answers import answer, encode
 from ingestion_api.auth import SECRET_PREFIX, Principal, Scope, bearer_of, new_secret, require
 from ingestion_api.clock import Now
@@ -69,34 +69,56 @@ class Call:
         return self._once(lambda connection: (status, effect(connection)), secret)
 
     def act(self, effect: Callable[[], tuple[int, Any]]) -> Response:
-        """Answer with the status and the view of something that no transaction holds.
+        """Answer with the status and the view of something that no transaction holds, and that may take seconds.
 
-        After a crash it happens again under the same key, so it must do no harm then; without a key no store is asked.
+        It must do no harm when it happens again: after a crash it does, and two at once under one key both do it; then
+        both have the answer that was kept first. No connection is held meanwhile, and without a key no store is asked.
         """
         if self.key is None:
             status, view = effect()
             return answer(view, status)
-        return self._once(lambda _connection: effect(), None)
+        with self.database.transaction() as connection:
+            kept = self._claim(connection, self.key)
+        if kept is not None:
+            return self._replay(kept["request_sha256"], kept["status"], kept["body"], None)
+        given_status, body = self._attempt(effect)
+        with self.database.transaction() as connection:
+            kept = self._claim(connection, self.key)
+            if kept is not None:
+                return self._replay(kept["request_sha256"], kept["status"], kept["body"], None)
+            self._keep(connection, self.key, given_status, body)
+        return _response(given_status, body, replayed=False)
 
     def _once(self, effect: Callable[[PgConnection], tuple[int, Any]], secret: str | None) -> Response:
+        def in_savepoint() -> tuple[int, Any]:
+            with connection.transaction():  # a refused effect leaves nothing but its answer
+                return effect(connection)
+
         with self.database.transaction() as connection:
             if self.key is None:
                 status, view = effect(connection)
                 return answer(view, status)
-            kept = idempotency.claim(connection, tenant_id=self.tenant_id, key=self.key, now=self.now)
+            kept = self._claim(connection, self.key)
             if kept is not None:
                 return self._replay(kept["request_sha256"], kept["status"], kept["body"], secret)
-            given_status, body = self._attempt(connection, effect)
-            idempotency.store(
-                connection,
-                tenant_id=self.tenant_id,
-                key=self.key,
-                request_sha256=self.request_sha256,
-                status=given_status,
-                body=body if secret is None else body.replace(secret.encode(), _HIDDEN_SECRET),
-                now=self.now,
-            )
+            given_status, body = self._attempt(in_savepoint)
+            hidden = body if secret is None else body.replace(secret.encode(), _HIDDEN_SECRET)
+            self._keep(connection, self.key, given_status, hidden)
         return _response(given_status, body, replayed=False)
+
+    def _claim(self, connection: PgConnection, key: str) -> Row | None:
+        return idempotency.claim(connection, tenant_id=self.tenant_id, key=key, now=self.now)
+
+    def _keep(self, connection: PgConnection, key: str, status: int, body: bytes) -> None:
+        idempotency.store(
+            connection,
+            tenant_id=self.tenant_id,
+            key=key,
+            request_sha256=self.request_sha256,
+            status=status,
+            body=body,
+            now=self.now,
+        )
 
     def compute(self, effect: Callable[[], Any]) -> Response:
         """Answer with what a pure function returns; without an Idempotency-Key no store is asked."""
@@ -112,13 +134,10 @@ class Call:
         digest = hmac.digest(self.bearer.encode(), self.request_sha256 + self.key.encode(), "sha256")
         return SECRET_PREFIX + urlsafe_b64encode(digest).rstrip(b"=").decode()
 
-    def _attempt(
-        self, connection: PgConnection, effect: Callable[[PgConnection], tuple[int, Any]]
-    ) -> tuple[int, bytes]:
+    def _attempt(self, effect: Callable[[], tuple[int, Any]]) -> tuple[int, bytes]:
         try:
-            with connection.transaction():  # a savepoint: a refused effect leaves nothing but its answer
-                status, view = effect(connection)
-                return status, encode(view)
+            status, view = effect()
+            return status, encode(view)
         except Retry:
             raise
         except MeterlineError as error:

@@ -1,10 +1,18 @@
+import secrets
 import threading
+from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from infra.postgres.idempotency import KEPT, MAX_CLEANED_AT_ONCE, claim, store
+from infra.postgres.pool import Database
+from infra.postgres.tenants import ROOT_TENANT_ID
+from ingestion_api.auth import Principal, Role
+from ingestion_api.idempotency import Call
+from schemas.errors import Conflict
 from tests.support.api import Api, running_api
 
 
@@ -158,3 +166,31 @@ def test_a_check_under_a_key_is_replayed_too(api: Api) -> None:
     body = {"currency": "USD", "price": {"model": "flat", "amount": "5"}}
     first = api.post("/v1/pricing/quote", body, status=200, idempotency_key="k-2")
     assert api.post("/v1/pricing/quote", body, status=200, idempotency_key="k-2") == first
+
+
+def test_what_is_done_outside_of_transactions_holds_no_connection_and_is_answered_once(operator: Api) -> None:
+    with closing(Database(operator.settings.postgres_dsn, max_connections=1)) as database:
+        done: list[int] = []
+
+        def act() -> tuple[int, Any]:
+            with database.transaction() as connection:  # the only one that there is
+                connection.execute("SELECT 1")
+            done.append(1)
+            return 202, {"done": len(done)}
+
+        call = Call(
+            database=database,
+            principal=Principal(tenant_no=1, tenant_id=ROOT_TENANT_ID, key_id="", role=Role.ADMIN),
+            now=datetime.now(UTC),
+            key=secrets.token_hex(8),
+            request_sha256=b"one",
+            path="/v1/events/void",
+            request_id="",
+            bearer="",
+        )
+        first, again = call.act(act), call.act(act)
+        with pytest.raises(Conflict):
+            replace(call, request_sha256=b"other").act(act)
+    assert (first.status_code, again.status_code, done) == (202, 202, [1])
+    assert again.body == first.body
+    assert again.headers["idempotent-replayed"] == "true"
