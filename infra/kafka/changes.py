@@ -47,13 +47,18 @@ class ChangeLog:
     def publish(self, *, tenant_no: int, kind: ChangeKind, identities: Iterable[bytes]) -> None:
         """Publish a change of this kind to each identity (16 bytes) and wait until the broker has every one.
 
-        Raises Retry when it has not in time; some may be on the log then. Publishing a change again does no harm.
+        Raises Retry when it has not in time, or when another publication does not end in time; some may be on the log
+        then. Publishing a change again does no harm.
         """
         messages = change_messages(tenant_no=tenant_no, kind=kind, identities=identities, partitions=self._partitions)
-        with self._lock:
+        if not self._lock.acquire(timeout=self._timeout_seconds):  # a broker that is away must not hold up many threads
+            raise Retry("broker.unavailable", "Other changes wait for the broker; try again.")
+        try:
             producer, self._producer = self._producer or self._connect(), None
             self._send(producer, messages)
             self._producer = producer
+        finally:
+            self._lock.release()
 
     def _connect(self) -> Producer:
         return Producer(

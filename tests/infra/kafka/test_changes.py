@@ -1,5 +1,9 @@
 """Changes go onto the log each on the partition of its identity, and whoever publishes hears whether they are there."""
 
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from infra.kafka.changes import ChangeLog, change_messages
@@ -30,3 +34,24 @@ def test_a_broker_that_does_not_acknowledge_in_time_is_said_each_time() -> None:
         with pytest.raises(Retry) as failure:
             changes.publish(tenant_no=7, kind=ChangeKind.VOID, identities=IDENTITIES[:1])
         assert failure.value.code == "broker.unavailable"
+
+
+def test_who_waits_behind_a_publication_that_does_not_end_is_sent_away() -> None:
+    changes = ChangeLog("127.0.0.1:9", "nowhere", partitions=4, timeout_seconds=1)
+    begun, ended = threading.Event(), threading.Event()
+
+    def endless() -> Iterator[bytes]:
+        begun.set()
+        ended.wait()
+        yield IDENTITIES[0]
+
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(changes.publish, tenant_no=7, kind=ChangeKind.VOID, identities=endless())
+        begun.wait()
+        try:
+            with pytest.raises(Retry, match="Other changes wait"):
+                changes.publish(tenant_no=7, kind=ChangeKind.VOID, identities=IDENTITIES[:1])
+        finally:
+            ended.set()
+        with pytest.raises(Retry, match="could not be published"):
+            first.result()
