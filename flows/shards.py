@@ -32,7 +32,7 @@ HEARTBEAT = timedelta(milliseconds=500)  # how often completeness is renewed whi
 MAX_WAIT_SECONDS = 0.1  # of one poll; the flow hears SIGTERM in between
 MAX_MESSAGES = 20_000  # a batch
 MAX_BATCH_BYTES = 64 * 1024 * 1024  # a batch, unpacked
-MAX_CHANGE_MESSAGES = 4  # a batch: the events they change are loaded at once
+MAX_CHANGE_BYTES = 40_000  # a batch, unpacked: some 2,400 changes in full messages, or 800 in a message each
 REDO_READ_SECONDS = 60  # to read one pending batch again
 REDO_MESSAGES = 1_000  # a poll while reading again
 
@@ -170,14 +170,17 @@ def cut_batch(messages: Sequence[Message]) -> tuple[list[Message], list[Message]
 
     A batch is all of events or all of changes, as the first message is, and has a limited size. Only the order within
     a partition matters: what does not go along holds up what stands behind it in its partition, and no other.
+
+    The events that a batch changes are loaded at once, after all before it is stored. So the number of changes is
+    bounded, and small messages go together: each batch of its own would hold up the flow.
     """
     taken: list[Message] = []
     waiting: list[Message] = []
     behind: set[int] = set()  # partitions of which a message waits
     changes = bool(messages) and is_change(messages[0].value)
-    room = MAX_CHANGE_MESSAGES if changes else MAX_BATCH_BYTES
+    room = MAX_CHANGE_BYTES if changes else MAX_BATCH_BYTES
     for message in messages:
-        cost = 1 if changes else min(unpacked_bytes(message.value), MAX_UNPACKED_BYTES)
+        cost = min(unpacked_bytes(message.value), MAX_UNPACKED_BYTES)
         fits = is_change(message.value) == changes and (cost <= room or not taken)
         if fits and message.partition not in behind:
             room -= cost

@@ -1,12 +1,14 @@
 """How a shard cuts its part of the log into batches, and how far it says it is complete."""
 
+import os
 import threading
 from collections import Counter
 from datetime import UTC, datetime
 
-from flows.shards import MAX_CHANGE_MESSAGES, Shard, cut_batch
+from flows.shards import Shard, cut_batch
 from infra.kafka.consumer import LogReader, Message
-from infra.kafka.event_log import is_change
+from infra.kafka.event_log import is_change, seal_change
+from schemas.events import MAX_CHANGES_A_MESSAGE, ChangeBatch, ChangeKind
 from tests.support.usage_log import Sent, UsageLog
 
 
@@ -42,6 +44,11 @@ def on_log(*messages: tuple[int, bytes]) -> list[Message]:
     return found
 
 
+def sealed_change(count: int) -> bytes:
+    """A message of so many changes."""
+    return seal_change(ChangeBatch(tenant_no=1, kind=ChangeKind.REPLAY, hashes=os.urandom(16 * count)))
+
+
 def batches_of(messages: list[Message]) -> list[list[tuple[int, int]]]:
     """(partition, offset) of each batch that the messages are cut into."""
     found: list[list[tuple[int, int]]] = []
@@ -58,8 +65,9 @@ def test_a_batch_is_of_events_or_of_changes_and_a_change_holds_up_its_own_partit
 
 
 def test_a_batch_has_a_limited_size_and_at_least_one_message() -> None:
-    log = on_log(*[(0, CHANGE)] * (MAX_CHANGE_MESSAGES + 1), *[(1, CHANGE)] * 2)
-    assert [len(batch) for batch in batches_of(log)] == [MAX_CHANGE_MESSAGES, 3]
+    full, single = (sealed_change(count) for count in (MAX_CHANGES_A_MESSAGE, 1))
+    assert [len(batch) for batch in batches_of(on_log(*[(0, full)] * 5, *[(1, full)] * 2))] == [4, 3]
+    assert [len(batch) for batch in batches_of(on_log(*[(0, single)] * 500))] == [500]
     assert [len(batch) for batch in batches_of(on_log(*[(0, EVENT)] * 5, (1, b"\x01")))] == [5, 1]
     assert batches_of([]) == []
 
