@@ -57,11 +57,14 @@ def _stored_minutes(client: Client, page: list[MinuteKey]) -> set[WindowKey]:
         "SELECT DISTINCT meter_no, revision, customer_no, toUnixTimestamp64Second(minute) AS second, group_values,"
         " shard, seq FROM usage_minutes"
         " WHERE meter_no IN {meters:Array(UInt32)} AND customer_no IN {customers:Array(UInt64)}"
+        " AND minute >= fromUnixTimestamp64Second({first:Int64}) AND minute <= fromUnixTimestamp64Second({last:Int64})"
         " AND (meter_no, revision, customer_no, second, shard, seq) IN"
         " {keys:Array(Tuple(UInt32, UInt32, UInt64, Int64, UInt16, UInt64))}",
         parameters={
             "meters": sorted({key.meter_no for key in page}),
             "customers": sorted({key.customer_no for key in page}),
+            "first": min(key.minute_seconds for key in page),
+            "last": max(key.minute_seconds for key in page),
             "keys": [(*key[:4], *key[5:]) for key in page],
         },
     ).result_rows
@@ -73,11 +76,15 @@ def _stored_values(client: Client, page: list[ValueKey]) -> set[WindowKey]:
         "SELECT DISTINCT meter_no, revision, customer_no, toUnixTimestamp64Micro(occurred_at) AS micros,"
         " kafka_partition, kafka_offset, kafka_index FROM usage_values"
         " WHERE meter_no IN {meters:Array(UInt32)} AND customer_no IN {customers:Array(UInt64)} AND effect = 1"
+        " AND occurred_at >= fromUnixTimestamp64Micro({first:Int64}, 'UTC')"
+        " AND occurred_at <= fromUnixTimestamp64Micro({last:Int64}, 'UTC')"
         " AND (meter_no, revision, customer_no, micros, kafka_partition, kafka_offset, kafka_index) IN"
         " {keys:Array(Tuple(UInt32, UInt32, UInt64, Int64, UInt16, Int64, UInt32))}",
         parameters={
             "meters": sorted({key.meter_no for key in page}),
             "customers": sorted({key.customer_no for key in page}),
+            "first": min(key.occurred_micros for key in page),
+            "last": max(key.occurred_micros for key in page),
             "keys": page,
         },
     ).result_rows
