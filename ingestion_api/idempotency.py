@@ -1,9 +1,9 @@
 """One POST is one transaction: its effect and, when it carried an Idempotency-Key, its answer.
 
 Same key and body: the first answer again, with `idempotent-replayed: true`. Same key, another body (or path): 409
-`idempotency.conflict`. Two at once: the second waits for the first (but see `act`). As with Stripe, what is kept is the answer of an
-effect that was tried, so a 404 or 409 is replayed too; a request refused before that (key, role, unreadable or
-invalid body) leaves the key free, and so does a 503, which changed nothing.
+`idempotency.conflict`. Two at once: the second waits for the first; `act` says where not. As with Stripe, what is kept
+is the answer of an effect that was tried, so a 404 or 409 is replayed too; a request refused before that (key, role,
+unreadable or invalid body) leaves the key free, and so does a 503, which changed nothing.
 """
 
 import hashlib
