@@ -110,7 +110,8 @@ class _Kept:
         self.component = component
         self.settled = threading.Event()  # it has answered once, or has given up
         self.failure = ""
-        self.version = ""
+        self.version = ""  # as it last answered; a server may answer without one
+        self._has_answered = False
         self.process: subprocess.Popen[bytes] | None = None
         self.thread = threading.Thread(target=self._keep, name=f"keep-{component.name}", daemon=True)
         self._stopping = threading.Event()
@@ -147,7 +148,7 @@ class _Kept:
             ending = self._live_once()
             if self._stopping.is_set():
                 return
-            if not self.version and tries >= MAX_FIRST_TRIES:
+            if not self._has_answered and tries >= MAX_FIRST_TRIES:
                 self.failure = ending
                 self.settled.set()
                 return
@@ -209,8 +210,8 @@ class _Kept:
         while process.poll() is None and not self._stopping.is_set():
             version = _ask(component, time.monotonic() - started)
             if version is not None:
-                restarted = "again " if self.version else ""
-                self.version = version
+                restarted = "again " if self._has_answered else ""
+                self.version, self._has_answered = version, True
                 self.settled.set()
                 where = f" at {without_password(component.address)}" if component.address else ""
                 self._report(f"{component.name} is up {restarted}after {time.monotonic() - started:.1f} s{where}")
