@@ -6,7 +6,8 @@ from decimal import Decimal
 
 from infra.clickhouse.client import Client
 from infra.clickhouse.proof import prove_windows
-from infra.clickhouse.usage import Span, SpanUsage, usage_totals
+from infra.clickhouse.usage import usage_totals
+from infra.clickhouse.usage_query import Span, SpanUsage
 from schemas.billing import GroupQuantity, MeteredUsage, UsageNeed
 from schemas.catalogue import MeterEntry
 

@@ -15,7 +15,7 @@ from xxhash import xxh64_intdigest
 from infra.clickhouse.client import Client
 from infra.clickhouse.edges import whole_minutes
 from infra.clickhouse.taken import taken_from
-from infra.clickhouse.usage import Span
+from infra.clickhouse.usage_query import Span
 from schemas.arithmetic import parse_value
 from schemas.catalogue import MeterEntry
 from schemas.instants import to_micros

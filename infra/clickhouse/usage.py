@@ -7,22 +7,10 @@ from decimal import Decimal
 
 from infra.clickhouse import levels, minutes, values
 from infra.clickhouse.client import Client
-from infra.clickhouse.usage_query import GroupKey, Span, SpanUsage, UsageKey, UsageQuery
+from infra.clickhouse.usage_query import Span, SpanUsage, UsageKey, UsageQuery
 from schemas.catalogue import MeterEntry
 from schemas.instants import MINUTE_MICROS, from_micros
 from schemas.meters import ADDITIVE, Aggregation
-
-__all__ = [
-    "GroupKey",
-    "Span",
-    "SpanUsage",
-    "UsageKey",
-    "UsageQuery",
-    "query_usage",
-    "stored_range",
-    "usage_groups",
-    "usage_totals",
-]
 
 #: Spans of one query: as parameters they stay below what ClickHouse takes.
 SPANS_A_QUERY = 1_000

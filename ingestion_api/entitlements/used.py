@@ -11,7 +11,8 @@ from datetime import datetime
 from decimal import Decimal
 
 from infra.clickhouse.client import Client
-from infra.clickhouse.usage import Span, usage_totals
+from infra.clickhouse.usage import usage_totals
+from infra.clickhouse.usage_query import Span
 from infra.postgres import entitlements
 from infra.postgres.meters import complete_until, load_entries
 from infra.postgres.pool import PgConnection, Row

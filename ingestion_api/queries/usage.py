@@ -10,7 +10,8 @@ from fastapi import Query, Request
 from starlette.responses import Response
 from typing_extensions import TypedDict
 
-from infra.clickhouse.usage import UsageKey, UsageQuery, stored_range
+from infra.clickhouse.usage import stored_range
+from infra.clickhouse.usage_query import UsageKey, UsageQuery
 from infra.postgres.customers import load_external_ids
 from infra.postgres.meters import complete_until
 from infra.postgres.pool import PgConnection

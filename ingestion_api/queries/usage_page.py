@@ -7,7 +7,8 @@ from decimal import Decimal
 from itertools import islice, pairwise
 
 from infra.clickhouse.client import Client
-from infra.clickhouse.usage import UsageKey, UsageQuery, query_usage, usage_groups
+from infra.clickhouse.usage import query_usage, usage_groups
+from infra.clickhouse.usage_query import UsageKey, UsageQuery
 from schemas.errors import Reject
 
 MAX_FILLED_SERIES = 1_000  # customers and groups whose empty windows one query may fill

@@ -10,7 +10,7 @@ import pytest
 from infra.clickhouse import proof
 from infra.clickhouse.client import Client, connect
 from infra.clickhouse.proof import Counted, prove_windows
-from infra.clickhouse.usage import Span
+from infra.clickhouse.usage_query import Span
 from infra.migrate import migrate_clickhouse
 from infra.settings import Settings
 from schemas.catalogue import MeterEntry

@@ -14,15 +14,8 @@ import pytest
 
 from infra.clickhouse import usage_query
 from infra.clickhouse.client import Client
-from infra.clickhouse.usage import (
-    Span,
-    UsageKey,
-    UsageQuery,
-    query_usage,
-    stored_range,
-    usage_groups,
-    usage_totals,
-)
+from infra.clickhouse.usage import query_usage, stored_range, usage_groups, usage_totals
+from infra.clickhouse.usage_query import Span, UsageKey, UsageQuery
 from schemas.catalogue import MeterEntry
 from schemas.matching import event_groups, event_value, matches, parse_data
 from schemas.meters import Aggregation, Filter, FilterOperator

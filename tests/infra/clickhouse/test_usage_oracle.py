@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from infra.clickhouse import levels
 from infra.clickhouse import values as usage_values
 from infra.clickhouse.client import Client
-from infra.clickhouse.usage import Span, UsageKey, UsageQuery, query_usage, stored_range, usage_totals
+from infra.clickhouse.usage import query_usage, stored_range, usage_totals
+from infra.clickhouse.usage_query import Span, UsageKey, UsageQuery
 from schemas.errors import Reject
 from schemas.meters import Aggregation
 from schemas.money import EXACT, format_decimal
