@@ -146,10 +146,11 @@ class Stages:
         if judged.attributed is None:
             return judged
         combined: list[Minutes] = combine(judged.attributed)
-        for meter_no in self._groups.watch(judged.attributed, combined):
+        for meter in self._groups.watch(judged.attributed, combined):
             assert judged.log.intent is not None, "what has events has an intent"
             with self._connection.transaction():  # by itself: who dies before it sees the groups again
-                mark_groups_over_limit(self._connection, meter_no=meter_no, at=judged.log.intent.created_at)
+                at = judged.log.intent.created_at
+                mark_groups_over_limit(self._connection, meter_no=meter.meter_no, revision=meter.revision, at=at)
         return replace(judged, combined=combined)
 
 

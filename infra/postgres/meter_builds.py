@@ -196,12 +196,16 @@ def activate(connection: PgConnection, build: Build, *, now: datetime) -> bool:
 
 
 def use(connection: PgConnection, meter: MeterEntry, *, is_built: bool, built_until: datetime | None) -> None:
-    """Have readers use this definition and its windows; `is_built`, `built_until`: see `meters.complete_until`."""
+    """Have readers use this definition and its windows; `is_built`, `built_until`: see `meters.complete_until`.
+
+    That a meter had too many groups is true no more once they are made of other properties.
+    """
     connection.execute(
         "UPDATE meters SET revision = %s, event_type = %s, aggregation = %s, value = %s, filters = %s, group_by = %s,"
-        " is_built = %s, built_until = %s WHERE no = %s",
+        " is_built = %s, built_until = %s,"
+        " groups_over_limit_at = CASE WHEN group_by = %s THEN groups_over_limit_at END WHERE no = %s",
         (meter.revision, meter.event_type, meter.aggregation, meter.value, jsonb(list(meter.filters)),
-         list(meter.group_by), is_built, built_until, meter.meter_no),
+         list(meter.group_by), is_built, built_until, list(meter.group_by), meter.meter_no),
     )  # fmt: skip
 
 

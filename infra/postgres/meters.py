@@ -155,10 +155,12 @@ def update_meter(connection: PgConnection, *, meter_id: str, name: str, metadata
     return row
 
 
-def mark_groups_over_limit(connection: PgConnection, *, meter_no: int, at: datetime) -> None:
-    """Note that the meter has more distinct groups than the limit. The first time stays."""
+def mark_groups_over_limit(connection: PgConnection, *, meter_no: int, revision: int, at: datetime) -> None:
+    """Note that the meter has more distinct groups than the limit, where readers use this revision. The first time
+    stays."""
     connection.execute(
-        "UPDATE meters SET groups_over_limit_at = %s WHERE no = %s AND groups_over_limit_at IS NULL", (at, meter_no)
+        "UPDATE meters SET groups_over_limit_at = %s WHERE no = %s AND revision = %s AND groups_over_limit_at IS NULL",
+        (at, meter_no, revision),
     )
 
 

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -13,13 +14,19 @@ import msgspec
 import pytest
 
 from flows import rebuild
+from flows.builds import BuildDoors, count, switch, wait_for_flows
 from infra.clickhouse.past import Hour, Selection
+from infra.postgres.catalogue import head_version
+from infra.postgres.meter_builds import load_passed, load_waiting
+from infra.postgres.meters import mark_groups_over_limit
+from infra.postgres.pool import Database
+from infra.postgres.shards import claim_partitions, record_catalogue_version
 from schemas.catalogue import MeterEntry
 from schemas.events import ChangeKind
 from schemas.meters import BY_VALUE, Aggregation, Filter, FilterOperator
 from tests.flows.test_usage import entitlement
 from tests.support.meters import change_meter, finish_builds, make_meter, make_tenant
-from tests.support.usage_log import NOON, WAIT_SECONDS, Sent, UsageLog, wait_for
+from tests.support.usage_log import NOON, WAIT_SECONDS, RunningFlow, Sent, UsageLog, wait_for
 
 GROUPED: dict[str, Any] = {
     "filters": (Filter(property="$.region", op=FilterOperator.IN, values=('"eu"', "1.0")),),
@@ -193,6 +200,79 @@ def test_a_build_that_is_killed_anywhere_is_exact_once_it_is_done(log: UsageLog,
         log.wait_stored(flow)
     assert active_of(log, late) == (1, True)
     assert window_rows(log, late) == window_rows(log, early) != []
+
+
+def test_a_shard_that_joins_while_the_past_is_counted_counts_the_revision_live(
+    log: UsageLog, tenant: tuple[str, int]
+) -> None:
+    tenant_id, no = tenant
+    log.customers({"acme": 1, "umbrella": 2, "initech": 3}, tenant_no=no)
+    early = make_meter(log.postgres, tenant_id, no, "before-joined", event_type="joined", group_by=("model",))
+
+    def send(prefix: str, *flows: RunningFlow) -> None:
+        log.send([replace(event, type="joined") for event in traffic(prefix, no, 60)])
+        log.wait_stored(*flows)
+
+    with closing(Database(log.settings.postgres_dsn, max_connections=2)) as database:
+        doors = BuildDoors(database=database, clickhouse=log.clickhouse)
+        with log.flow() as flow:
+            finish_builds(log.settings)
+            send("joined-first", flow)
+            late = make_meter(log.postgres, tenant_id, no, "joined", event_type="joined", group_by=("model",))
+            [build] = load_waiting(log.postgres, limit=2)
+            seqs = wait_for_flows(doors, build, beat=lambda: None)
+            assert 1 not in seqs
+        with log.flow(flow_shards=2) as stayed, log.flow(flow_shards=2, flow_shard=1) as joined:
+            send("joined-second", stayed, joined)
+            now = datetime.now(UTC)
+            count(doors, build, seqs=seqs, start=None, counted_before=0, at=now, progress=lambda _counted, _hour: None)
+            send("joined-third", stayed, joined)
+            switch(doors, build, at=now)
+            send("joined-last", stayed, joined)
+    assert active_of(log, late) == (1, True)
+    assert {row[3] for row in window_rows(log, early)} == {0, 1}, "both have stored some"
+    assert window_rows(log, late) == window_rows(log, early)
+
+
+def test_a_shard_that_has_joined_is_waited_for_until_it_counts_the_revision_live(log: UsageLog) -> None:
+    version = head_version(log.postgres)
+    with log.flow() as flow:
+        log.wait_stored(flow)
+        wait_for(lambda: load_passed(log.postgres, version=version) is not None, "the flow has passed the version")
+    with log.postgres.transaction(force_rollback=True):
+        claim_partitions(log.postgres, topic=log.settings.events_topic, shard=9, partitions=[0])
+        assert load_passed(log.postgres, version=version) is None
+        record_catalogue_version(log.postgres, shard=9, version=version)
+        passed = load_passed(log.postgres, version=version)
+        assert passed is not None
+        assert passed[9] == 0, "of a shard that begins with the version nothing is past"
+
+
+def test_that_there_were_too_many_groups_is_forgotten_with_the_properties_that_made_them(
+    log: UsageLog, tenant: tuple[str, int]
+) -> None:
+    tenant_id, no = tenant
+    first = make_meter(log.postgres, tenant_id, no, "over", event_type="over", group_by=("model",))
+    numbers = (first.meter_no,)
+    marked = "SELECT groups_over_limit_at IS NOT NULL AS marked FROM meters WHERE no = %s"
+
+    def is_marked() -> bool:
+        row = log.postgres.execute(marked, numbers).fetchone()
+        assert row is not None
+        return row["marked"]
+
+    with log.flow():
+        finish_builds(log.settings)
+        mark_groups_over_limit(log.postgres, meter_no=first.meter_no, revision=2, at=NOON)
+        assert not is_marked(), "readers do not use that revision"
+        mark_groups_over_limit(log.postgres, meter_no=first.meter_no, revision=1, at=NOON)
+        second = change_meter(log.postgres, no, first, value="$.other")
+        finish_builds(log.settings)
+        assert is_marked()
+        change_meter(log.postgres, no, second, group_by=("region",))
+        assert is_marked(), "readers still use the former"
+        finish_builds(log.settings)
+    assert not is_marked()
 
 
 def test_a_counter_follows_the_revision_that_readers_use(log: UsageLog, tenant: tuple[str, int]) -> None:

@@ -2,6 +2,7 @@
 
 from decimal import Decimal
 
+import msgspec
 import pytest
 
 from flows.attribute import attribute
@@ -13,7 +14,7 @@ from tests.flows.columns import catalogue_of, columns
 from tests.support.usage_log import NOON, Sent, UsageLog, meter
 
 
-def watch(watching: GroupWatch, meters: list[MeterEntry], names: list[str], value: object = 1) -> list[int]:
+def watch(watching: GroupWatch, meters: list[MeterEntry], names: list[str], value: object = 1) -> list[MeterEntry]:
     events = [Sent(id=f"e{index}", data={"g": name, "v": value}) for index, name in enumerate(names)]
     judged = attribute(columns(events), catalogue_of(meters, {"acme": 1}))
     return watching.watch(judged, combine(judged))
@@ -27,8 +28,18 @@ def test_the_meter_that_passes_the_limit_is_told_once(aggregation: Aggregation, 
     whole = meter(2, aggregation=aggregation, value="$.v")
     assert watch(watching, [grouped, whole], ["a", "b", "c", "a"], value) == []
     assert watch(watching, [grouped, whole], ["c", "b"], value) == []
-    assert watch(watching, [grouped, whole], ["d", "a"], value) == [1]
+    assert watch(watching, [grouped, whole], ["d", "a"], value) == [grouped]
     assert watch(watching, [grouped, whole], ["e", "f"], value) == []
+
+
+def test_a_meter_is_told_of_again_once_it_is_grouped_otherwise_and_only_as_readers_use_it() -> None:
+    watching = GroupWatch(1)
+    first = meter(1, value="$.v", group_by=("g",))
+    second = msgspec.structs.replace(first, revision=2, group_by=("g", "h"))
+    assert watch(watching, [first, msgspec.structs.replace(second, active=False)], ["a", "b"]) == [first]
+    assert watch(watching, [second], ["a"]) == []
+    assert watch(watching, [second], ["b"]) == [second]
+    assert watch(watching, [msgspec.structs.replace(second, revision=3)], ["c"]) == []
 
 
 def test_users_see_the_first_time_and_everything_is_counted(log: UsageLog) -> None:
