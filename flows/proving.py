@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import structlog
-from prometheus_client import Counter
+from prometheus_client import Counter, Gauge
 
 from flows.proof import Proof, prove_meter
 from flows.retired import remove_retired
@@ -21,13 +21,22 @@ from infra.clickhouse.client import Client
 from infra.clickhouse.client import connect as connect_clickhouse
 from infra.clickhouse.past import Selection
 from infra.postgres.billing import load_stored_seqs
-from infra.postgres.meter_proofs import Finding, ProofKind, Provable, find_provable, load_provable, record
+from infra.postgres.meter_proofs import (
+    Finding,
+    ProofKind,
+    Provable,
+    count_drifted,
+    find_provable,
+    load_provable,
+    record,
+)
 from infra.postgres.pool import Database
 from infra.settings import Settings
 
 METERS_A_PAGE = 50
 
 PROOFS = Counter("meterline_meter_proofs", "Proofs of meters' windows, by outcome.", ["outcome"])  # proven, drifted
+DRIFTED = Gauge("meterline_meters_drifted", "Meters in use whose windows have drifted and are not yet proven again.")
 
 log = structlog.get_logger()
 
@@ -57,14 +66,17 @@ def prove_page(
 ) -> tuple[list[Proven], int | None]:
     """Prove the meters beyond `after_no`, as many as a page has; the number to go on from, None at the end.
 
-    Before the first page windows that nobody reads any more are removed.
+    After the last page, when all findings are kept, windows that nobody reads any more are removed.
     """
-    if after_no == 0:
-        remove_retired(doors.database, doors.clickhouse, now=now)
     with doors.database.transaction() as connection:
         page = load_provable(connection, after_no=after_no, limit=METERS_A_PAGE)
     proven = [found for each in page if (found := prove(doors, each, full=False, now=now, beat=beat)) is not None]
-    return proven, page[-1].meter.meter_no if len(page) == METERS_A_PAGE else None
+    with doors.database.transaction() as connection:
+        DRIFTED.set(count_drifted(connection))
+    if len(page) == METERS_A_PAGE:
+        return proven, page[-1].meter.meter_no
+    remove_retired(doors.database, doors.clickhouse, now=now)
+    return proven, None
 
 
 def prove(
@@ -96,7 +108,7 @@ def prove(
     if repairing is None:
         return None
     PROOFS.labels("proven" if proof.ok else "drifted").inc()
-    if not proof.ok:
+    if not proof.ok or repairing:
         log.error(
             "the windows of a meter have drifted",
             meter=provable.meter_id,

@@ -13,9 +13,9 @@ REVISIONS_AT_ONCE = 20
 
 
 def remove_retired(database: Database, clickhouse: Client, *, now: datetime) -> int:
-    """Remove windows that have been out of use for KEPT, a bounded part of them; of how many revisions.
+    """Have windows removed that have been out of use for KEPT, a bounded part of them; of how many revisions.
 
-    What is removed twice, after a crash between the two stores, does no harm.
+    What is removed twice, after a crash between the two stores, does no harm. Raises ClickHouseError.
     """
     with database.transaction() as connection:
         retired = load_retired(connection, before=now - KEPT, limit=REVISIONS_AT_ONCE)

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import LiteralString
 
 import msgspec
 
@@ -84,10 +85,34 @@ def _provable(row: Row) -> Provable:
     )
 
 
+def load_results(connection: PgConnection, *, meter_nos: Sequence[int]) -> dict[int, Row]:
+    """The newest proof of each of these meters, of the revision that readers use: `ok`, `proven_at`, `drifted` (rows),
+    `examples`. Meters that have none are absent."""
+    rows = connection.execute(
+        "SELECT p.* FROM meter_proofs p JOIN meters m ON m.no = p.meter_no AND m.revision = p.revision"
+        " WHERE p.meter_no = ANY(%s) AND p.kind = 'recent'",
+        (list(meter_nos),),
+    )
+    return {row["meter_no"]: row for row in rows}
+
+
+def count_drifted(connection: PgConnection) -> int:
+    """How many meters in use have a drift that stands."""
+    row = connection.execute(
+        "SELECT count(*) AS drifted FROM meter_proofs p JOIN meters m ON m.no = p.meter_no AND m.revision = p.revision"
+        " WHERE p.kind = 'recent' AND NOT p.ok AND m.archived_at IS NULL"
+    ).fetchone()
+    assert row is not None
+    return row["drifted"]
+
+
 def record(
     connection: PgConnection, provable: Provable, finding: Finding, *, repair: bool, now: datetime
 ) -> bool | None:
     """Keep what a proof found, and tell of a drift; with `repair` have the meter counted anew.
+
+    A drift stands until a full proof of the revision finds none, or readers go over to another revision: a proof of
+    what came since says nothing of what was wrong before. So a repair that could not begin at once begins later.
 
     Returns whether a repair was begun; None when readers have left the revision meanwhile, so that nothing was proven.
     The last step of a transaction (see `catalogue.append_changes`).
@@ -98,19 +123,47 @@ def record(
     ).fetchone()
     if row is None or row["revision"] != meter.revision:
         return None
-    for kind in {finding.kind, ProofKind.RECENT}:  # a full proof is one of what came lately, too
-        connection.execute(
-            "INSERT INTO meter_proofs AS p (meter_no, revision, kind, proven_at, ok, seqs, events, windows, drifted,"
-            " examples) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT (meter_no, kind) DO UPDATE SET"
-            " revision = excluded.revision, proven_at = excluded.proven_at, ok = excluded.ok, seqs = excluded.seqs,"
-            " events = excluded.events, windows = excluded.windows, drifted = excluded.drifted,"
-            " examples = excluded.examples",
-            (meter.meter_no, meter.revision, kind, now, finding.drifted == 0,
-             jsonb({str(shard): seq for shard, seq in finding.seqs.items()}), finding.events, finding.windows,
-             finding.drifted, jsonb(list(finding.examples))),
-        )  # fmt: skip
-    if finding.drifted == 0:
-        return False
+    kinds = {finding.kind, ProofKind.RECENT}  # a full proof is one of what came lately, too
+    found = {_keep(connection, meter, finding, kind, now) for kind in kinds}
+    if finding.drifted:
+        _tell(connection, provable, finding, now)
+    return found != {True} and repair and _repair(connection, provable, now)
+
+
+#: The drift that was found before is not looked for by this proof.
+_STANDS: LiteralString = "(NOT p.ok AND p.revision = excluded.revision AND NOT %(is_full)s)"
+
+
+def _keep(connection: PgConnection, meter: MeterEntry, finding: Finding, kind: ProofKind, now: datetime) -> bool:
+    """Keep the finding as the newest proof of this kind; whether no drift stands now."""
+    row = connection.execute(
+        "INSERT INTO meter_proofs AS p (meter_no, revision, kind, proven_at, ok, seqs, events, windows, drifted,"  # noqa: S608 - texts of this file
+        " examples) VALUES (%(meter_no)s, %(revision)s, %(kind)s, %(now)s, %(drifted)s = 0, %(seqs)s, %(events)s,"
+        " %(windows)s, %(drifted)s, %(examples)s) ON CONFLICT (meter_no, kind) DO UPDATE SET"
+        " revision = excluded.revision, proven_at = excluded.proven_at, seqs = excluded.seqs,"
+        " events = excluded.events, windows = excluded.windows,"
+        f" ok = excluded.ok AND NOT {_STANDS},"
+        f" drifted = excluded.drifted + CASE WHEN {_STANDS} THEN p.drifted ELSE 0 END,"
+        f" examples = CASE WHEN {_STANDS} AND excluded.ok THEN p.examples ELSE excluded.examples END"
+        " RETURNING ok",
+        {
+            "meter_no": meter.meter_no,
+            "revision": meter.revision,
+            "kind": kind,
+            "now": now,
+            "seqs": jsonb({str(shard): seq for shard, seq in finding.seqs.items()}),
+            "events": finding.events,
+            "windows": finding.windows,
+            "drifted": finding.drifted,
+            "examples": jsonb(list(finding.examples)),
+            "is_full": finding.kind is ProofKind.FULL,
+        },
+    ).fetchone()
+    assert row is not None
+    return row["ok"]
+
+
+def _tell(connection: PgConnection, provable: Provable, finding: Finding, now: datetime) -> None:
     outbox.append(
         connection,
         tenant_id=provable.tenant_id,
@@ -119,13 +172,12 @@ def record(
         data={
             "id": provable.meter_id,
             "key": provable.key,
-            "revision": meter.revision,
+            "revision": provable.meter.revision,
             "drifted": finding.drifted,
             "examples": list(finding.examples),
         },
         now=now,
     )
-    return repair and _repair(connection, provable, now)
 
 
 def _repair(connection: PgConnection, provable: Provable, now: datetime) -> bool:

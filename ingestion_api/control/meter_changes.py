@@ -34,7 +34,7 @@ from ingestion_api.control.meter_terms import (
     read_group_by,
     read_value,
 )
-from ingestion_api.control.meters import MeterView, find, newest, tell, to_entry, to_view, usage_before
+from ingestion_api.control.meters import MeterView, find, newest, show, tell, to_entry, usage_before
 from ingestion_api.fields import Body, MetadataChange, Name, merge_metadata
 from ingestion_api.idempotency import AdminCall
 from ingestion_api.routing import house_router
@@ -83,11 +83,11 @@ def rebuild_meter(meter: str, call: AdminCall) -> Response:
         _check_in_use(row)
         present = _building(connection, row)
         if present is not None:
-            return to_view(row, present)  # what is being built counts everything anew
+            return show(connection, row, present)  # what is being built counts everything anew
         row_no = row["no"]
         entry = msgspec.structs.replace(to_entry(row), revision=next_revision(connection, meter_no=row_no))
         build = insert_revision(connection, meter=entry, reason=Reason.REPAIR, now=call.now)
-        view = to_view(row, build)
+        view = show(connection, row, build)
         tell(connection, call.principal, SystemEvent.METER_UPDATED, view, call.now)
         begin(connection, tenant_no=call.principal.tenant_no, meter=entry, superseded=[])
         return view
@@ -123,13 +123,13 @@ def _change(
     wanted = _definition(body, newest(row, build))
     active, numbered = to_entry(row), to_entry(newest(row, build))
     if wanted == numbered:
-        view = to_view(row, build)
+        view = show(connection, row, build)
         tell(connection, principal, SystemEvent.METER_UPDATED, view, now)
         return view
     _check_groups(connection, row, wanted)
     ended = supersede(connection, meter_no=row["no"], now=now)
     if row["is_built"] and msgspec.structs.replace(wanted, revision=active.revision) == active:
-        view = to_view(row, None)
+        view = show(connection, row, None)
         tell(connection, principal, SystemEvent.METER_UPDATED, view, now)
         end(connection, tenant_no=principal.tenant_no, keys=ended)
         return view
@@ -138,7 +138,7 @@ def _change(
     if not row["is_built"]:  # nothing complete was ever there to stay on
         use(connection, entry, is_built=False, built_until=built_until)
         row = {**row, "revision": entry.revision}
-    view = to_view(row, build)
+    view = show(connection, row, build)
     tell(connection, principal, SystemEvent.METER_UPDATED, view, now)
     begin(connection, tenant_no=principal.tenant_no, meter=entry, superseded=ended)
     return view

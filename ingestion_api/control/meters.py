@@ -17,6 +17,7 @@ from infra.clickhouse.client import ClickHouseError
 from infra.clickhouse.past import first_received
 from infra.postgres import meter_builds, meters, outbox
 from infra.postgres.meter_builds import Reason
+from infra.postgres.meter_proofs import load_results
 from infra.postgres.pool import PgConnection, Row
 from infra.postgres.shards import usage_as_of
 from ingestion_api.answers import answer
@@ -63,11 +64,21 @@ class BuildView(TypedDict):
     started_at: datetime | None
 
 
+class ProofView(TypedDict):
+    """What the proofs of the windows that answers come from say, and when the last one was. A drift stands, be there
+    none in what came since, until a proof of everything finds none; `detail` says how many rows differ, and which."""
+
+    ok: bool
+    at: datetime
+    detail: str | None
+
+
 class MeterView(ObjectView):
     """A meter as it was last defined. `revision` rises when what it counts changes, or is counted anew.
 
-    While `status` is `building`, answers come from the revision `active_revision`. `groups_over_limit_at` says when it
-    was first seen to have more distinct groups than the limit: all of them are counted, and answers grow.
+    While `status` is `building`, answers come from the revision `active_revision`. `proof` is null until that revision
+    has been proven against the stored events. `groups_over_limit_at` says when it was first seen to have more distinct
+    groups than the limit: all of them are counted, and answers grow.
     """
 
     object: Literal["meter"]
@@ -82,6 +93,7 @@ class MeterView(ObjectView):
     status: Literal["ready", "building"]
     active_revision: int
     build: BuildView | None
+    proof: ProofView | None
     groups_over_limit_at: datetime | None
     archived_at: datetime | None
 
@@ -89,8 +101,8 @@ class MeterView(ObjectView):
 _literal = msgspec.json.Decoder(float_hook=Decimal)
 
 
-def to_view(row: Row, build: Row | None) -> MeterView:
-    """A meter; `build` is the revision that is being built, if one is."""
+def to_view(row: Row, build: Row | None, proof: Row | None) -> MeterView:
+    """A meter; `build` is the revision that is being built, if one is, `proof` of `meter_proofs.load_results`."""
     shown = row if build is None else newest(row, build)
     return {
         "object": "meter",
@@ -109,6 +121,7 @@ def to_view(row: Row, build: Row | None) -> MeterView:
         "status": "ready" if build is None else "building",
         "active_revision": row["revision"],
         "build": None if build is None else _build_view(build),
+        "proof": None if proof is None else _proof_view(proof),
         "groups_over_limit_at": row["groups_over_limit_at"],
         "archived_at": row["archived_at"],
         "metadata": row["metadata"],
@@ -133,9 +146,14 @@ def _build_view(build: Row) -> BuildView:
     }
 
 
-def load_view(connection: PgConnection, row: Row) -> MeterView:
-    """The view of a meter's row."""
-    return to_view(row, meter_builds.load_building(connection, meter_nos=[row["no"]]).get(row["no"]))
+def _proof_view(proof: Row) -> ProofView:
+    detail = "; ".join([f"{proof['drifted']} rows of windows differ", *proof["examples"]])
+    return {"ok": proof["ok"], "at": proof["proven_at"], "detail": None if proof["ok"] else detail}
+
+
+def show(connection: PgConnection, row: Row, build: Row | None) -> MeterView:
+    """The view of a meter's row, with what its last proof found; `build` as of `to_view`."""
+    return to_view(row, build, load_results(connection, meter_nos=[row["no"]]).get(row["no"]))
 
 
 def to_entry(row: Row) -> MeterEntry:
@@ -191,7 +209,7 @@ def create_meter(body: MeterBody, call: AdminCall, context: FromContext) -> Resp
         if row is None:
             raise Conflict("meter.already_exists", f"There is a meter {body.key!r} already.")
         build = meter_builds.insert_revision(connection, meter=to_entry(row), reason=Reason.CREATED, now=call.now)
-        view = to_view(row, build)
+        view = to_view(row, build, None)
         tell(connection, call.principal, SystemEvent.METER_CREATED, view, call.now)
         meter_builds.begin(connection, tenant_no=call.principal.tenant_no, meter=to_entry(row), superseded=[])
         return view
@@ -229,15 +247,20 @@ def list_meters(
         rows = meters.list_meters(
             connection, tenant_id=principal.tenant_id, archived=archived, before_id=before_id, limit=limit + 1
         )
-        builds = meter_builds.load_building(connection, meter_nos=[row["no"] for row in rows])
-    return answer(page(rows, limit, lambda row: to_view(row, builds.get(row["no"]))))
+        numbers = [row["no"] for row in rows]
+        builds = meter_builds.load_building(connection, meter_nos=numbers)
+        proofs = load_results(connection, meter_nos=numbers)
+    return answer(page(rows, limit, lambda row: to_view(row, builds.get(row["no"]), proofs.get(row["no"]))))
 
 
 @router.get("/v1/meters/{meter}", response_model=MeterView, operation_id="get_meter")
 def get_meter(meter: str, principal: Reader, context: FromContext) -> Response:
     """One meter, by id or key."""
     with context.database.transaction() as connection:
-        return answer(load_view(connection, find(connection, principal.tenant_id, meter)))
+        row = find(connection, principal.tenant_id, meter)
+        return answer(
+            show(connection, row, meter_builds.load_building(connection, meter_nos=[row["no"]]).get(row["no"]))
+        )
 
 
 @router.post("/v1/meters/{meter}/archive", response_model=MeterView, operation_id="archive_meter")
@@ -247,12 +270,12 @@ def archive_meter(meter: str, call: AdminCall) -> Response:
     def effect(connection: PgConnection) -> MeterView:
         row = find(connection, call.tenant_id, meter, lock=True)
         if row["archived_at"] is not None:
-            return to_view(row, None)
+            return show(connection, row, None)
         if meters.is_meter_used(connection, tenant_id=call.tenant_id, meter_id=row["id"], key=row["key"]):
             raise Conflict("meter.in_use", f"A feature or a price of a plan names the meter {row['key']!r}.")
         archived = meters.archive_meter(connection, meter_id=row["id"], now=call.now)
         superseded = meter_builds.supersede(connection, meter_no=row["no"], now=call.now)
-        view = to_view(archived, None)
+        view = show(connection, archived, None)
         tell(connection, call.principal, SystemEvent.METER_ARCHIVED, view, call.now)
         keys = {*superseded, meter_key(to_entry(row))}
         meter_builds.end(connection, tenant_no=call.principal.tenant_no, keys=sorted(keys))

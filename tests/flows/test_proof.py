@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,12 +13,16 @@ import pytest
 
 from flows import rebuild
 from flows.proving import ProofDoors, prove_all, prove_page
+from infra.clickhouse.client import ClickHouseError
+from infra.postgres.meter_builds import load_retired
+from infra.postgres.meter_proofs import count_drifted, load_results
 from infra.postgres.pool import Database
+from schemas.catalogue import MeterEntry
 from schemas.events import ChangeKind
 from schemas.meters import Aggregation
 from tests.flows.test_builds import GROUPED, active_of, traffic, window_rows
-from tests.support.meters import finish_builds, make_meter, make_tenant
-from tests.support.usage_log import UsageLog
+from tests.support.meters import change_meter, finish_builds, make_meter, make_tenant
+from tests.support.usage_log import Sent, UsageLog, wait_for
 
 KINDS: tuple[dict[str, Any], ...] = (
     GROUPED,
@@ -71,7 +77,10 @@ def test_a_drift_is_found_told_and_repaired_and_all_else_is_proven(
         late = now + timedelta(hours=2)
         assert window_rows(log, meters[0]) != []
         prove_page(doors, after_no=0, now=late, beat=nothing)
-        assert window_rows(log, meters[0]) == window_rows(log, meters[2], "usage_values") == [], "nobody reads them"
+        wait_for(
+            lambda: window_rows(log, meters[0]) == window_rows(log, meters[2], "usage_values") == [],
+            "what nobody reads is removed",
+        )
         assert window_rows(log, meters[1]) != []
     told = log.postgres.execute(
         "SELECT kind, ok, revision FROM meter_proofs WHERE meter_no = %s", (meters[0].meter_no,)
@@ -91,6 +100,81 @@ def test_a_drift_is_found_told_and_repaired_and_all_else_is_proven(
     assert b"1 rows differ" in shown.stdout
 
 
-def spoil(log: UsageLog, meter_no: int) -> None:
-    """A row of windows that nothing gave."""
-    log.clickhouse.insert("usage_minutes", [[meter_no, 1, 77, datetime(2026, 3, 10, tzinfo=UTC), [], 0, 1, 1, 5]])
+def result_of(log: UsageLog, meter: MeterEntry) -> tuple[bool, int, list[str]]:
+    """The newest proof that users see."""
+    row = load_results(log.postgres, meter_nos=[meter.meter_no])[meter.meter_no]
+    return row["ok"], row["drifted"], row["examples"]
+
+
+def test_a_drift_stands_until_all_is_proven_or_counted_anew(log: UsageLog) -> None:
+    tenant_id, no = make_tenant(log.postgres)
+    log.customers({"acme": 1}, tenant_no=no)
+    meter, other = (make_meter(log.postgres, tenant_id, no, f"standing-{n}", event_type="standing") for n in range(2))
+    now = datetime.now(UTC)
+    with closing(Database(log.settings.postgres_dsn, max_connections=2)) as database, log.flow() as flow:
+        doors = ProofDoors(database=database, clickhouse=log.clickhouse, full_after=timedelta(hours=1), repairs=False)
+
+        def recent(doors: ProofDoors) -> bool:
+            """Prove what came lately; whether a repair of the meter was begun."""
+            found, _ = prove_page(doors, after_no=meter.meter_no - 1, now=now, beat=nothing)
+            assert [(each.kind, each.proof.ok) for each in found[:2]] == [("recent", True)] * 2
+            assert result_of(log, other) == (True, 0, [])
+            return found[0].repairing
+
+        finish_builds(log.settings)
+        log.send([Sent(id="standing", tenant_no=no, type="standing", data={"tokens": 1})])
+        log.wait_stored(flow)
+        before = count_drifted(log.postgres)
+        prove_all(doors, meter="standing-1", now=now)
+        spoil(log, meter.meter_no)
+        assert [each.proof.ok for each in prove_all(doors, meter="standing-0", now=now)] == [False]
+        found = result_of(log, meter)
+        assert (found[0], found[1], len(found[2])) == (False, 1, 1)
+        assert not recent(doors)
+        assert result_of(log, meter) == found, "what came since says nothing of what was wrong before"
+        assert count_drifted(log.postgres) == before + 1
+        unspoil(log, meter.meter_no)
+        prove_all(doors, meter="standing-0", now=now)
+        assert result_of(log, meter) == (True, 0, [])
+        spoil(log, meter.meter_no, total=6)
+        prove_all(doors, meter="standing-0", now=now)
+        found = result_of(log, meter)
+        assert recent(replace(doors, repairs=True)), "a repair that was not begun then begins now"
+        assert result_of(log, meter) == found
+        assert finish_builds(log.settings) == 1
+        assert load_results(log.postgres, meter_nos=[meter.meter_no]) == {}, "the new revision is not yet proven"
+        prove_all(doors, meter="standing-0", now=now)
+        assert result_of(log, meter) == (True, 0, [])
+        assert count_drifted(log.postgres) == before
+
+
+def test_meters_are_proven_when_old_windows_can_not_be_removed(log: UsageLog) -> None:
+    tenant_id, no = make_tenant(log.postgres)
+    meter = make_meter(log.postgres, tenant_id, no, "unswept", event_type="unswept")
+    now = datetime.now(UTC)
+    with closing(Database(log.settings.postgres_dsn, max_connections=2)) as database, log.flow():
+        doors = ProofDoors(database=database, clickhouse=log.clickhouse, full_after=timedelta(hours=1), repairs=False)
+        finish_builds(log.settings)
+        change_meter(log.postgres, no, meter, value="$.other")
+        finish_builds(log.settings)
+        log.clickhouse.command("RENAME TABLE usage_values TO usage_values_away")
+        try:
+            with pytest.raises(ClickHouseError):
+                prove_page(doors, after_no=meter.meter_no - 1, now=now + timedelta(hours=2), beat=nothing)
+        finally:
+            log.clickhouse.command("RENAME TABLE usage_values_away TO usage_values")
+        assert result_of(log, meter) == (True, 0, [])
+        left = load_retired(log.postgres, before=now + timedelta(hours=2), limit=100)
+        assert (meter.meter_no, 1) in left, "the next pass tries again"
+
+
+def unspoil(log: UsageLog, meter_no: int) -> None:
+    """Take the row of `spoil` away."""
+    log.clickhouse.command(
+        "DELETE FROM usage_minutes WHERE meter_no = {meter:UInt32} AND customer_no = 77", parameters={"meter": meter_no}
+    )
+
+
+def spoil(log: UsageLog, meter_no: int, total: int = 5) -> None:
+    """A row of windows that nothing gave. The same one is not stored a second time, be it removed meanwhile."""
+    log.clickhouse.insert("usage_minutes", [[meter_no, 1, 77, datetime(2026, 3, 10, tzinfo=UTC), [], 0, 1, 1, total]])

@@ -1,3 +1,5 @@
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -5,6 +7,7 @@ import msgspec
 import pytest
 
 from infra.postgres.catalogue import load_changes
+from infra.postgres.meter_proofs import Finding, ProofKind, find_provable, record
 from schemas.catalogue import EntryKind, MeterEntry
 from schemas.filters import is_one_of
 from tests.support.api import Api
@@ -45,6 +48,33 @@ def test_a_meter_keeps_what_was_asked_for(api: Api) -> None:
     assert meter["revision"] == 1
     assert api.get("/v1/meters/tokens") == api.get(f"/v1/meters/{meter['id']}") == meter
     assert api.get("/v1/meters")["data"] == [meter]
+
+
+def test_a_meter_shows_what_its_last_proof_found(api: Api) -> None:
+    meter = api.post("/v1/meters", METER)
+    assert meter["proof"] is None
+    finding = Finding(kind=ProofKind.FULL, seqs={0: 1}, events=1, windows=1, drifted=0, examples=[])
+    drift = replace(finding, drifted=2, examples=["missing: 1", "too many: 2"])
+    proven_at = datetime(2026, 3, 10, tzinfo=UTC)
+    with api.database.transaction() as connection:
+        connection.execute("UPDATE meters SET is_built = true WHERE id = %s", (meter["id"],))
+        [provable] = find_provable(connection, reference=meter["id"], limit=2)
+        record(connection, provable, finding, repair=False, now=proven_at)
+    shown = api.get("/v1/meters/tokens")
+    assert shown["proof"] == {"ok": True, "at": "2026-03-10T00:00:00Z", "detail": None}
+    with api.database.transaction() as connection:
+        record(connection, provable, drift, repair=False, now=proven_at + timedelta(hours=1))
+        record(
+            connection,
+            provable,
+            replace(finding, kind=ProofKind.RECENT),
+            repair=False,
+            now=proven_at + timedelta(hours=2),
+        )
+    shown = api.get("/v1/meters/tokens")
+    detail = "2 rows of windows differ; missing: 1; too many: 2"
+    assert shown["proof"] == {"ok": False, "at": "2026-03-10T02:00:00Z", "detail": detail}
+    assert api.get("/v1/meters")["data"] == [shown]
 
 
 def test_flows_learn_of_a_meter_with_exact_filter_values(api: Api) -> None:
