@@ -4,10 +4,11 @@ A body is JSON whatever its content type says. Its numbers keep every digit (Dec
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
 from decimal import Decimal
 from functools import cached_property
-from typing import Any, cast
+from typing import Any, cast, get_origin
 
 import msgspec
 from fastapi import APIRouter, Request
@@ -23,6 +24,7 @@ from schemas.errors import FieldError, Malformed, NotFound, Reject, TooLarge
 MAX_BODY_BYTES = 1024 * 1024
 MAX_JSON_DEPTH = 32
 UNKNOWN_PARAMETER = "request.unknown_parameter"
+REPEATED_PARAMETER = "request.repeated_parameter"
 FILTERED_PATH = "/v1/usage"  # it takes `filter[name]` for any group of the meter, and checks the names itself
 METHODS_WITH_BODY = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 
@@ -49,9 +51,9 @@ class HouseRoute(APIRoute):
     """Use it for every router of ours: `APIRouter(route_class=HouseRoute)`, or just `house_router()`."""
 
     @cached_property
-    def parameters(self) -> frozenset[str]:
-        """The names of all query parameters that the route and its dependencies take."""
-        return frozenset(_parameters_of(self.dependant))
+    def parameters(self) -> dict[str, bool]:
+        """The names of all query parameters that the route and its dependencies take, and whether each may repeat."""
+        return dict(_parameters_of(self.dependant))
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handler = super().get_route_handler()
@@ -68,8 +70,9 @@ class HouseRoute(APIRoute):
         return handle
 
 
-def _parameters_of(dependant: Dependant) -> Iterator[str]:
-    yield from (field.alias for field in dependant.query_params)
+def _parameters_of(dependant: Dependant) -> Iterator[tuple[str, bool]]:
+    for field in dependant.query_params:
+        yield field.alias, get_origin(field.field_info.annotation) is list
     for dependency in dependant.dependencies:
         yield from _parameters_of(dependency)
 
@@ -145,7 +148,8 @@ async def check_names(request: Request) -> None:
 
 
 def _check_known(route: HouseRoute, request: Request) -> None:
-    """Only parameters that the route knows may be given: a misspelt filter would let everything through."""
+    """Only parameters that the route knows may be given: a misspelt filter would let everything through. And those
+    with one value only once: of two values one would be dropped without a word."""
     unknown = [name for name in request.query_params if not _knows(route, name) and _is_storable(name)]
     if unknown:
         errors = tuple(
@@ -153,6 +157,12 @@ def _check_known(route: HouseRoute, request: Request) -> None:
             for name in unknown
         )
         raise Reject(UNKNOWN_PARAMETER, f"There is no parameter {unknown[0]!r} here.", errors=errors)
+    names = [name for name, _ in request.query_params.multi_items() if route.parameters.get(name) is False]
+    if len(names) > len(set(names)):
+        repeated = [name for name, times in Counter(names).items() if times > 1]
+        detail = "This parameter takes one value, once."
+        errors = tuple(FieldError(pointer=pointer(name), code=REPEATED_PARAMETER, detail=detail) for name in repeated)
+        raise Reject(REPEATED_PARAMETER, f"The parameter {repeated[0]!r} is given more than once.", errors=errors)
 
 
 def _knows(route: HouseRoute, name: str) -> bool:

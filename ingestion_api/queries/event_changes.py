@@ -26,7 +26,7 @@ from ingestion_api.paging import MAX_CURSOR_LENGTH
 from ingestion_api.queries.event_lookup import not_found
 from ingestion_api.queries.event_view import EventView, meter_and_view
 from ingestion_api.queries.events import MAX_CODE_LENGTH
-from ingestion_api.queries.parameters import check_range, decode_cursor, encode_cursor, read_instant
+from ingestion_api.queries.parameters import check_range, decode_cursor, encode_cursor, mark_of, read_instant
 from ingestion_api.routing import house_router
 from schemas.errors import Retry
 from schemas.events import DEFAULT_SOURCE, MAX_FIELD_LENGTH, ChangeKind
@@ -159,11 +159,14 @@ def _wait_voided(context: Context, load: Callable[[], list[StoredEvent]]) -> lis
 def replay_events(body: ReplayBody, call: AdminCall, context: FromContext) -> Response:
     """Judge quarantined events anew, by the customers and meters of now. Those that still can't count stay."""
     check_range(body.start, body.to)
-    after = bytes(16) if body.starting_after is None else decode_cursor(body.starting_after, _Identity).identity
-    return call.act(lambda: _replay(context, call.principal, body, after))
+    mark = mark_of((body.code, body.start, body.to))
+    after = bytes(16) if body.starting_after is None else decode_cursor(body.starting_after, _Identity, mark).identity
+    return call.act(lambda: _replay(context, call.principal, body, after, mark))
 
 
-def _replay(context: Context, principal: Principal, body: ReplayBody, after: bytes) -> tuple[int, ReplayView]:
+def _replay(
+    context: Context, principal: Principal, body: ReplayBody, after: bytes, mark: bytes
+) -> tuple[int, ReplayView]:
     wanted = QuarantineFilter(tenant_no=principal.tenant_no, code=body.code, start=body.start, end=body.to)
     pages = quarantined_pages(context.clickhouse, wanted, after=after)
     requested = 0
@@ -172,5 +175,5 @@ def _replay(context: Context, principal: Principal, body: ReplayBody, after: byt
         requested += len(page)
         after = page[-1]
     has_more = requested > 0 and next(pages, None) is not None
-    cursor = encode_cursor(_Identity(after)) if has_more else None
+    cursor = encode_cursor(_Identity(after), mark) if has_more else None
     return 202, {"object": "replay", "requested": requested, "has_more": has_more, "next_cursor": cursor}

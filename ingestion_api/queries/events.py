@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
-from fastapi import Query
+from fastapi import Query, Request
 from starlette.responses import Response
 
 from infra.clickhouse.event_list import EventFilter, EventPosition, list_events, position_of
@@ -24,6 +24,7 @@ from ingestion_api.queries.parameters import (
     check_range,
     decode_cursor,
     encode_cursor,
+    query_mark,
 )
 from ingestion_api.routing import house_router
 from ingestion_api.views import ListView
@@ -41,6 +42,7 @@ router = house_router("events")
 
 @router.get("/v1/events", response_model=ListView[EventView], operation_id="list_events")
 def get_events(
+    request: Request,
     principal: Reader,
     context: FromContext,
     customer: CustomerReference = None,
@@ -55,7 +57,8 @@ def get_events(
     """The tenant's stored events, each once with what became of it, the newest time first. `from` and `to` are of the
     events' own time. A page may be shorter than `limit` and still have more after it."""
     check_range(start, to)
-    after = None if starting_after is None else decode_cursor(starting_after, EventPosition)
+    mark = query_mark(request)
+    after = None if starting_after is None else decode_cursor(starting_after, EventPosition, mark)
     customer_no = metered_types = None
     if customer is not None or status == "counted":
         with context.database.transaction() as connection:
@@ -83,7 +86,7 @@ def get_events(
             if found
             else [],
             "has_more": next_position is not None,
-            "next_cursor": None if next_position is None else encode_cursor(next_position),
+            "next_cursor": None if next_position is None else encode_cursor(next_position, mark),
         }
     )
 

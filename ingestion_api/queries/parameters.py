@@ -2,12 +2,13 @@
 
 import base64
 import binascii
+import hashlib
 import re
 from datetime import UTC, datetime
 from typing import Annotated, Any, TypeVar
 
 import msgspec
-from fastapi import Query
+from fastapi import Query, Request
 from pydantic import AfterValidator, BeforeValidator, WithJsonSchema
 
 from ingestion_api.paging import MAX_CURSOR_LENGTH
@@ -18,6 +19,9 @@ from schemas.instants import parse_instant
 MIN_INSTANT = datetime(1900, 1, 1, tzinfo=UTC)
 MAX_INSTANT = datetime(2200, 1, 1, tzinfo=UTC)
 #: A `+` that nobody percent-encoded comes out of a query string as a space.
+MARK_BYTES = 8
+#: Parameters that say where in an answer, and not which answer.
+_PAGE_PARAMETERS = frozenset({"limit", "starting_after"})
 _LOST_PLUS = re.compile(r"(T[\d:.]+) (\d\d:\d\d)", re.IGNORECASE)
 
 Position = TypeVar("Position")
@@ -65,15 +69,34 @@ def check_range(start: datetime | None, end: datetime | None) -> None:
         raise Reject.at("/to", "request.invalid_field", "`to` must be after `from`.")
 
 
-def encode_cursor(position: Any) -> str:
-    """A place in an order as text that means nothing to anybody else."""
-    return base64.urlsafe_b64encode(msgspec.msgpack.encode(position)).decode().rstrip("=")
+def query_mark(request: Request) -> bytes:
+    """What the parameters of a query ask for, wherever in its answer, as a few bytes; their order does not matter."""
+    given = [item for item in request.query_params.multi_items() if item[0] not in _PAGE_PARAMETERS]
+    return mark_of(sorted(given))
 
 
-def decode_cursor(cursor: str, position_type: type[Position]) -> Position:
-    """The place that `encode_cursor` was given. Raises Reject."""
+def mark_of(asked: Any) -> bytes:
+    """MARK_BYTES that tell this apart from anything else that is asked for."""
+    return hashlib.sha256(msgspec.msgpack.encode(asked)).digest()[:MARK_BYTES]
+
+
+def encode_cursor(position: Any, mark: bytes) -> str:
+    """A place in the answer to one query, that of the mark, as text that means nothing to anybody else."""
+    return base64.urlsafe_b64encode(mark + msgspec.msgpack.encode(position)).decode().rstrip("=")
+
+
+def decode_cursor(cursor: str, position_type: type[Position], mark: bytes) -> Position:
+    """The place that `encode_cursor` was given. Raises Reject, also when it is of another query: in another order the
+    place would skip what comes before it, and nobody would see it."""
     try:
         packed = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
-        return msgspec.msgpack.decode(packed, type=position_type)
+        position = msgspec.msgpack.decode(packed[MARK_BYTES:], type=position_type)
     except (binascii.Error, ValueError, RecursionError):
-        raise Reject.at("/starting_after", "request.invalid_field", "Give `next_cursor` of the page before.") from None
+        raise _refused("Give `next_cursor` of the page before.") from None
+    if packed[:MARK_BYTES] != mark:
+        raise _refused("This cursor is of another query; all but `limit` must be as it was for the page before.")
+    return position
+
+
+def _refused(detail: str) -> Reject:
+    return Reject.at("/starting_after", "request.invalid_field", detail)

@@ -21,6 +21,24 @@ def test_a_parameter_that_the_route_does_not_know_is_refused(api: Api, path: str
     assert [error["pointer"] for error in problem["errors"]] == [pointer]
 
 
+@pytest.mark.parametrize(
+    ("path", "pointers"),
+    [("/v1/usage?meter=a&meter=b", ["/meter"]), ("/v1/usage?meter=a&meter=a", ["/meter"]),
+     ("/v1/events?limit=1&from=2026-01-01T00:00:00Z&limit=2&from=x", ["/limit", "/from"]),
+     ("/v1/meters?archived=true&archived=false", ["/archived"]), ("/v1/events/none?source=a&source=b", ["/source"])],
+)  # fmt: skip
+def test_a_parameter_of_one_value_is_refused_when_it_is_given_twice(api: Api, path: str, pointers: list[str]) -> None:
+    problem = api.get(path, status=422)
+    assert problem["code"] == "request.repeated_parameter"
+    assert [error["pointer"] for error in problem["errors"]] == pointers
+
+
+def test_parameters_that_take_several_values_may_repeat(api: Api) -> None:
+    body = {"key": "calls", "event_type": "call", "aggregation": "count", "group_by": ["model", "region"]}
+    api.post("/v1/meters", body)
+    api.get("/v1/usage?meter=calls&group_by=model&group_by=region&filter[model]=a&filter[model]=b")
+
+
 def test_parameters_that_the_route_knows_are_taken(api: Api) -> None:
     api.get("/v1/events?type=call&limit=1000&status=voided&code=x&from=2026-01-01T00:00:00Z")
     api.get("/v1/customers?external_id=a&archived=true&limit=1")
