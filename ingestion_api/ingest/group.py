@@ -10,7 +10,7 @@ from infra.intake.decode import Form, decode
 from infra.intake.element import Rejection
 from infra.intake.event import IncomingEvent, check_event
 from ingestion_api.ingest.trace import Trace
-from schemas.errors import MeterlineError, Reject
+from schemas.errors import Reject
 from schemas.events import MAX_TRACE_HEADERS
 
 
@@ -41,7 +41,7 @@ class Group:
     def __init__(self) -> None:
         self.count = 0
         self.undelivered = 0
-        self.error: MeterlineError | None = None
+        self.error: Exception | None = None
         self.trace: list[tuple[str, bytes]] = []
         self._parts: list[Columns] = []
         self._singles: list[Single] = []
@@ -83,6 +83,12 @@ class Group:
                 answered.set_result(None)
             else:
                 answered.set_exception(self.error)
+
+    def fail(self, error: Exception) -> None:
+        """Tell every request that has no answer yet, when taking or packing failed and nothing is under way."""
+        self._waiting += [single.answered for single in self._singles]
+        self.error = error
+        self.settle()
 
     def _check_singles(self) -> Columns | None:
         singles = self._singles

@@ -133,11 +133,16 @@ class Publisher:
             self._lingered_undelivered += self._send(tenant_no, group, lingered=True)
 
     def _send(self, tenant_no: int, group: Group, *, lingered: bool = False) -> int:
-        """Pack the group and hand its messages to the producer; how many it took."""
-        columns = group.take(tenant_no)
-        if columns is None:
+        """Pack the group and hand its messages to the producer; how many it took.
+
+        Raises nothing: what goes wrong is the answer of this group's requests, and of no other's.
+        """
+        try:
+            columns = group.take(tenant_no)
+            messages = [] if columns is None else pack(columns, tenant_no, self._partitions)
+        except Exception as error:  # a fault of ours: the requests say so and log it
+            group.fail(error)
             return 0
-        messages = pack(columns, tenant_no, self._partitions)
         group.undelivered = len(messages)
         taken = 0
 
@@ -153,7 +158,7 @@ class Publisher:
             headers: Headers = [(HEADER_TENANT_NO, str(tenant_no)), (HEADER_COUNT, str(message.count)), *group.trace]
             try:
                 self._producer.send(self._topic, message.partition, message.value, headers, delivered)
-            except Retry as error:
+            except Exception as error:  # Retry, or a fault of ours
                 self._settle_one(group, error)
             else:
                 taken += 1
@@ -161,7 +166,7 @@ class Publisher:
         self._busy.set()
         return taken
 
-    def _settle_one(self, group: Group, error: Retry | None) -> None:
+    def _settle_one(self, group: Group, error: Exception | None) -> None:
         group.undelivered -= 1
         group.error = group.error or error
         if group.undelivered == 0:

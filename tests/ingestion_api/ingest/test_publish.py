@@ -16,7 +16,7 @@ from infra.kafka.event_log import identity_hash, partition_of, unseal
 from infra.kafka.producer import Producer
 from infra.kafka.topics import ensure_topics
 from infra.settings import Settings
-from ingestion_api.ingest import publish
+from ingestion_api.ingest import group, publish
 from ingestion_api.ingest.group import AllRejected
 from ingestion_api.ingest.publish import Publisher
 from ingestion_api.ingest.trace import trace_of
@@ -379,3 +379,46 @@ def test_messages_name_the_requests_they_carry_up_to_a_limit(fresh_stack: Settin
         found = [(name, value) for name, value in message.all_headers if name not in ("tenant", "count")]
         assert found[:3] == [("request-id", "mine-1"), ("traceparent", given), ("request-id", "more-0")]
         assert len(found) == MAX_TRACE_HEADERS
+
+
+def test_a_fault_in_packing_fails_one_group_alone(fresh_stack: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests of one event and of several have the error itself, which the route logs; the next group is sent."""
+    ensure_topics(fresh_stack)
+    real_pack = publish.pack
+
+    def break_for_tenant(columns: Columns, tenant_no: int, partitions: int) -> Any:
+        if tenant_no == TENANT_NO:
+            raise ValueError("a fault")
+        return real_pack(columns, tenant_no, partitions)
+
+    monkeypatch.setattr(publish, "pack", break_for_tenant)
+
+    async def send() -> list[Any]:
+        async with running_publisher(fresh_stack) as publisher:
+            event = decode_single(single(1))
+            assert event is not None
+            waiting = [
+                publisher.publish_single(single(1), event, NOW, TENANT_NO),
+                publisher.publish(columns_of(random_events(2)), TENANT_NO),
+                publisher.publish(columns_of(random_events(1, seed=2)), TENANT_NO + 1),
+            ]
+            gathered = asyncio.gather(*waiting, return_exceptions=True)
+            return await asyncio.wait_for(gathered, timeout=30)
+
+    failed_single, failed_many, sent = asyncio.run(send())
+    assert isinstance(failed_single, ValueError)
+    assert isinstance(failed_many, ValueError)
+    assert sent is None
+
+
+def test_a_fault_in_checking_answers_single_events_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_events: object, _received: int) -> Any:
+        raise ValueError("a fault")
+
+    monkeypatch.setattr(group, "check_columns", broken)
+
+    async def send() -> list[Any]:
+        async with running_publisher(Settings(kafka_bootstrap="127.0.0.1:9")) as publisher:
+            return await asyncio.wait_for(publish_singles(publisher, [single(1), single(2)], [NOW, NOW]), timeout=30)
+
+    assert [type(answer) for answer in asyncio.run(send())] == [ValueError, ValueError]
