@@ -14,7 +14,6 @@ from infra.cli.api import DEFAULT_URL, Key, Url, call
 STYLES = {
     "received": "cyan",
     "duplicate": "yellow",
-    "conflict": "bold yellow",
     "customer": "cyan",
     "quarantined": "bold red",
     "unmatched": "yellow",

@@ -1,7 +1,7 @@
 """An event's way, step by step: what happened when, and why."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 
 from typing_extensions import TypedDict
 
@@ -33,7 +33,8 @@ def trace(
     meters: Sequence[KnownMeter],
     invoices: Mapping[int, EventInvoice],
 ) -> list[TraceStep]:
-    """All steps in their order: its receipt, its copies, then decision by decision, and the invoices at last.
+    """All steps by their time, those without one last. At one time: its receipt, its copies, then decision by decision,
+    and the invoices at last.
 
     `customers` by number, `invoices` by the number of the meter whose usage they bill; `meters` are those of the type.
     """
@@ -57,7 +58,11 @@ def trace(
         invoice = invoices.get(taken.meter.entry.meter_no)
         if invoice is not None:
             steps.append(_billed(taken, invoice))
-    return steps
+    return sorted(steps, key=_time_of)
+
+
+def _time_of(step: TraceStep) -> tuple[bool, datetime]:
+    return (False, step["at"]) if step["at"] is not None else (True, datetime.max.replace(tzinfo=UTC))
 
 
 def _step(at: datetime | None, step: str, detail: str) -> TraceStep:
@@ -80,8 +85,6 @@ def _copies(compared: Compared) -> Iterator[TraceStep]:
     more = compared.copies.count - len(compared.copies.oldest)
     if more > 0:
         yield _step(None, "duplicate", f"{more} further copies; they count for nothing.")
-    if compared.conflict:
-        yield _step(None, "conflict", "A later copy says something else; the first one counts.")
 
 
 def _place_of(event: StoredEvent, decision: Decision) -> str:

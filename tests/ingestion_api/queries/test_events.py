@@ -77,7 +77,13 @@ def test_copies_are_counted_and_a_different_one_is_a_conflict(stored: Tenant) ->
     first, second = stored.api.get("/v1/events/e0"), stored.api.get("/v1/events/e1")
     assert (first["copies"], first["conflict"]) == (2, False)
     assert (second["copies"], second["conflict"]) == (1, True)
-    assert [step["step"] for step in first["trace"]][:3] == ["received", "duplicate", "duplicate"]
+    assert [step["step"] for step in first["trace"]] == [
+        "received", "customer", "counted", "counted", "duplicate", "duplicate"
+    ]  # fmt: skip
+    assert [step["step"] for step in second["trace"]] == ["received", "customer", "counted", "counted", "duplicate"]
+    assert "says something else" in second["trace"][-1]["detail"]
+    for event in (first, second):
+        assert [step["at"] for step in event["trace"]] == sorted(step["at"] for step in event["trace"])
     assert ids(stored.api.get("/v1/events?status=duplicate")) == ["e1", "e0"]
 
 
@@ -127,6 +133,14 @@ def test_pages_hold_every_event_once_although_rows_stand_twice(stored: Tenant, l
             break
     assert found[:4] == ["e4", "e3", "e2", "e1"]
     assert sorted(found) == sorted(["e0", "e1", "e2", "e3", "e4", "q", "a/b ü?"])
+
+
+def test_a_cursor_goes_on_only_with_the_list_it_is_of(stored: Tenant) -> None:
+    cursor = stored.api.get("/v1/events", limit=1, type="call")["next_cursor"]
+    assert ids(stored.api.get("/v1/events", limit=2, type="call", starting_after=cursor)) == ["e3", "e2"]
+    for other in ("", "&type=call&status=counted", "&type=other"):
+        problem = stored.api.get(f"/v1/events?starting_after={cursor}{other}", status=422)
+        assert (problem["code"], problem["errors"][0]["pointer"]) == ("request.invalid_field", "/starting_after")
 
 
 def test_an_event_of_one_source_too_many_asks_for_it_and_is_not_said_to_be_missing(
