@@ -57,8 +57,11 @@ def zone(name: str, pointer: str = "/timezone") -> ZoneInfo:
 
 @cache
 def known_timezones() -> frozenset[str]:
-    """Names are looked up in the list first: asking ZoneInfo for an arbitrary one opens an arbitrary file."""
-    return frozenset(available_timezones())
+    """Names are looked up in the list first: asking ZoneInfo for an arbitrary one opens an arbitrary file.
+
+    `localtime`, which some systems list, is not among them: it is whatever zone the machine is set to.
+    """
+    return frozenset(available_timezones()) - {"localtime"}
 
 
 @dataclass(frozen=True, slots=True)

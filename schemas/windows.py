@@ -24,18 +24,32 @@ def window_bounds(size: WindowSize, zone: ZoneInfo, start: datetime, end: dateti
     """The instants (UTC, ascending) between which the windows that touch [start, end) lie; one more than windows.
 
     Minutes are those of UTC. A local hour that comes twice is two windows, a day is as long as its date, and a day
-    whose midnight is skipped begins where the clock jumps to. Raises Reject for more than MAX_WINDOWS.
+    whose midnight is skipped begins where the clock jumps to. All bounds but those of `none` are whole minutes, as
+    usage is stored. Raises Reject for more than MAX_WINDOWS, and `usage.unsupported_zone` where a zone's offset then had
+    seconds.
     """
     if size is WindowSize.NONE:
         return [start, end]
     bound = _floor(size, zone, start)
-    bounds = [bound]
+    bounds = [_whole_minute(zone, bound)]
     while bound < end:
         if len(bounds) > MAX_WINDOWS:
-            raise Reject.at("/window", "usage.too_many_windows", f"more than {MAX_WINDOWS} windows; take larger ones")
+            detail = f"More than {MAX_WINDOWS:,} windows: give `from` and `to`, or take larger windows."
+            raise Reject.at("/window", "usage.too_many_windows", detail)
         bound = _next(size, zone, bound)
-        bounds.append(bound)
+        bounds.append(_whole_minute(zone, bound))
     return bounds
+
+
+def _whole_minute(zone: ZoneInfo, bound: datetime) -> datetime:
+    """The bound, if it can part stored minutes."""
+    if bound.second or bound.microsecond:
+        raise Reject.at(
+            "/timezone",
+            "usage.unsupported_zone",
+            f"the offset of {zone.key} had seconds at {bound.isoformat()}; take a later range or another zone",
+        )
+    return bound
 
 
 def _floor(size: WindowSize, zone: ZoneInfo, instant: datetime) -> datetime:

@@ -34,6 +34,7 @@ from ingestion_api.queries.parameters import (
     check_range,
     decode_cursor,
     encode_cursor,
+    query_mark,
 )
 from ingestion_api.queries.usage_page import UsageRow, usage_page
 from ingestion_api.routing import house_router
@@ -122,7 +123,8 @@ def get_usage(
     groups = read_groups(entry, group_by)
     filters = read_filters(entry, request.query_params.multi_items())
     customer_nos = None if customer_row is None else [int(customer_row["no"])]
-    after = None if starting_after is None else _read_position(starting_after)
+    mark = query_mark(request)
+    after = None if starting_after is None else _read_position(starting_after, mark)
     rows: list[UsageRow] = []
     found = _range(context.clickhouse, entry, customer_nos, start, to)
     names = [name for name in groups if name != CUSTOMER_GROUP]
@@ -147,7 +149,7 @@ def get_usage(
             "object": "list",
             "data": [_view(row, names, externals) for row in shown],
             "has_more": has_more,
-            "next_cursor": _write_position(shown[-1].key) if has_more else None,
+            "next_cursor": _write_position(shown[-1].key, mark) if has_more else None,
             "as_of": as_of,
             "lag_seconds": _lag(as_of, now),
         }
@@ -171,6 +173,9 @@ def read_filters(meter: MeterEntry, parameters: list[tuple[str, str]]) -> dict[s
         if not parameter.startswith("filter"):
             continue
         name = parameter.removeprefix("filter[").removesuffix("]")
+        if parameter == f"filter[{CUSTOMER_GROUP}]":
+            detail = "To take only one customer's usage, use `customer=`."
+            raise Reject.at(f"/{parameter}", "usage.unknown_property", detail)
         if parameter != f"filter[{name}]" or name not in meter.group_by:
             raise _unknown_property(meter, f"/{parameter}", name)
         texts = filters.setdefault(name, [])
@@ -227,12 +232,13 @@ def _view(row: UsageRow, names: list[str], externals: dict[int, str]) -> UsageWi
     }
 
 
-def _write_position(key: UsageKey) -> str:
-    return encode_cursor(Position(to_micros(key.window_start), key.customer_no, [text.decode() for text in key.groups]))
+def _write_position(key: UsageKey, mark: bytes) -> str:
+    texts = [text.decode() for text in key.groups]
+    return encode_cursor(Position(to_micros(key.window_start), key.customer_no, texts), mark)
 
 
-def _read_position(cursor: str) -> UsageKey:
-    position = decode_cursor(cursor, Position)
+def _read_position(cursor: str, mark: bytes) -> UsageKey:
+    position = decode_cursor(cursor, Position, mark)
     return UsageKey(
         from_micros(position.window_start), position.customer_no, tuple(text.encode() for text in position.groups)
     )

@@ -143,3 +143,8 @@ def test_limits_and_things_without_periods_are_rejected() -> None:
         with pytest.raises(Reject) as caught:
             call()
         assert caught.value.code == "pricing.invalid_period"
+
+
+def test_a_zone_that_depends_on_the_machine_is_refused() -> None:
+    with pytest.raises(Reject):
+        zone("localtime")

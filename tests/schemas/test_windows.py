@@ -68,3 +68,24 @@ def test_too_many_windows_are_refused_at_the_window_parameter() -> None:
         window_bounds(WindowSize.MINUTE, ZoneInfo("UTC"), start, start + timedelta(days=100))
     assert refused.value.code == "usage.too_many_windows"
     assert refused.value.errors[0].pointer == "/window"
+    assert "give `from` and `to`" in refused.value.detail
+
+
+@pytest.mark.parametrize("size", ["hour", "day", "week", "month"])
+@pytest.mark.parametrize(
+    ("zone", "start"), [("Africa/Monrovia", "1971-06-01T10:00:00Z"), ("Europe/Amsterdam", "1936-06-01T10:00:00Z")]
+)
+def test_windows_that_would_part_a_stored_minute_are_refused(zone: str, start: str, size: str) -> None:
+    begin = datetime.fromisoformat(start)
+    with pytest.raises(Reject) as refused:
+        window_bounds(WindowSize(size), ZoneInfo(zone), begin, begin + timedelta(days=40))
+    assert refused.value.code == "usage.unsupported_zone"
+    assert refused.value.errors[0].pointer == "/timezone"
+
+
+def test_a_zone_whose_offset_once_had_seconds_has_windows_since() -> None:
+    bounds = local_bounds("day", "Africa/Monrovia", "1972-02-01T10:00:00Z", "1972-02-02T10:00:00Z")
+    assert bounds == ["1972-02-01 00:00 +0000", "1972-02-02 00:00 +0000", "1972-02-03 00:00 +0000"]
+    begin = datetime.fromisoformat("1971-06-01T10:00:07Z")
+    for size in (WindowSize.MINUTE, WindowSize.NONE):
+        assert window_bounds(size, ZoneInfo("Africa/Monrovia"), begin, begin + timedelta(minutes=1))
