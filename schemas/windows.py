@@ -25,8 +25,8 @@ def window_bounds(size: WindowSize, zone: ZoneInfo, start: datetime, end: dateti
 
     Minutes are those of UTC. A local hour that comes twice is two windows, a day is as long as its date, and a day
     whose midnight is skipped begins where the clock jumps to. All bounds but those of `none` are whole minutes, as
-    usage is stored. Raises Reject for more than MAX_WINDOWS, and `usage.unsupported_zone` where a zone's offset then had
-    seconds.
+    usage is stored. Raises Reject for more than MAX_WINDOWS, and `usage.unsupported_zone` where the zone's offset had
+    seconds then.
     """
     if size is WindowSize.NONE:
         return [start, end]
