@@ -18,6 +18,7 @@ from ingestion_api.auth import KeyCache
 from ingestion_api.context import Context
 from ingestion_api.ingest import route
 from ingestion_api.ingest.body import Receive
+from ingestion_api.ingest.keyed import KeyedAnswers
 from ingestion_api.ingest.lag import LagWatch
 from ingestion_api.ingest.publish import Publisher
 from ingestion_api.ingest.route import EventsRoute, ScopeMap, Send
@@ -80,7 +81,7 @@ class MeterlineApp:
         self._producer = producer
         self._publisher = publisher
         self._lag = lag
-        self._events = EventsRoute(context.keys, publisher, lag)
+        self._events = EventsRoute(context.keys, publisher, lag, KeyedAnswers(context.database, clock=clock.now))
         self._others = others
 
     async def __call__(self, scope: ScopeMap, receive: Receive, send: Send) -> None:

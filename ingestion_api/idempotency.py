@@ -34,12 +34,16 @@ _HIDDEN_SECRET = b"mtr_********"  # stands in a kept answer where the secret was
 
 Effect = Callable[[PgConnection], Any]
 
+KEY_DESCRIPTION = (
+    "A name of your own for this request, e.g. a UUID. Sent again within 24 hours with the same body, it is answered as"
+    " the first time and nothing happens twice."
+)
+
 IdempotencyKey = Annotated[
     str | None,
     Header(
         alias="Idempotency-Key",
-        description="A name of your own for this request, e.g. a UUID. Sent again within 24 hours with the same body,"
-        " it is answered as the first time and nothing happens twice.",
+        description=KEY_DESCRIPTION,
     ),
 ]
 
@@ -147,13 +151,26 @@ class Call:
             return refused, body
 
     def _replay(self, request_sha256: bytes, status: int, body: bytes, secret: str | None) -> Response:
-        if request_sha256 != self.request_sha256:
-            raise Conflict(
-                "idempotency.conflict",
-                "This Idempotency-Key was used within the last 24 hours for another request; take a new one.",
-            )
+        check_same(request_sha256, self.request_sha256)
         return _response(
             status, body if secret is None else body.replace(_HIDDEN_SECRET, secret.encode()), replayed=True
+        )
+
+
+def check_key(key: str) -> None:
+    """Raise Reject (`idempotency.invalid_key`) for what can't be a key."""
+    if not _KEY.fullmatch(key):
+        raise Reject.at(
+            "/Idempotency-Key", "idempotency.invalid_key", f"1 to {MAX_KEY_LENGTH} visible ASCII characters."
+        )
+
+
+def check_same(kept_sha256: bytes, request_sha256: bytes) -> None:
+    """Raise Conflict (`idempotency.conflict`) when the answer that is kept was that of another request."""
+    if kept_sha256 != request_sha256:
+        raise Conflict(
+            "idempotency.conflict",
+            "This Idempotency-Key was used within the last 24 hours for another request; take a new one.",
         )
 
 
@@ -174,10 +191,8 @@ def call_for(*scopes: Scope, names_secret: bool = False) -> Callable[..., Any]:
         now: Now,
         key: IdempotencyKey = None,
     ) -> Call:
-        if key is not None and not _KEY.fullmatch(key):
-            raise Reject.at(
-                "/Idempotency-Key", "idempotency.invalid_key", f"1 to {MAX_KEY_LENGTH} visible ASCII characters."
-            )
+        if key is not None:
+            check_key(key)
         asker = principal.key_id if names_secret else ""
         head = f"{request.method} {request.url.path}?{request.url.query} {asker}\n"
         return Call(

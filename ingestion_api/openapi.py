@@ -11,6 +11,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from ingestion_api.idempotency import KEY_DESCRIPTION
 from ingestion_api.views import Problem
 
 API_VERSION = "1"
@@ -144,9 +145,18 @@ _POST_EVENTS: dict[str, Any] = {
     "tags": ["events"],
     "summary": "Send Events",
     "description": "Send up to 10,000 events. The answer comes once the brokers have acknowledged them; after a 503"
-    " send the same ids again, nothing counts twice: the ids are the idempotency of events, and an `Idempotency-Key` is"
-    " not looked at. `Content-Encoding` gzip or zstd.",
+    " send the same ids again, nothing counts twice: the ids are the idempotency of events. An `Idempotency-Key` costs"
+    " two waits for PostgreSQL, and gives the first answer again. `Content-Encoding` gzip or zstd.",
     "operationId": "send_events",
+    "parameters": [
+        {
+            "name": "Idempotency-Key",
+            "in": "header",
+            "required": False,
+            "description": KEY_DESCRIPTION,
+            "schema": {"type": "string"},
+        }
+    ],
     "requestBody": {
         "required": True,
         "content": {
@@ -161,7 +171,7 @@ _POST_EVENTS: dict[str, Any] = {
             "description": "Acknowledged by the brokers.",
             "content": {"application/json": {"schema": {"$ref": "#/components/schemas/EventsAccepted"}}},
         },
-        **{str(status): PROBLEMS[status] for status in (400, 401, 403, 408, 413, 422, 503)},
+        **{str(status): PROBLEMS[status] for status in (400, 401, 403, 408, 409, 413, 422, 503)},
     },
 }
 

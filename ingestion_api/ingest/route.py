@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -14,20 +15,24 @@ from infra.intake.decode import Decoded, Form, decode, decode_single
 from infra.metrics import EVENTS_RECEIVED, HTTP_REQUESTS, HTTP_SECONDS
 from ingestion_api.access_log import request_id_from
 from ingestion_api.auth import KeyCache, Principal, Scope, bearer_of, check_scope
+from ingestion_api.idempotency import REPLAYED
 from ingestion_api.ingest.body import BodyReader, Disconnected, Receive, unpack
 from ingestion_api.ingest.group import AllRejected
+from ingestion_api.ingest.keyed import Answer, KeyedAnswers, request_of
 from ingestion_api.ingest.lag import LagWatch
 from ingestion_api.ingest.media import BINARY_MARKS, binary_to_json, form_of
 from ingestion_api.ingest.publish import Publisher
 from ingestion_api.ingest.trace import Trace, trace_of
 from ingestion_api.problems import CONTENT_TYPE, internal_problem, problem
-from schemas.errors import MeterlineError
+from schemas.errors import MeterlineError, Retry
 from schemas.events import MAX_EVENT_BYTES
 
 PATH = "/v1/events"
+IDEMPOTENCY_KEY = b"idempotency-key"
 PLAIN_JSON = b"application/json"
 ONE_ACCEPTED = b'{"accepted":1,"duplicates":0,"rejected":[]}'
 JSON_TYPE = (b"content-type", PLAIN_JSON)
+PROBLEM_TYPE = (b"content-type", CONTENT_TYPE.encode())
 #: A request with none of these and PLAIN_JSON is what it seems.
 UNUSUAL_HEADERS = {b"content-encoding", *(mark.encode() for mark in BINARY_MARKS)}
 #: Larger bodies are decoded in a thread, so that other requests' answers need not wait for them.
@@ -47,17 +52,18 @@ _log = structlog.get_logger("meterline.api")
 class EventsRoute:
     """An ASGI application for one path and method; `asgi.py` sends it nothing else."""
 
-    def __init__(self, keys: KeyCache, publisher: Publisher, lag: LagWatch) -> None:
+    def __init__(self, keys: KeyCache, publisher: Publisher, lag: LagWatch, answers: KeyedAnswers) -> None:
         self._keys = keys
         self._publisher = publisher
         self._lag = lag
+        self._answers = answers
         self._bodies = BodyReader()
 
     async def __call__(self, scope: ScopeMap, receive: Receive, send: Send) -> None:
         headers: dict[bytes, bytes] = dict(scope["headers"])
         started = time.perf_counter()
         try:
-            body = await self._accept(headers, receive)
+            answer = await self._accept(headers, receive)
         except Disconnected:
             return
         except Exception as error:
@@ -65,12 +71,18 @@ class EventsRoute:
             return
         finally:
             _seconds.observe(time.perf_counter() - started)
-        _accepted_requests.inc()
-        await send({"type": "http.response.start", "status": 202, "headers": _response_headers(headers)})
-        await send({"type": "http.response.body", "body": body})
+        if answer.status == 202:
+            _accepted_requests.inc()
+        else:
+            HTTP_REQUESTS.labels("POST", PATH, str(answer.status)).inc()
+        await send(
+            {"type": "http.response.start", "status": answer.status, "headers": _response_headers(headers, answer)}
+        )
+        await send({"type": "http.response.body", "body": answer.body})
 
-    async def _accept(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:
-        """The body of the 202. Raises MeterlineError for everything else, Disconnected when nobody waits for it."""
+    async def _accept(self, headers: dict[bytes, bytes], receive: Receive) -> Answer:
+        """The 202, or what is kept under the request's Idempotency-Key. Raises MeterlineError for everything else,
+        Disconnected when nobody waits for it."""
         principal = await self._principal(headers)
         announced = headers.get(b"content-length", b"")
         announced_bytes = int(announced) if announced.isdigit() else 0
@@ -78,7 +90,13 @@ class EventsRoute:
             body = await self._bodies.read(receive, announced_bytes, flight.grow_to)
             body, form = _unwrap(headers, body)
             flight.grow_to(len(body))
-            answer = await self._publish(body, form, principal.tenant_no, trace_of(headers))
+            publish = partial(self._publish, body, form, principal.tenant_no, trace_of(headers))
+            if IDEMPOTENCY_KEY in headers:
+                headers[b"x-request-id"] = _request_id(headers).encode()  # one in the answer's head and in its body
+                request = request_of(headers[IDEMPOTENCY_KEY], principal.tenant_id, form, body)
+                answer = await self._answers.once(request, lambda: _attempt(publish, headers))
+            else:
+                answer = Answer(202, await publish())
             if self._lag.delay_seconds:
                 await asyncio.sleep(self._lag.delay_seconds)
             return answer
@@ -132,20 +150,43 @@ def _accepted(accepted: int, duplicates: int, decoded: Decoded) -> bytes:
     return msgspec.json.encode({"accepted": accepted, "duplicates": duplicates, "rejected": decoded.rejections})
 
 
-def _response_headers(headers: dict[bytes, bytes]) -> list[tuple[bytes, bytes]]:
+async def _attempt(publish: Callable[[], Awaitable[bytes]], headers: dict[bytes, bytes]) -> tuple[int, bytes]:
+    """The status and the body of what is an answer for good. Raises Retry, and whatever is the service's own fault."""
+    try:
+        return 202, await publish()
+    except Retry:
+        raise
+    except MeterlineError as error:
+        status, _, body = _refusal(error, _request_id(headers))
+        if status >= 500:
+            raise
+        return status, body
+
+
+def _request_id(headers: dict[bytes, bytes]) -> str:
     given = headers.get(b"x-request-id")
-    request_id = request_id_from(None if given is None else given.decode("latin-1"))
-    return [JSON_TYPE, (b"x-request-id", request_id.encode())]
+    return request_id_from(None if given is None else given.decode("latin-1"))
+
+
+def _response_headers(headers: dict[bytes, bytes], answer: Answer) -> list[tuple[bytes, bytes]]:
+    pairs = [JSON_TYPE if answer.status == 202 else PROBLEM_TYPE, (b"x-request-id", _request_id(headers).encode())]
+    if answer.replayed:
+        pairs.append((REPLAYED.encode(), b"true"))
+    return pairs
+
+
+def _refusal(error: MeterlineError, request_id: str) -> tuple[int, dict[str, str], bytes]:
+    status, extra, body = problem(error, instance=PATH, request_id=request_id)
+    if isinstance(error, AllRejected):
+        _rejected_events.inc(len(error.rejections))
+        body = body[:-1] + b',"rejected":' + msgspec.json.encode(error.rejections) + b"}"
+    return status, extra, body
 
 
 async def _answer_error(error: Exception, headers: dict[bytes, bytes], send: Send) -> None:
-    given = headers.get(b"x-request-id", b"").decode("latin-1")
-    request_id = request_id_from(given)
+    request_id = _request_id(headers)
     if isinstance(error, MeterlineError):
-        status, extra, body = problem(error, instance=PATH, request_id=request_id)
-        if isinstance(error, AllRejected):
-            _rejected_events.inc(len(error.rejections))
-            body = body[:-1] + b',"rejected":' + msgspec.json.encode(error.rejections) + b"}"
+        status, extra, body = _refusal(error, request_id)
     else:
         _log.error("request failed", request_id=request_id, path=PATH, exc_info=error)
         status, extra = 500, {"content-type": CONTENT_TYPE, "x-request-id": request_id}

@@ -1,11 +1,16 @@
 """Stores that hang: their processes are stopped, so they keep connections open and answer nothing."""
 
+import asyncio
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 
 import pytest
 
+from infra.intake.decode import Form
 from infra.settings import Settings
+from ingestion_api.ingest.keyed import KeyedAnswers, request_of
+from schemas.errors import Retry
 from tests.infra.local.own_stack import OwnStack
 from tests.support.api import Api, running_api
 
@@ -69,3 +74,29 @@ def test_a_server_that_hangs_amid_a_transaction_is_given_up(own: OwnStack, patie
         connection.execute("SELECT 1")
     with patient_api.database.transaction() as connection:
         assert connection.execute("SELECT 1 AS one").fetchone() == {"one": 1}
+
+
+@pytest.mark.timeout(120)
+def test_events_under_an_idempotency_key_are_not_even_tried_while_postgresql_hangs(
+    own: OwnStack, patient_api: Api
+) -> None:
+    answers = KeyedAnswers(patient_api.database, clock=lambda: datetime.now(UTC))
+    with patient_api.database.transaction() as connection:
+        row = connection.execute("SELECT id FROM tenants").fetchone()
+    assert row is not None
+    request = request_of(b"k", row["id"], Form.JSON, b"{}")
+    tried: list[str] = []
+
+    async def attempt() -> tuple[int, bytes]:
+        tried.append("once")
+        if len(tried) == 1:
+            raise Retry("broker.unavailable", "The broker is away.")
+        return 202, b"{}"
+
+    with pytest.raises(Retry, match=r"store\.unavailable"), stopped(own, "postgres"):
+        asyncio.run(answers.once(request, attempt))
+    assert not tried
+    with pytest.raises(Retry, match=r"broker\.unavailable"):
+        asyncio.run(answers.once(request, attempt))
+    assert asyncio.run(answers.once(request, attempt)) == (202, b"{}", False), "a 503 is not kept"
+    assert asyncio.run(answers.once(request, attempt)) == (202, b"{}", True)
