@@ -16,7 +16,6 @@ import pytest
 from flows import rebuild
 from flows.builds import BuildDoors, count, switch, wait_for_flows
 from infra.clickhouse.past import Hour, Selection
-from infra.postgres.catalogue import head_version
 from infra.postgres.meter_builds import load_passed, load_waiting
 from infra.postgres.meters import mark_groups_over_limit
 from infra.postgres.pool import Database
@@ -235,7 +234,8 @@ def test_a_shard_that_joins_while_the_past_is_counted_counts_the_revision_live(
 
 
 def test_a_shard_that_has_joined_is_waited_for_until_it_counts_the_revision_live(log: UsageLog) -> None:
-    version = head_version(log.postgres)
+    version = log.customers({"acme": 1})
+    log.send([Sent(id="has-joined")])
     with log.flow() as flow:
         log.wait_stored(flow)
         wait_for(lambda: load_passed(log.postgres, version=version) is not None, "the flow has passed the version")
