@@ -6,7 +6,6 @@ Rows of a redone batch may stand twice; here every decision comes out once.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 import xxhash
 
@@ -18,6 +17,7 @@ from schemas.instants import to_micros
 QUARANTINED_PAGE = 10_000
 #: Subjects a query: as hashes in decimal they stay below the 128 KiB that ClickHouse takes in one parameter.
 SUBJECTS_A_QUERY = 5_000
+DAY_MICROS = 86_400_000_000
 
 _FIRST_MICROS = to_micros(datetime.fromisoformat("1900-01-01T00:00:00Z"))
 _LAST_MICROS = to_micros(datetime.fromisoformat("2200-01-01T00:00:00Z"))
@@ -67,30 +67,52 @@ def load_facts(client: Client, *, tenant_no: int, identities: Sequence[bytes], b
 
     A fact stands before an offset when both its event and the message that changed it do. Ordered by place in the log,
     then by change. All that stands there must be stored, or the answer is not a function of the log.
+
+    One query a day of receipt reads only what was received then, since an index on hashes alone would be asked of the
+    whole table, and of thousands of hashes nearly every part of it may hold one.
     """
     found: dict[tuple[int, int, int, int], Fact] = {}
+    for of_day in _by_day_of_receipt(client, identities).values():
+        for start in range(0, len(of_day), LOOKUP_PAGE):
+            page = of_day[start : start + LOOKUP_PAGE]
+            for fact in _facts_received(client, tenant_no, page):
+                limit = before.get(fact.partition, 0)
+                if fact.offset < limit and fact.change_offset < limit:
+                    found[fact.partition, fact.offset, fact.index, fact.change_offset] = fact
+    return [found[place] for place in sorted(found)]
+
+
+def _by_day_of_receipt(client: Client, identities: Sequence[bytes]) -> dict[int, list[tuple[bytes, int]]]:
+    """The first copies of identities with the microsecond they were received at, by day since 1970."""
+    days: dict[int, list[tuple[bytes, int]]] = {}
     for start in range(0, len(identities), LOOKUP_PAGE):
         page = identities[start : start + LOOKUP_PAGE]
-        parameters: dict[str, Any] = {"hashes": b"".join(page).hex(), "count": len(page), "tenant_no": tenant_no}
-        received = client.query(
-            f"SELECT count(), toUnixTimestamp64Micro(min(received_at)), toUnixTimestamp64Micro(max(received_at))"  # noqa: S608 - a text of this file
-            f" FROM event_identities WHERE hash IN {_GIVEN}",
-            parameters=parameters,
-        ).result_rows[0]
-        if received[0] == 0:
-            continue
         rows = client.query(
-            f"SELECT {_COLUMNS} FROM events WHERE tenant_no = {{tenant_no:UInt32}} AND hash IN {_GIVEN}"  # noqa: S608 - texts of this file
-            " AND received_at >= fromUnixTimestamp64Micro({first:Int64})"
-            " AND received_at <= fromUnixTimestamp64Micro({last:Int64})",
-            parameters=parameters | {"first": received[1], "last": received[2]},
+            "SELECT DISTINCT hex(hash), toUnixTimestamp64Micro(received_at)"  # noqa: S608 - a text of this file
+            f" FROM event_identities WHERE hash IN {_GIVEN}",
+            parameters={"hashes": b"".join(page).hex(), "count": len(page)},
         ).result_rows
-        for tenant, identity, *rest in rows:
-            fact = Fact(tenant, bytes.fromhex(identity), *rest)
-            limit = before.get(fact.partition, 0)
-            if fact.offset < limit and fact.change_offset < limit:
-                found[fact.partition, fact.offset, fact.index, fact.change_offset] = fact
-    return [found[place] for place in sorted(found)]
+        for identity, received in rows:
+            days.setdefault(received // DAY_MICROS, []).append((bytes.fromhex(identity), received))
+    return days
+
+
+def _facts_received(client: Client, tenant_no: int, copies: Sequence[tuple[bytes, int]]) -> Iterator[Fact]:
+    """All facts about first copies received between the first and the last of these; all keep the time of receipt."""
+    rows = client.query(
+        f"SELECT {_COLUMNS} FROM events WHERE tenant_no = {{tenant_no:UInt32}} AND hash IN {_GIVEN}"  # noqa: S608 - texts of this file
+        " AND received_at >= fromUnixTimestamp64Micro({first:Int64})"
+        " AND received_at <= fromUnixTimestamp64Micro({last:Int64})",
+        parameters={
+            "hashes": b"".join(identity for identity, _ in copies).hex(),
+            "count": len(copies),
+            "tenant_no": tenant_no,
+            "first": min(received for _, received in copies),
+            "last": max(received for _, received in copies),
+        },
+    ).result_rows
+    for tenant, identity, *rest in rows:
+        yield Fact(tenant, bytes.fromhex(identity), *rest)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,6 +30,7 @@ CREATE TABLE IF NOT EXISTS events (
     -- What counts of the event by this row: 1, 0 (quarantined) or -1 (takes back what counted).
     effect          Int8 DEFAULT status IN ('counted', 'unmatched'),
     INDEX hash_index hash TYPE bloom_filter(0.001) GRANULARITY 1,
+    INDEX received_index received_at TYPE minmax GRANULARITY 1, -- for the facts of a day of receipt
     INDEX customer_index customer_no TYPE minmax GRANULARITY 1,
     INDEX time_index occurred_at TYPE minmax GRANULARITY 1,   -- for lists, the newest first
     INDEX status_index status TYPE minmax GRANULARITY 1       -- for the few that are quarantined
@@ -41,7 +42,8 @@ ORDER BY (tenant_no, type, customer_no, toStartOfHour(occurred_at), hash, kafka_
           change_offset)
 SETTINGS non_replicated_deduplication_window = 1000;
 
--- Where the first copy of every identity stands in the log. Looked up by single hashes, hence the fine index.
+-- Where the first copies of every identity stand in the log: one, and one more for each that came after the dedup window.
+-- Looked up by single hashes, hence the fine index.
 CREATE TABLE IF NOT EXISTS event_identities (
     hash            FixedString(16),
     kafka_partition UInt16,
@@ -51,7 +53,7 @@ CREATE TABLE IF NOT EXISTS event_identities (
 )
 ENGINE = ReplacingMergeTree
 PARTITION BY toYYYYMM(received_at)
-ORDER BY hash
+ORDER BY (hash, kafka_partition, kafka_offset, kafka_index)
 SETTINGS non_replicated_deduplication_window = 1000, index_granularity = 512;
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS event_identities_from_events TO event_identities AS
@@ -68,6 +70,7 @@ CREATE TABLE IF NOT EXISTS event_changes (
     shard           UInt16,
     seq             UInt64,
     judged_at       DateTime64(6, 'UTC'),
+    occurred_at     DateTime64(6, 'UTC'),
     customer_no     UInt64,
     status          Enum8('counted' = 1, 'unmatched' = 2, 'quarantined' = 3, 'voided' = 4),
     code            LowCardinality(String),
@@ -78,8 +81,8 @@ ORDER BY (tenant_no, hash, kafka_partition, kafka_offset, kafka_index, change_of
 SETTINGS non_replicated_deduplication_window = 1000;
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS event_changes_from_events TO event_changes AS
-SELECT tenant_no, hash, kafka_partition, kafka_offset, kafka_index, change_offset, shard, seq, judged_at, customer_no,
-       status, code, effect
+SELECT tenant_no, hash, kafka_partition, kafka_offset, kafka_index, change_offset, shard, seq, judged_at, occurred_at,
+       customer_no, status, code, effect
 FROM events WHERE change_offset >= 0;
 
 -- From which sources a tenant sends: an event that is asked for without its source is looked for under each.
