@@ -12,6 +12,8 @@ import msgspec
 
 from infra.clickhouse.client import Client
 from infra.clickhouse.events import FIRST_COLUMNS, StoredEvent, map_first, with_changes
+from infra.clickhouse.values import SETTINGS as MEMORY_SETTINGS
+from infra.clickhouse.values import bounded_memory
 from schemas.instants import to_micros
 
 _MIN_MICROS = to_micros(datetime.fromisoformat("1900-01-01T00:00:00Z"))
@@ -19,8 +21,16 @@ _MAX_MICROS = to_micros(datetime.fromisoformat("2200-01-01T00:00:00Z"))
 
 _OF_TENANT = "tenant_no = {tenant_no:UInt32}"
 _PLACE = "hash, kafka_partition, kafka_offset, kafka_index"
-#: Skips what is older than the page, by the index on the time.
-_SETTINGS = {"use_skip_indexes_for_top_k": 1, "use_top_k_dynamic_filtering": 1}
+_OF_TIME = (
+    "occurred_at >= fromUnixTimestamp64Micro({start:Int64}) AND occurred_at < fromUnixTimestamp64Micro({end:Int64})"
+)
+#: Changes keep the time of their event, so those of other times need not be held in memory.
+_CHANGES = f"FROM event_changes WHERE {_OF_TENANT} AND {_OF_TIME}"
+#: How long before the start an event may be received that occurs after it: clocks are wrong by minutes.
+_RECEIPT_MARGIN_MICROS = 86_400_000_000
+#: Skips what is older than the page, by the index on the time. What must be held is the places of changed events.
+_SETTINGS = {"use_skip_indexes_for_top_k": 1, "use_top_k_dynamic_filtering": 1, **MEMORY_SETTINGS}
+_TOO_LARGE = ("events.too_large", "too many changed or copied events for one answer; take a shorter range of time")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +74,10 @@ def position_of(event: StoredEvent) -> EventPosition:
 
 
 def list_events(client: Client, wanted: EventFilter, *, after: EventPosition | None, limit: int) -> list[StoredEvent]:
-    """Up to `limit` events after a place, newest first, with all decisions about them."""
+    """Up to `limit` events after a place, newest first, with all decisions about them.
+
+    Raises Reject `events.too_large` where so many were changed or copied that a query would need too much memory.
+    """
     found: list[StoredEvent] = []
     while True:
         missing = limit - len(found)
@@ -87,10 +100,10 @@ def _read(
     """
     parameters = _parameters(wanted, after, limit)
     if not wanted.of_decision:
-        rows = _query(client, "true", parameters)
+        rows = _query(client, "true", parameters, copied=wanted.with_copies)
         return rows, len(rows) < limit
-    unchanged = _query(client, _UNCHANGED, parameters)
-    changed = _query(client, _CHANGED, parameters)
+    unchanged = _query(client, _UNCHANGED, parameters, copied=wanted.with_copies)
+    changed = _query(client, _CHANGED, parameters, copied=wanted.with_copies)
     rows = sorted((*unchanged, *changed), key=_order_of)[:limit]
     return rows, len(unchanged) < limit and len(changed) < limit
 
@@ -99,41 +112,47 @@ def _order_of(row: Sequence[Any]) -> tuple[Any, ...]:
     return -row[5], row[0], row[2], row[3]
 
 
+#: A copy comes after its first; what it says of its own time may differ.
+_COPIED = (
+    f"hash IN (SELECT hash FROM event_copies WHERE {_OF_TENANT}"  # noqa: S608 - texts of this file
+    " AND received_at >= fromUnixTimestamp64Micro({copies_from:Int64}))"
+)
 _UNCHANGED = (
-    "({any_status:Bool} OR has({statuses:Array(String)}, toString(status)))"  # noqa: S608 - texts of this file
+    "({any_status:Bool} OR has({statuses:Array(String)}, toString(status)))"
     " AND ({any_type_unmatched:Bool} OR status <> 'unmatched' OR has({metered_types:Array(String)}, type))"
     " AND ({any_code:Bool} OR code = {code:String})"
     " AND ({any_customer:Bool} OR customer_no = {customer_no:UInt64})"
-    f" AND ({_PLACE}) NOT IN (SELECT {_PLACE} FROM event_changes WHERE {_OF_TENANT})"
+    f" AND ({_PLACE}) NOT IN (SELECT {_PLACE} {_CHANGES})"
 )
 _CHANGED = (
-    f"({_PLACE}) IN (SELECT {_PLACE} FROM event_changes WHERE {_OF_TENANT} GROUP BY {_PLACE}"  # noqa: S608 - as above
+    f"({_PLACE}) IN (SELECT {_PLACE} {_CHANGES} GROUP BY {_PLACE}"
     " HAVING ({any_status:Bool} OR has({statuses:Array(String)}, toString(argMax(status, change_offset))))"
     " AND ({any_code:Bool} OR argMax(code, change_offset) = {code:String})"
     " AND ({any_customer:Bool} OR argMax(customer_no, change_offset) = {customer_no:UInt64}))"
 )
 
 
-def _query(client: Client, condition: str, parameters: dict[str, Any]) -> Sequence[Sequence[Any]]:
-    return client.query(
-        f"SELECT {FIRST_COLUMNS} FROM events"  # noqa: S608 - texts of this file
-        " WHERE tenant_no = {tenant_no:UInt32} AND change_offset = -1"
-        " AND ({any_type:Bool} OR type = {type:String})"
-        " AND occurred_at >= fromUnixTimestamp64Micro({start:Int64})"
-        " AND occurred_at < fromUnixTimestamp64Micro({end:Int64})"
-        " AND (NOT {copied:Bool} OR hash IN (SELECT hash FROM event_copies WHERE tenant_no = {tenant_no:UInt32}))"
-        " AND ({first_page:Bool} OR occurred_at < fromUnixTimestamp64Micro({after_micros:Int64})"
-        "  OR (occurred_at = fromUnixTimestamp64Micro({after_micros:Int64})"
-        "   AND (hash, kafka_offset, kafka_index) >"
-        "    (toFixedString(unhex({after_hash:String}), 16), {after_offset:Int64}, {after_index:UInt32})))"
-        f" AND {condition}"
-        " ORDER BY occurred_at DESC, hash, kafka_offset, kafka_index LIMIT {limit:UInt64}",
-        parameters=parameters,
-        settings=_SETTINGS,
-    ).result_rows
+def _query(client: Client, condition: str, parameters: dict[str, Any], *, copied: bool) -> Sequence[Sequence[Any]]:
+    with bounded_memory(_TOO_LARGE):
+        return client.query(
+            f"SELECT {FIRST_COLUMNS} FROM events"  # noqa: S608 - texts of this file
+            " WHERE tenant_no = {tenant_no:UInt32} AND change_offset = -1"
+            " AND ({any_type:Bool} OR type = {type:String})"
+            f" AND {_OF_TIME}"
+            f" AND {_COPIED if copied else 'true'}"
+            " AND ({first_page:Bool} OR occurred_at < fromUnixTimestamp64Micro({after_micros:Int64})"
+            "  OR (occurred_at = fromUnixTimestamp64Micro({after_micros:Int64})"
+            "   AND (hash, kafka_offset, kafka_index) >"
+            "    (toFixedString(unhex({after_hash:String}), 16), {after_offset:Int64}, {after_index:UInt32})))"
+            f" AND {condition}"
+            " ORDER BY occurred_at DESC, hash, kafka_offset, kafka_index LIMIT {limit:UInt64}",
+            parameters=parameters,
+            settings=_SETTINGS,
+        ).result_rows
 
 
 def _parameters(wanted: EventFilter, after: EventPosition | None, limit: int) -> dict[str, Any]:
+    start = _MIN_MICROS if wanted.start is None else to_micros(wanted.start)
     end = _MAX_MICROS if wanted.end is None else to_micros(wanted.end)
     return {
         "tenant_no": wanted.tenant_no,
@@ -147,10 +166,10 @@ def _parameters(wanted: EventFilter, after: EventPosition | None, limit: int) ->
         "metered_types": list(wanted.metered_types or ()),
         "any_code": wanted.code is None,
         "code": wanted.code or "",
-        "start": _MIN_MICROS if wanted.start is None else to_micros(wanted.start),
+        "start": start,
         # What is no later than the place is within the end too: so the index on the time is used.
         "end": end if after is None else min(end, after.occurred_micros + 1),
-        "copied": wanted.with_copies,
+        "copies_from": max(_MIN_MICROS, start - _RECEIPT_MARGIN_MICROS),
         "first_page": after is None,
         "after_micros": after.occurred_micros if after else 0,
         "after_hash": after.identity if after else "00" * 16,

@@ -29,6 +29,10 @@ from schemas.meters import Aggregation
 #: Memory of one query: what must be held is the distinct texts of unique_count and the levels of weighted_sum.
 QUERY_MEMORY_BYTES = 2 << 30
 SETTINGS = {"max_memory_usage": QUERY_MEMORY_BYTES}
+_TOO_LARGE = (
+    "usage.too_large",
+    "too many values for one answer; take a shorter range, or single customers or groups",
+)
 _TOO_MUCH = ("(for query)", "Query memory limit")  # in ClickHouse's words
 
 #: The order of `latest`, and of levels: by the event's own time, then by its place in the log.
@@ -70,15 +74,13 @@ def kept_sql(rows: str) -> str:
 
 
 @contextmanager
-def bounded_memory() -> Generator[None]:
-    """Raise Reject `usage.too_large` where a query would need more than QUERY_MEMORY_BYTES."""
+def bounded_memory(refusal: tuple[str, str] = _TOO_LARGE) -> Generator[None]:
+    """Raise Reject (as code and detail say) where a query would need more than QUERY_MEMORY_BYTES."""
     try:
         yield
     except ClickHouseError as error:
         if "MEMORY_LIMIT_EXCEEDED" in str(error) and any(words in str(error) for words in _TOO_MUCH):
-            raise Reject(
-                "usage.too_large", "too many values for one answer; take a shorter range, or single customers or groups"
-            ) from error
+            raise Reject(*refusal) from error
         raise
 
 
