@@ -3,10 +3,10 @@
     sum      = product { ("+" | "-") product }
     product  = factor { "*" factor }
     factor   = "-" factor | "(" sum ")" | number | path
-    number   = digits [ "." digits ]
+    number   = digits [ "." digits ] [ ("e" | "E") [ "+" | "-" ] digits ]
 
-White space may stand between any two of these. There is no division: a quotient is seldom exact. What an expression
-yields is exact; nothing is rounded on the way.
+The minus sign may be U+2212 wherever it stands. White space may stand between any two of these. There is no division:
+a quotient is seldom exact. What an expression yields is exact; nothing is rounded on the way.
 """
 
 import re
@@ -16,7 +16,7 @@ from decimal import ROUND_HALF_UP, Context, Decimal, Inexact, InvalidOperation, 
 from functools import lru_cache
 from typing import Literal
 
-from schemas.money import MAX_DIGITS, parse_decimal
+from schemas.money import MAX_DIGITS, format_decimal, parse_decimal
 from schemas.paths import Path, read_path
 
 MAX_VALUE_LENGTH = 512  # characters
@@ -105,7 +105,8 @@ def _evaluate(node: Node, operands: dict[Path, Decimal]) -> Decimal:
 
 
 _SPACE = re.compile(r"[ \t\r\n]*")
-_NUMBER = re.compile(r"[0-9]+(?:\.[0-9]+)?")
+_NUMBER = re.compile(r"[0-9]+(?:\.[0-9]+)?(?:[eE][+\u2212-]?[0-9]+)?")
+_MINUS = ("-", "\u2212")
 
 
 class _Parser:
@@ -125,7 +126,7 @@ class _Parser:
 
     def _sum(self, depth: int) -> Node:
         node = self._product(depth)
-        while operator := self._take("+", "-"):
+        while operator := self._take("+", *_MINUS):
             node = Operation("+" if operator == "+" else "-", node, self._product(depth))
         return node
 
@@ -138,7 +139,7 @@ class _Parser:
     def _factor(self, depth: int) -> Node:
         if depth > MAX_NESTING:
             raise ValueError(f"a value has at most {MAX_NESTING} brackets and minus signs inside each other")
-        if self._take("-"):
+        if self._take(*_MINUS):
             return Operation("-", Number(Decimal(0)), self._factor(depth + 1))
         if self._take("("):
             node = self._sum(depth + 1)
@@ -156,7 +157,8 @@ class _Parser:
             return None
         self._position = found.end()
         self._skip_space()
-        return Number(parse_decimal(found[0]))
+        number = parse_decimal(found[0].replace("\u2212", "-"))
+        return Number(Decimal(format_decimal(number)))  # 1e3 is 1000 to whoever computes with it
 
     def _path(self) -> Property:
         if not self._text.startswith("$", self._position):
