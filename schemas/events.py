@@ -22,7 +22,8 @@ MAX_TRACE_HEADERS = 64  # of one message
 
 MAX_EVENTS_A_REQUEST = 10_000
 MAX_REQUEST_BYTES = 16 * 1024 * 1024  # decoded
-MAX_EVENT_BYTES = 64 * 1024 - 1  # lengths on the log are 16 bits
+#: Of id, source, type, subject, data and extensions together. Each is shorter, so its length on the log has 16 bits.
+MAX_EVENT_BYTES = 64 * 1024
 MAX_FUTURE_SECONDS = 300
 MAX_FIELD_LENGTH = 512  # characters of id, source, type and subject
 MAX_CHANGES_A_MESSAGE = 500

@@ -10,12 +10,14 @@ import xxhash
 
 from infra.intake.event import (
     MAX_DATA_DEPTH,
+    MAX_DIGITS,
     MAX_FUTURE_MICROS,
     MAX_MICROS,
     MIN_MICROS,
     IncomingEvent,
     check_event,
     may_be_deep,
+    may_have_long_number,
 )
 from infra.intake.times import Int64s, read_instants
 from infra.kafka.event_log import identity_seed
@@ -128,6 +130,8 @@ def _check_data(data: list[msgspec.Raw]) -> list[bytes]:
         raise Suspect
     texts = joined.split(b"\0")
     if lengths.max() > 2 * MAX_DATA_DEPTH and any(map(may_be_deep, texts)):
+        raise Suspect
+    if lengths.max() > MAX_DIGITS and any(map(may_have_long_number, texts)):
         raise Suspect
     return texts
 

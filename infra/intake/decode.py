@@ -15,6 +15,8 @@ from schemas.events import MAX_EVENTS_A_REQUEST
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
+NULL = msgspec.Raw(b"null")
+
 _one = msgspec.json.Decoder(IncomingEvent)
 _many = msgspec.json.Decoder(list[IncomingEvent])
 
@@ -60,9 +62,10 @@ def decode_single(body: bytes) -> IncomingEvent | None:
     try:
         if not body.isascii():
             body.decode()
-        return _one.decode(body)
+        event = _one.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
+    return None if event.data == NULL else event  # as if it were not there, which `read_element` knows
 
 
 def _is_array(body: bytes) -> bool:

@@ -5,11 +5,21 @@ import binascii
 import json
 import re
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, cast
 
 import msgspec
 
-from infra.intake.event import EMPTY_DATA, IncomingEvent, check_data, check_event, check_name, check_size
+from infra.intake.event import (
+    EMPTY_DATA,
+    MAX_DIGITS,
+    IncomingEvent,
+    check_data,
+    check_event,
+    check_name,
+    check_size,
+    has_long_number,
+)
 from schemas.errors import Reject
 from schemas.events import DEFAULT_SOURCE, MAX_EVENT_BYTES, MAX_FIELD_LENGTH
 
@@ -47,7 +57,7 @@ def read_element(text: bytes, received_micros: int) -> ReadEvent:
     """An event from its JSON text. Raises Reject, and Unreadable when it is no JSON at all."""
     check_size(len(text) if len(text) > MAX_ELEMENT_BYTES else 0)
     fields = _read_fields(text)
-    fields = {name: raw for name, raw in fields.items() if bytes(raw) != _UNSET or name == "data"}
+    fields = {name: raw for name, raw in fields.items() if bytes(raw) != _UNSET}
     event = IncomingEvent(
         id=_name(fields, "id"),
         type=_name(fields, "type"),
@@ -73,7 +83,7 @@ def read_element(text: bytes, received_micros: int) -> ReadEvent:
 def id_of(text: bytes) -> str | None:
     """The sender's id of an event that was refused, if it can be found."""
     try:
-        event_id = cast("dict[str, Any]", json.loads(text[:MAX_ELEMENT_BYTES])).get("id")
+        event_id = cast("dict[str, Any]", json.loads(text[:MAX_ELEMENT_BYTES], parse_int=Decimal)).get("id")
         if isinstance(event_id, str):
             event_id.encode()
             return event_id[:MAX_FIELD_LENGTH]
@@ -101,7 +111,7 @@ def _read_fields(text: bytes) -> dict[str, msgspec.Raw]:
 def _raise_for_surrogate(text: bytes) -> None:
     """Raise Reject when what a strict parser stumbles over is half of a surrogate pair: grammatical, but no text."""
     try:
-        body = json.loads(text)
+        body = json.loads(text, parse_int=str)  # any number of digits
     except (ValueError, RecursionError):
         return
     if not isinstance(body, dict):
@@ -156,5 +166,7 @@ def _extensions(extra: dict[str, msgspec.Raw]) -> str | None:
             raise Reject("event.invalid_field", f"{name[:64]!r} is no field of an event; put your own into data")
         if bytes(raw)[:1] in (b"{", b"["):
             raise Reject("event.invalid_field", f"extension {name} must be a string, a number or a boolean")
+        if has_long_number(bytes(raw)):
+            raise Reject("event.invalid_field", f"extension {name} has more than {MAX_DIGITS} digits")
         values[name] = raw
     return msgspec.json.encode(values).decode()

@@ -14,9 +14,13 @@ MAX_DATA_DEPTH = 64  # objects and arrays inside each other; readers downstream 
 #: What ClickHouse's DateTime64 can hold, as microseconds: [1900, 2200).
 MIN_MICROS = to_micros(datetime(1900, 1, 1, tzinfo=UTC))
 MAX_MICROS = to_micros(datetime(2200, 1, 1, tzinfo=UTC))
+#: Digits of a number on end. Python reads 4,300 of a whole one, and refuses the whole text when there are more.
+MAX_DIGITS = 4_000
 MAX_FUTURE_MICROS = MAX_FUTURE_SECONDS * 1_000_000
 
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
+_DIGITS = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[0-9]++', re.DOTALL)
+_DIGIT_BLOCK = MAX_DIGITS // 2  # in more than MAX_DIGITS on end there is a whole block of these, wherever they begin
 _JSON_TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[\[{]++|[\]}]++', re.DOTALL)
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_FIELD_LENGTH)]
@@ -76,18 +80,33 @@ def check_time(text: str, received_micros: int) -> int:
 
 
 def check_data(data: msgspec.Raw) -> int:
-    """The length in bytes of well-formed JSON that must be an object and not too deep. Raises Reject."""
+    """The length in bytes of well-formed JSON that must be an object, not too deep, and without numbers that readers
+    refuse. Raises Reject."""
     text = bytes(data)
     if text[:1] != b"{":
         raise Reject("event.invalid_data", "data must be a JSON object")
     if may_be_deep(text) and depth_of(text) > MAX_DATA_DEPTH:
         raise Reject("event.invalid_data", f"data is nested more than {MAX_DATA_DEPTH} deep")
+    if may_have_long_number(text) and has_long_number(text):
+        raise Reject("event.invalid_data", f"data holds a number with more than {MAX_DIGITS} digits")
     return len(text)
 
 
 def may_be_deep(text: bytes) -> bool:
     """A cheap look: False means that the text can't pass MAX_DATA_DEPTH."""
     return len(text) > 2 * MAX_DATA_DEPTH and text.count(b"{") + text.count(b"[") > MAX_DATA_DEPTH
+
+
+def may_have_long_number(text: bytes) -> bool:
+    """A cheap look: False means that no number of the text has more than MAX_DIGITS digits on end."""
+    if len(text) <= MAX_DIGITS:
+        return False
+    return any(text[start : start + _DIGIT_BLOCK].isdigit() for start in range(0, len(text), _DIGIT_BLOCK))
+
+
+def has_long_number(text: bytes) -> bool:
+    """The same of well-formed JSON, exactly: digits inside of strings are none of a number."""
+    return any(len(found[0]) > MAX_DIGITS for found in _DIGITS.finditer(text) if found[0][:1] != b'"')
 
 
 def depth_of(text: bytes) -> int:

@@ -36,7 +36,11 @@ def form_of(headers: dict[str, str]) -> Form | None:
     media_type = media_type_of(headers.get("content-type", ""))
     if any(mark in headers for mark in BINARY_MARKS) and not media_type.startswith("application/cloudevents"):
         if media_type and not _JSON_TYPE.fullmatch(media_type):
-            raise _unsupported(media_type)
+            raise UnsupportedMediaType(
+                "request.unsupported_media_type",
+                f"With ce-… headers (binary mode) the body is the event's data, and has to be JSON; {media_type!r} is"
+                " not: send application/json.",
+            )
         return None
     form = FORMS.get(media_type)
     if form is None:

@@ -45,6 +45,9 @@ def ids(decoded: Decoded) -> list[str]:
     return [each.decode() for each in decoded.events.ids] if decoded.events else []
 
 
+#: Of an event of GOOD's names: json.dumps of its data, and the default source.
+BYTES_AROUND = len('{"x": ""}') + len("goodtsapi")
+
 BAD: list[tuple[Any, str]] = [
     (event(id=...), "event.missing_field"),
     (event(type=...), "event.missing_field"),
@@ -74,8 +77,12 @@ BAD: list[tuple[Any, str]] = [
     (b'{"id":' + b"1" * 401 + b',"type":"t","subject":"s"}', "event.invalid_field"),
     (b'{"id":"g\xff","type":"t","subject":"s"}', "event.invalid_data"),
     (event(data=5), "event.invalid_data"),
-    (event(data=None), "event.invalid_data"),
     (event(data=[1]), "event.invalid_data"),
+    (event(data={"x": 10**4000}), "event.invalid_data"),
+    (event(data={"pad": "x" * 3001, "x": [1, -(10**4200)]}), "event.invalid_data"),
+    (b'{"id":"g","type":"t","subject":"s","data":{"x":0.' + b"3" * 5000 + b"}}", "event.invalid_data"),
+    (b'{"id":"g","type":"t","subject":"s","data":{"x":' + b"9" * 5000 + b"}}", "event.invalid_data"),
+    (b'{"id":"g","type":"t","subject":"s","ext":' + b"9" * 5000 + b"}", "event.invalid_field"),
     (event(data='{"a":1}'), "event.invalid_data"),
     (event(data={"x": "\ud800"}), "event.invalid_data"),
     (event(data={"\udfff": 1}), "event.invalid_data"),
@@ -111,7 +118,7 @@ BAD: list[tuple[Any, str]] = [
     (event(time="2026-01-31T12:05:00.000001Z"), "event.time_in_future"),
     (event(time="2099-01-01T00:00:00Z"), "event.time_in_future"),
     (event(data={"x": "y" * MAX_EVENT_BYTES}), "event.too_large"),
-    (event(data={"x": "y" * (MAX_EVENT_BYTES - 10)}), "event.too_large"),
+    (event(data={"x": "y" * (MAX_EVENT_BYTES - BYTES_AROUND + 1)}), "event.too_large"),
     (event(long="y" * MAX_EVENT_BYTES), "event.too_large"),
     (event(data={"x": "y" * 400_000}), "event.too_large"),
 ]
@@ -126,6 +133,29 @@ def test_a_bad_event_is_rejected_alone_and_says_why(bad: Any, code: str, neighbo
     assert [(rejection.index, rejection.code) for rejection in decoded.rejections] == [(neighbours, code)]
     lines = b"\n".join([*(text_of(each) for each in before), text_of(bad), text_of(event(id="after"))])
     assert ids(read(lines, Form.LINES)) == ids(decoded)
+
+
+GOOD_DATA = {
+    "null": (None, b"{}"),
+    "as many digits as are read": ({"x": 10**3999}, None),
+    "digits in a string": ({"x": "9" * 9000, '"': "\\"}, None),
+    "exactly 64 KiB": ({"x": "y" * (MAX_EVENT_BYTES - BYTES_AROUND)}, None),
+}
+
+
+@pytest.mark.parametrize("count", [1, 2, MIN_VECTORIZED + 1])
+@pytest.mark.parametrize("name", GOOD_DATA)
+def test_data_at_its_limits_is_taken_as_it_came(name: str, count: int) -> None:
+    data, stored = GOOD_DATA[name]
+    decoded = read(array(*[event(data=data)] * count))
+    assert decoded.rejections == []
+    assert decoded.events is not None
+    assert decoded.events.data == [stored or text_of(data)] * count
+
+
+def test_a_long_number_spoils_not_the_id_of_its_rejection() -> None:
+    [rejection] = read(text_of(event(data={"x": 10**4100}))).rejections
+    assert (rejection.id, rejection.code) == ("good", "event.invalid_data")
 
 
 GOOD_TIMES = [
@@ -166,7 +196,7 @@ GOOD_EVENTS = [
     event(data=json.loads("[" * (MAX_DATA_DEPTH - 1) + "]" * (MAX_DATA_DEPTH - 1)), id="deep"),
     event(data=..., data_base64="eyJhIjogMX0="),
     b'{"id":"g","id":"good","type":"t","subject":"s","data":{"a":1,"a":2}}',
-    b'{"id":"good","type":"t","subject":"s","data":{"a":1e999999,"b":' + b"9" * 5000 + b"}}",
+    b'{"id":"good","type":"t","subject":"s","data":{"a":1e999999,"b":' + b"9" * 4000 + b"}}",
     b' { "id" : "good" , "type":"t", "subject":"s", "data" :  {"a": 1} }\n',
 ]
 GOOD_EVENTS[8] = b'{"id":"good","type":"t","subject":"s","data":{"x":' + b"[" * 63 + b"]" * 63 + b"}}"

@@ -65,7 +65,8 @@ LINES = b"\n".join(json.dumps(event(f"{n}")).encode() for n in range(2))
         pytest.param(JSON, json.dumps(event("é\U0001f600\u0301"), ensure_ascii=False).encode(), 1, id="unicode"),
         pytest.param(JSON, json.dumps(event(data={"nul": "\0"})).encode(), 1, id="NUL in data"),
         pytest.param(JSON, json.dumps(event(time="2026-01-01t00:00:00.5z")).encode(), 1, id="lower-case t and z"),
-        pytest.param(JSON, json.dumps(event(source=None, time=None)).encode(), 1, id="nulls"),
+        pytest.param(JSON, json.dumps(event(source=None, time=None, data=None)).encode(), 1, id="nulls"),
+        pytest.param(BINARY, b"null", 1, id="binary null"),
     ],
 )  # fmt: skip
 def test_every_form_is_read(client: httpx2.Client, headers: dict[str, str], body: bytes, accepted: int) -> None:
@@ -85,6 +86,7 @@ BAD = {
     "too large": (event("bad", data={"pad": "x" * MAX_EVENT_BYTES}), "event.too_large"),
     "deep": (event("bad", data={"a": json.loads("[" * 80 + "]" * 80)}), "event.invalid_data"),
     "data is text": (event("bad", data="{}"), "event.invalid_data"),
+    "long number": (event("bad", data={"a": 10**4000}), "event.invalid_data"),
     "no subject": ({"id": "bad", "type": "t"}, "event.missing_field"),
     "id is a number": (event() | {"id": 7}, "event.invalid_field"),
 }
@@ -140,6 +142,12 @@ def test_what_can_not_be_taken_is_refused_with_its_code(
     answer = client.post("/v1/events", headers=headers, content=body)
     assert (answer.status_code, answer.json()["code"]) == (status, code)
     assert answer.headers["content-type"] == "application/problem+json"
+
+
+def test_in_binary_mode_a_refused_type_is_told_that_data_is_json(client: httpx2.Client) -> None:
+    answer = client.post("/v1/events", headers=BINARY | {"content-type": "text/plain"}, content=b"5")
+    assert "binary mode" in answer.json()["detail"]
+    assert "send application/json." in answer.json()["detail"]
 
 
 def test_ten_thousand_events_and_sixteen_mebibytes_are_the_most(client: httpx2.Client) -> None:
