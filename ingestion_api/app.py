@@ -27,12 +27,13 @@ from ingestion_api.control import (
 )
 from ingestion_api.entitlements import routes as entitlements
 from ingestion_api.health import Readier
-from ingestion_api.queries import event_changes, events, usage
+from ingestion_api.queries import event_changes, event_voids, events, usage
 from ingestion_api.routing import check_names
 from ingestion_api.simulation import routes as simulation
 
 ROUTERS = (
     events.router,
+    event_voids.router,
     event_changes.router,
     meters.router,
     meter_changes.router,

@@ -6,7 +6,7 @@ from infra.clickhouse.client import Client
 from infra.clickhouse.events import StoredEvent, find_events, list_sources
 from infra.kafka.event_log import identity_hash
 from ingestion_api.auth import Principal
-from schemas.errors import NotFound, Reject
+from schemas.errors import MeterlineError, NotFound, Reject
 from schemas.events import DEFAULT_SOURCE
 
 MAX_SOURCES = 100  # tried for an event that is asked for without its source
@@ -22,13 +22,35 @@ def find(client: Client, principal: Principal, event_id: str, source: str | None
         identities = [identity_hash(principal.tenant_no, each, event_id) for each in sources]
         found = find_events(client, tenant_no=principal.tenant_no, identities=identities) if identities else []
         if len({event.source for event in found}) > 1:
-            raise Reject.at("/source", "event.ambiguous", f"Several sources have an event {event_id!r}; name one.")
+            raise ambiguous(event_id)
         if found:
             return found[0]
     if len(sources) > MAX_SOURCES:
-        detail = f"There are more than {MAX_SOURCES} sources, too many to try for {event_id!r}; name its source."
-        raise Reject.at("/source", "event.source_needed", detail)
+        raise source_needed(event_id)
     raise not_found(event_id)
+
+
+def of_another_source(client: Client, principal: Principal, event_id: str) -> MeterlineError:
+    """What to say of an event that was asked for without its source, and that the default one does not have."""
+    sources = list_sources(client, tenant_no=principal.tenant_no, limit=MAX_SOURCES + 1)
+    identities = [identity_hash(principal.tenant_no, source, event_id) for source in sources]
+    found = find_events(client, tenant_no=principal.tenant_no, identities=identities) if identities else []
+    having = sorted({event.source for event in found})
+    if len(having) > 1:
+        return ambiguous(event_id)
+    if having:
+        detail = f"The source {DEFAULT_SOURCE!r} has no event {event_id!r}, but {having[0]!r} has; name the source."
+        return NotFound("event.not_found", detail)
+    return source_needed(event_id) if len(sources) > MAX_SOURCES else not_found(event_id)
+
+
+def ambiguous(event_id: str) -> Reject:
+    return Reject.at("/source", "event.ambiguous", f"Several sources have an event {event_id!r}; name one.")
+
+
+def source_needed(event_id: str) -> Reject:
+    detail = f"There are more than {MAX_SOURCES} sources, too many to try for {event_id!r}; name its source."
+    return Reject.at("/source", "event.source_needed", detail)
 
 
 def not_found(event_id: str) -> NotFound:

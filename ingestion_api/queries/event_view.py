@@ -54,13 +54,18 @@ class EventView(TypedDict):
 
 
 def meter_and_view(
-    database: Database, client: Client, principal: Principal, events: Sequence[StoredEvent]
+    database: Database,
+    client: Client,
+    principal: Principal,
+    events: Sequence[StoredEvent],
+    *,
+    copies: int = MAX_COPIES_IN_TRACE,
 ) -> list[EventView]:
-    """Events as the API shows them, in their order."""
+    """Events as the API shows them, in their order; a trace has steps of up to `copies` copies."""
     with database.transaction() as connection:
         meters = load_meters(connection, tenant_id=principal.tenant_id, types={event.type for event in events})
     metered = meter_events(client, events, meters)
-    return view_events(database, client, principal, metered, meters, copies=MAX_COPIES_IN_TRACE)
+    return view_events(database, client, principal, metered, meters, copies=copies)
 
 
 def view_events(
