@@ -48,7 +48,8 @@ router = house_router("meters")
 
 
 class MeterChange(Body):
-    """What is not given stays. A `value` of null takes the path away, as a count needs."""
+    """What is not given stays. A `value` of null takes the path away, as a count needs; `filters` and `group_by` of
+    null are empty lists."""
 
     name: Name | None = None
     event_type: Annotated[str, Field(min_length=1, max_length=MAX_FIELD_LENGTH)] | None = None
@@ -147,14 +148,15 @@ def _change(
 def _definition(body: MeterChange, row: Row) -> MeterEntry:
     """What the meter is to count, at its present revision. Raises Reject."""
     entry = to_entry(row)
+    given = body.model_fields_set
     aggregation = Aggregation(body.aggregation or row["aggregation"])
     return msgspec.structs.replace(
         entry,
         event_type=body.event_type or entry.event_type,
         aggregation=aggregation,
-        value=read_value(aggregation, body.value if "value" in body.model_fields_set else entry.value),
-        filters=entry.filters if body.filters is None else tuple(read_filters(body.filters)),
-        group_by=entry.group_by if body.group_by is None else tuple(read_group_by(body.group_by)),
+        value=read_value(aggregation, body.value if "value" in given else entry.value),
+        filters=tuple(read_filters(body.filters or [])) if "filters" in given else entry.filters,
+        group_by=tuple(read_group_by(body.group_by or [])) if "group_by" in given else entry.group_by,
     )
 
 

@@ -90,6 +90,15 @@ def test_a_first_revision_that_is_changed_gives_way_at_once(api: Api) -> None:
     assert finish_builds(api.settings) == 1
 
 
+def test_null_empties_filters_and_groups_and_what_is_not_given_stays(api: Api) -> None:
+    api.post("/v1/meters", METER)
+    filters = [{"property": "$.tier", "op": "eq", "values": ["paid"]}]
+    assert patch(api, {"filters": filters, "group_by": ["region"]})["filters"] == filters
+    emptied = patch(api, {"filters": None})
+    assert (emptied["filters"], emptied["group_by"]) == ([], ["region"])
+    assert patch(api, {"group_by": None})["group_by"] == []
+
+
 def test_what_makes_no_meter_changes_none(api: Api) -> None:
     api.post("/v1/meters", METER)
     assert patch(api, {"aggregation": "count"}, status=422)["code"] == "meter.invalid_value"
