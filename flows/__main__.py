@@ -36,19 +36,25 @@ from flows.writer import Writer
 from infra import metrics
 from infra.clickhouse.client import connect as connect_clickhouse
 from infra.clickhouse.sink import stored_identities
+from infra.clickhouse.unavailable import ClickHouseUnavailable
 from infra.kafka.changes import ChangeLog
 from infra.kafka.consumer import LogReader
 from infra.kafka.system_log import SystemLog
+from infra.kafka.unavailable import KafkaUnavailable
 from infra.postgres.pool import connect as connect_postgres
+from infra.postgres.unavailable import PostgresUnavailable
 from infra.settings import Settings
 from infra.telemetry import configure_logging
-from schemas.errors import MeterlineError
+from schemas.errors import MeterlineError, Retry
 
 #: The hot loop makes few cycles: a collection every 50,000 new containers, and hardly ever a full one.
 GC_THRESHOLDS = (50_000, 20, 100)
 
 # pyarrow looks for pandas, where that is installed, at its first conversion: a second that no batch should wait.
 pa.array([""], pa.string())
+
+#: What the stores' clients raise when a server is away, or goes; their own causes say less.
+STORE_ERRORS = (PostgresUnavailable, ClickHouseUnavailable, KafkaUnavailable)
 
 log = structlog.get_logger()
 
@@ -138,7 +144,7 @@ def main() -> int:
     try:
         run(settings, stop)
     except Exception as error:
-        reason = reason_of(error)
+        reason = explained(reason_of(error))
         if isinstance(reason, MeterlineError):
             log.error("flow stopped", code=reason.code, detail=reason.detail)
         else:
@@ -150,9 +156,23 @@ def main() -> int:
 
 def reason_of(error: BaseException) -> BaseException:
     """What broke, inside what Bytewax wraps it in."""
-    while error.__cause__ is not None and not isinstance(error, MeterlineError):
+    while error.__cause__ is not None and not isinstance(error, (MeterlineError, *STORE_ERRORS)):
         error = error.__cause__
     return error
+
+
+def explained(reason: BaseException) -> BaseException:
+    """A store that is away as a Retry (`store.unavailable`, `broker.unavailable`): one line says all. Else the same."""
+    said = " ".join(str(reason).split())
+    match reason:
+        case PostgresUnavailable():
+            return Retry("store.unavailable", f"PostgreSQL does not answer: {said}")
+        case ClickHouseUnavailable():
+            return Retry("store.unavailable", f"ClickHouse does not answer: {said}")
+        case KafkaUnavailable():
+            return Retry("broker.unavailable", f"Kafka does not answer: {said}")
+        case _:
+            return reason
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """The process: it ends cleanly when told to, and with a reason when something is broken."""
 
+import pytest
+
 from tests.support.usage_log import WAIT_SECONDS, Sent, UsageLog, meter, wait_for
 
 
@@ -21,7 +23,21 @@ def moved(log: UsageLog) -> int:
     return row["n"]
 
 
-def test_a_store_that_is_away_ends_it_with_status_1_and_the_reason(log: UsageLog) -> None:
-    flow = log.start_flow(clickhouse_url="http://default@127.0.0.1:9/none")
+@pytest.mark.parametrize(
+    ("setting", "address", "code"),
+    [
+        ("clickhouse_url", "http://default@127.0.0.1:9/none", "store.unavailable"),
+        ("postgres_dsn", "postgresql://127.0.0.1:9/none", "store.unavailable"),
+        ("kafka_bootstrap", "127.0.0.1:9", "broker.unavailable"),
+    ],
+)
+def test_a_store_that_is_away_ends_it_with_status_1_and_one_line_of_reason(
+    log: UsageLog, setting: str, address: str, code: str
+) -> None:
+    flow = log.start_flow(**{setting: address})
     assert flow.wait(WAIT_SECONDS) == 1, flow.logged()
-    assert "flow stopped" in flow.logged()
+    [line] = [line for line in flow.logged().splitlines() if "flow stopped" in line]
+    assert code in line
+    assert "Traceback" not in flow.logged()
+    assert "exc_info" not in line
+    assert '"exception"' not in line
