@@ -44,6 +44,8 @@ class EventFilter:
     tenant_no: int
     customer_no: int | None = None
     type: str | None = None
+    subject: str | None = None
+    source: str | None = None
     statuses: Sequence[str] | None = None
     metered_types: Sequence[str] | None = None
     code: str | None = None
@@ -138,6 +140,8 @@ def _query(client: Client, condition: str, parameters: dict[str, Any], *, copied
             f"SELECT {FIRST_COLUMNS} FROM events"  # noqa: S608 - texts of this file
             " WHERE tenant_no = {tenant_no:UInt32} AND change_offset = -1"
             " AND ({any_type:Bool} OR type = {type:String})"
+            " AND ({any_subject:Bool} OR subject = {subject:String})"
+            " AND ({any_source:Bool} OR source = {source:String})"
             f" AND {_OF_TIME}"
             f" AND {_COPIED if copied else 'true'}"
             " AND ({first_page:Bool} OR occurred_at < fromUnixTimestamp64Micro({after_micros:Int64})"
@@ -160,6 +164,10 @@ def _parameters(wanted: EventFilter, after: EventPosition | None, limit: int) ->
         "customer_no": wanted.customer_no or 0,
         "any_type": wanted.type is None,
         "type": wanted.type or "",
+        "any_subject": wanted.subject is None,
+        "subject": wanted.subject or "",
+        "any_source": wanted.source is None,
+        "source": wanted.source or "",
         "any_status": wanted.statuses is None,
         "statuses": list(wanted.statuses or ()),
         "any_type_unmatched": wanted.metered_types is None,

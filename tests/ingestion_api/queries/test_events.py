@@ -115,6 +115,10 @@ def test_a_list_is_newest_first_and_takes_filters(stored: Tenant) -> None:
     assert ids(get("/v1/events?status=quarantined")) == ["q"]
     assert ids(get("/v1/events", code="event.unknown_subject")) == ["q"]
     assert ids(get("/v1/events?status=unmatched")) == ["a/b ü?"]
+    assert ids(get("/v1/events?subject=nobody")) == ["q"]
+    assert ids(get("/v1/events?subject=nobody&status=counted")) == []
+    assert ids(get("/v1/events?source=svc")) == ["a/b ü?"]
+    assert ids(get("/v1/events?source=api&subject=nobody")) == ["q"]
     assert ids(get("/v1/events?status=voided")) == []
     exact = {"from": "2026-03-07T12:01:30.5Z", "to": "2026-03-07T12:03:30.5Z"}
     assert ids(get("/v1/events", **exact)) == ["e2", "e1"]
