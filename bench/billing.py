@@ -45,7 +45,9 @@ NAMESPACE_SECONDS = 10
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = argparse.ArgumentParser(
+        prog="meterline bench billing", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("--subscriptions", type=int, default=20_000)
     options.add_argument("--workers", type=int, default=2)
     given = options.parse_args()

@@ -254,7 +254,9 @@ def to_table(result: Result) -> Table:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="meterline bench ingest", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rate", type=float, default=None, help="events a second (default 150,000; single 4,000)")
     parser.add_argument("--events-per-request", type=int, default=1_000)
     parser.add_argument("--connections", type=int, default=None)

@@ -49,7 +49,7 @@ def measure(seconds: int) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(prog="meterline bench pricing", description=__doc__)
     parser.add_argument("--seconds", type=int, default=5, choices=range(1, 61), metavar="1–60")
     rate = measure(parser.parse_args().seconds)
     print(f"{rate:,} invoices of {LINES} graduated lines a second and core (goal {GOAL_PER_SECOND:,})")

@@ -4,7 +4,7 @@
 that METERLINE_… names. Per size it makes one tenant with its customers and 30 days of events in batches of 20,000, raw
 rows and windows, in databases of their own that are dropped again. Every request is for another customer. The
 milliseconds are those of one client, one request at a time; the last column is p50 of the largest size over that of the
-smallest.
+smallest, where there are several. The API's log is a file, named in the beginning.
 """
 
 import argparse
@@ -65,7 +65,9 @@ CASES: dict[str, dict[str, str]] = {
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = argparse.ArgumentParser(
+        prog="meterline bench usage", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("--events", default="1000000", help="sizes, with commas")
     options.add_argument(
         "--customers", type=int, default=CUSTOMERS, help="fewer: more rows for each, as in a larger store"
@@ -85,7 +87,7 @@ def measure(servers: Settings, events: int, customers: int, requests: int, conso
     """Seconds of each request, by case, on stores that are dropped again."""
     settings, name = own_stores(servers)
     try:
-        with api(settings) as door, closing(connect_clickhouse(settings.clickhouse_url)) as clickhouse:
+        with api(settings, console) as door, closing(connect_clickhouse(settings.clickhouse_url)) as clickhouse:
             tenant_no, meters, numbers = fill_postgres(settings, door, customers)
             started = time.monotonic()
             fill_clickhouse(clickhouse, tenant_no, meters, numbers, events)
@@ -120,14 +122,19 @@ class Door:
 
 
 @contextmanager
-def api(settings: Settings) -> Generator[Door]:
-    """An API process over the stores, ready."""
+def api(settings: Settings, console: Console) -> Generator[Door]:
+    """An API process over the stores, ready. Its log is a file that stays, for whoever wonders."""
     port = choose(set())
     given = settings.model_copy(update={"api_port": port, "root_key": ROOT_KEY}).model_dump()
     environment = {f"METERLINE_{key.upper()}": str(value) for key, value in given.items() if value is not None}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "ingestion_api"], env={**os.environ, **environment}, stdout=subprocess.DEVNULL
-    )
+    with tempfile.NamedTemporaryFile(prefix="meterline-bench-api-", suffix=".log", delete=False) as log:
+        console.print(f"The API's log is {log.name}", soft_wrap=True)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "ingestion_api"],
+            env={**os.environ, **environment},
+            stdout=subprocess.DEVNULL,
+            stderr=log,
+        )
     try:
         door, deadline = Door(port), time.monotonic() + START_SECONDS
         while True:
@@ -254,13 +261,14 @@ def to_table(found: dict[int, dict[str, list[float]]]) -> Table:
     table.add_column("asked")
     for size in sizes:
         table.add_column(f"{size:,}\np50 / p99", justify="right")
-    table.add_column("ratio", justify="right")
+    if len(sizes) > 1:
+        table.add_column("ratio", justify="right")
     for case in CASES:
         middle = [_percentile(found[size][case], 50) for size in sizes]
         cells = [
             f"{p50:.0f} / {_percentile(found[size][case], 99):.0f}" for size, p50 in zip(sizes, middle, strict=True)
         ]
-        table.add_row(case, *cells, f"{middle[-1] / middle[0]:.1f}")
+        table.add_row(case, *cells, *([f"{middle[-1] / middle[0]:.1f}"] if len(sizes) > 1 else []))
     return table
 
 

@@ -1,5 +1,6 @@
 """The command `meterline`. A command is a line in `COMMANDS`; its module is imported when it runs, so help is quick."""
 
+import sys
 from importlib import import_module
 from typing import Any
 
@@ -9,7 +10,7 @@ from typer.core import TyperCommand, TyperGroup
 #: Name: where its function (or its `typer.Typer`, when it has commands of its own) stands, and what it is for.
 COMMANDS = {
     "api": ("infra.cli.services:api", "Run the API service; its settings are METERLINE_… in the environment."),
-    "bench": ("infra.cli.bench:bench", "Measure: ingest, billing, pricing."),
+    "bench": ("infra.cli.bench:bench", "Measure: ingest, usage, billing, pricing."),
     "demo": ("infra.cli.demo.command:demo", "Real requests through the real stack to proven invoices."),
     "dev": ("infra.cli.dev:dev", "Run the whole of Meterline here: its servers and its three services."),
     "doctor": ("infra.cli.doctor:doctor", "Say which servers are used, from where, and whether they answer."),
@@ -25,6 +26,9 @@ COMMANDS = {
     "version": ("infra.cli.version:version", "Say which version this is."),
     "worker": ("infra.cli.services:worker", "Run the billing worker."),
 }
+
+#: Of a whole number that a command reads or shows. An event can hold no longer one, whatever was let in before.
+MAX_INT_DIGITS = 64 * 1024
 
 
 class LazyGroup(TyperGroup):
@@ -64,6 +68,7 @@ def meterline() -> None:
 
 def main() -> None:
     """The entry point of `meterline`. Exit status: 0 done, 1 failed, 2 misused."""
+    sys.set_int_max_str_digits(MAX_INT_DIGITS)
     app(prog_name="meterline")
 
 

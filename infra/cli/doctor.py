@@ -1,6 +1,7 @@
 """`meterline doctor`: which servers are used, from where, which version, and whether they answer."""
 
 import json
+import os
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -93,14 +94,18 @@ def examine(settings: Settings) -> list[Finding]:
         _service("flow", filled.postgres_dsn, lambda now: ask_flow(filled, PROBE_LIMIT_SECONDS, now), home),
         _service("worker", filled.temporal_address, lambda now: ask_worker(filled, PROBE_LIMIT_SECONDS, now), home),
     ]
-    url = known.get("api_url") or f"http://{settings.api_host}:{settings.api_port}"
-    origin = f"run by `meterline dev`, data in {home}" if "api_url" in known else "from METERLINE_API_HOST and _PORT"
-    version = version_of("meterline") if "api_url" in known else None
-    return [
-        *findings,
-        *services,
-        _ask("api", url, ask_api, version, origin, "start `meterline dev` or `meterline api`"),
-    ]
+    return [*findings, *services, _api(settings, known.get("api_url", ""), home)]
+
+
+def _api(settings: Settings, running_url: str, home: Path) -> Finding:
+    """The API that other commands ask: METERLINE_URL before that of the stack in `home`, `running_url`."""
+    given = os.environ.get("METERLINE_URL", "").rstrip("/")
+    url, origin, version = f"http://{settings.api_host}:{settings.api_port}", "from METERLINE_API_HOST and _PORT", None
+    if running_url:
+        url, origin, version = running_url, f"run by `meterline dev`, data in {home}", version_of("meterline")
+    if given and given != running_url:
+        url, origin, version = given, "from METERLINE_URL", None
+    return _ask("api", url, ask_api, version, origin, "start `meterline dev` or `meterline api`")
 
 
 def ask_api(address: str, timeout_seconds: float) -> str:

@@ -9,7 +9,7 @@ from infra.cli.proof import run_module
 from infra.local import record
 from infra.settings import Settings
 
-meters_app = typer.Typer(no_args_is_help=True, help="Build meters where no worker runs.")
+meters_app = typer.Typer(no_args_is_help=True, add_completion=False, help="Build meters where no worker runs.")
 
 
 @meters_app.callback()

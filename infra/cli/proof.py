@@ -31,11 +31,12 @@ def prove(settings: Settings, *, meter: str | None, as_json: bool) -> int:
     except ValueError:
         typer.echo("The proof could not be made.", err=True)
         return 1
+    unknown = bool(meter) and not found["meters"]
     if as_json:
         typer.echo(json.dumps(found))
-    else:
+    elif not unknown:
         _show(found)
-    if meter and not found["meters"]:
+    if unknown:
         typer.echo(f"There is no meter {meter!r} that is in use and built.", err=True)
         return 1
     return answer.returncode

@@ -38,9 +38,12 @@ def send(
 ) -> None:
     """Send the events of a file. Sending it again changes nothing: events are known by source and id.
 
-    Exit status 1 when an event was rejected, or one could not be delivered; what it waits for is said on stderr.
+    While the server is away, each batch of up to 1,000 events is tried 6 times, at most 5 seconds apart. Exit status 1
+    when an event was rejected, one could not be delivered, or there was none; what it waits for is said on stderr.
     """
     lines = _read_lines(file)
+    if not lines:
+        raise refuse("There was nothing to send: no events in the file.")
     totals: dict[str, Any] = {"accepted": 0, "duplicates": 0, "rejected": []}
     headers = {
         "authorization": f"Bearer {api_key}",
@@ -61,7 +64,7 @@ def send(
                 progress.stop()
                 taken = totals["accepted"] + totals["duplicates"]
                 raise refuse(
-                    f"{error} {taken:,} of {len(lines):,} events were taken before. Run it again: none counts twice."
+                    f"{error} Taken before: {taken:,} of {len(lines):,}. Run it again: no event counts twice."
                 ) from None
             totals["accepted"] += answer["accepted"]
             totals["duplicates"] += answer["duplicates"]
@@ -114,7 +117,7 @@ def _deliver(client: httpx2.Client, body: bytes, console: Console) -> dict[str, 
         try:
             answer = client.post("/v1/events", content=packed)
         except httpx2.TransportError as error:
-            reason, wait_seconds = f"{client.base_url} does not answer: {error}", min(2**attempt, MAX_WAIT_SECONDS)
+            reason, wait_seconds = f"{client.base_url} does not answer: {error}.", min(2**attempt, MAX_WAIT_SECONDS)
         else:
             problem: dict[str, Any] = _decode(answer)
             if answer.status_code == 202 and problem.keys() >= {"accepted", "duplicates", "rejected"}:
@@ -144,7 +147,8 @@ def _decode(answer: httpx2.Response) -> dict[str, Any]:
 def to_table(totals: dict[str, Any]) -> Table:
     """What was taken, and the first rejections."""
     rejected = totals["rejected"]
-    shown = f"{totals['accepted']:,} accepted, {totals['duplicates']:,} copies, {len(rejected):,} rejected"
+    copies = "copy" if totals["duplicates"] == 1 else "copies"
+    shown = f"{totals['accepted']:,} accepted, {totals['duplicates']:,} {copies}, {len(rejected):,} rejected"
     caption = f"the first {SHOWN_REJECTIONS}" if len(rejected) > SHOWN_REJECTIONS else None
     table = Table(title=shown, caption=caption, show_header=bool(rejected))
     for name in ("Place", "Id", "Code", "Why"):

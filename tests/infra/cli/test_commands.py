@@ -86,6 +86,32 @@ def test_doctor_shows_no_password(tmp_path: Path) -> None:
     assert "METERLINE_POSTGRES_DSN" in done.stdout
 
 
+def test_doctor_asks_the_api_that_other_commands_ask(tmp_path: Path) -> None:
+    done = run("doctor", "--json", "--data-dir", str(tmp_path), url="http://127.0.0.1:9/")
+    [found] = [each for each in json.loads(done.stdout)["components"] if each["name"] == "api"]
+    assert found["address"] == "http://127.0.0.1:9"
+
+
+def test_help_of_a_benchmark_names_the_command() -> None:
+    assert "usage: meterline bench pricing" in run("bench", "pricing", "--help").stdout
+
+
+def test_numbers_of_any_length_that_an_event_can_hold_are_read() -> None:
+    code = (
+        "import json, sys; from infra.cli.app import main\n"
+        "sys.argv = ['meterline', 'version', '--json']\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "print(json.loads('9' * 60000) % 10)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.splitlines()[-1] == "9"
+
+
+def test_help_of_meters_offers_no_completion() -> None:
+    assert "completion" not in run("meters", "--help").stdout
+
+
 def test_dev_serves_until_ctrl_c_on_servers_that_are_given(fresh_stack: Settings, tmp_path: Path) -> None:
     given = {name: getattr(fresh_stack, name) for name in (*ADDRESSES, *TOPICS)}
     (tmp_path / ".env").write_text("METERLINE_LOG_FORMAT=json\nMETERLINE_LOG_LEVEL=debug\n")

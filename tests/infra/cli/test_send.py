@@ -25,9 +25,9 @@ def test_a_server_that_is_away_is_said_at_once_and_in_the_end_with_status_1(
     assert done.exit_code == 1
     assert done.stdout == ""
     assert said.count("does not answer") == 3
-    assert said.count("Trying again") == 2
+    assert said.count(". Trying again") == 2
     assert "Not delivered in 3 attempts" in said
-    assert said.endswith("0 of 1 events were taken before. Run it again: none counts twice.")
+    assert said.endswith("Taken before: 0 of 1. Run it again: no event counts twice.")
 
 
 def test_events_are_sent_packed_and_rejections_name_their_place_in_the_file(
@@ -56,3 +56,17 @@ def test_a_refusal_that_waiting_does_not_change_ends_it(services: Services, tmp_
     assert done.exit_code == 1
     assert done.stderr.startswith("auth.invalid_key")
     assert "Trying again" not in done.stderr
+
+
+@pytest.mark.parametrize("text", ["[]", "", "\n \n"], ids=["array", "empty", "blank"])
+def test_a_file_without_events_is_said_and_status_1(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "events.json"
+    file.write_text(text)
+    done = CliRunner().invoke(app, ["send", str(file), "--api-key", "mtr_x"])
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert "nothing to send" in done.stderr
+
+
+def test_one_copy_is_no_copies() -> None:
+    assert send.to_table({"accepted": 1, "duplicates": 1, "rejected": []}).title == "1 accepted, 1 copy, 0 rejected"
+    assert send.to_table({"accepted": 0, "duplicates": 2, "rejected": []}).title == "0 accepted, 2 copies, 0 rejected"
