@@ -93,7 +93,7 @@ def _format(data_dir: Path, java: list[str], port: int, controller_port: int) ->
     configuration = data_dir / "kafka-format.properties"
     configuration.write_text(_properties(fresh, port, controller_port), encoding="ascii")
     cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-    command = [*java, "kafka.tools.StorageTool", "format", "-t", cluster_id, "-c", str(configuration)]
+    command = [*java, "kafka.tools.StorageTool", "format", f"--cluster-id={cluster_id}", "-c", str(configuration)]
     done = subprocess.run(
         command,
         capture_output=True,
