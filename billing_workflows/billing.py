@@ -14,7 +14,7 @@ from infra.clickhouse.client import Client
 from infra.clickhouse.metering import Measured, measure
 from infra.crash_points import crash_point
 from infra.postgres.billing import DueKey, load_due, load_meters, load_stored_seqs, load_subscriptions, park
-from infra.postgres.invoices import save_steps
+from infra.postgres.billing_steps import save_steps
 from infra.postgres.meters import load_unbuilt
 from infra.postgres.pool import Database
 from infra.postgres.shards import usage_as_of

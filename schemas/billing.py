@@ -9,7 +9,7 @@ from typing import Any, TypedDict
 
 from schemas.catalogue import MeterEntry
 from schemas.instants import Period
-from schemas.money import EXACT, exactly
+from schemas.money import exactly
 
 
 class InvoiceKind(StrEnum):
@@ -132,12 +132,6 @@ class Invoice:
         """The invoice with as much of what is due as the customer's balance of credit pays; nothing else changes."""
         used = max(min(balance, self.amount_due), Decimal(0))
         return replace(self, credits_applied=self.credits_applied + used, amount_due=self.amount_due - used)
-
-    @property
-    def credit_change(self) -> Decimal:
-        """What the invoice does to its customer's balance of credit: a negative total gives, what is applied takes."""
-        given = self.total.copy_negate() if self.total < 0 else Decimal(0)
-        return EXACT.subtract(given, self.credits_applied)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

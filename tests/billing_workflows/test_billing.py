@@ -6,7 +6,7 @@ import pytest
 
 from infra.clickhouse import minutes
 from infra.postgres.billing import load_subscriptions
-from infra.postgres.invoices import save_steps
+from infra.postgres.billing_steps import save_steps
 from schemas.billing import BillingStep
 from tests.support.billing import ADVANCE, USAGE, World, instant
 

@@ -12,8 +12,8 @@ from decimal import Decimal
 import pytest
 
 from infra.postgres.billing import load_subscriptions
+from infra.postgres.billing_steps import save_steps
 from infra.postgres.credits import load_balances
-from infra.postgres.invoices import save_steps
 from infra.postgres.pool import Row
 from pricing.billing import price_statement
 from pricing.statements import next_bill, next_statement
