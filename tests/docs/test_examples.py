@@ -10,9 +10,8 @@ import pytest
 
 from pricing.cases import run_case
 from pricing.charges import parse_plan_price, parse_price
+from tests.support.pages import ROOT
 from tests.support.services import Services
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def run(name: str, **environment: str) -> str:

@@ -1,10 +1,7 @@
 """The examples of docs/ingest.md give what the page says."""
 
 import json
-import os
 import re
-import shutil
-import subprocess
 from typing import Any
 
 import pytest
@@ -12,23 +9,16 @@ from confluent_kafka import Consumer, TopicPartition
 
 from infra.kafka.topics import INBOX_PARTITIONS, ensure_topics
 from infra.settings import Settings
-from tests.docs.test_code_blocks import ROOT, shell_blocks
+from tests.support.pages import DOCS, blocks, run_page
 from tests.support.services import Services
 
-PAGE = ROOT / "docs" / "ingest.md"
+PAGE = DOCS / "ingest.md"
 READ_SECONDS = 30
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(150)
 def test_every_form_of_the_page_is_taken(services: Services) -> None:
-    assert shutil.which("curl"), "the page is written for curl; install it to run its test"
-    environment = os.environ | {"METERLINE_URL": services.url, "METERLINE_API_KEY": services.new_tenant_key()}
-    script = "set -eu\n" + "\n".join(shell_blocks(PAGE))
-    done = subprocess.run(
-        ["bash", "-c", script], env=environment, capture_output=True, text=True, timeout=100, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    answers: list[dict[str, Any]] = [json.loads(line) for line in done.stdout.splitlines()]
+    answers: list[dict[str, Any]] = [json.loads(line) for line in run_page(PAGE, services).splitlines()]
     assert [(each["accepted"], each["duplicates"], len(each["rejected"])) for each in answers] == [
         (1, 0, 0), (1, 0, 0), (1, 0, 0), (2, 0, 0), (1, 1, 1)
     ]  # fmt: skip
@@ -36,7 +26,7 @@ def test_every_form_of_the_page_is_taken(services: Services) -> None:
 
 
 def test_the_example_for_kafka_puts_an_event_on_the_inbox(fresh_stack: Settings) -> None:
-    [block] = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    [block] = blocks(PAGE, "python")
     topic = f"{fresh_stack.events_topic}.inbox"
     ensure_topics(fresh_stack.model_copy(update={"inbox_topic": topic}))
     block = block.replace("usage.inbox", topic)

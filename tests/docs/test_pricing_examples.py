@@ -2,20 +2,15 @@
 
 import json
 import re
-from pathlib import Path
 
 import pytest
 
 from pricing.cases import quote_given, run_case
 from pricing.models import READERS
+from tests.support.pages import DOCS, ROOT, blocks
 
-ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "pricing" / "README.md"
-MODELS = ROOT / "docs" / "pricing-models.md"
-
-
-def blocks(path: Path, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", path.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+MODELS = DOCS / "pricing-models.md"
 
 
 CASES = [json.loads(block) for block in blocks(MODELS, "json")]
