@@ -15,6 +15,8 @@ class Prefix(StrEnum):
     METER = "met"
     FEATURE = "fea"
     PLAN = "pln"
+    ADDON = "add"
+    COUPON = "cpn"
     SUBSCRIPTION = "sub"
     INVOICE = "inv"
     INVOICE_LINE = "ivl"
