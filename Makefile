@@ -33,8 +33,8 @@ demo: setup ## Run the main job on the real stack: events in, invoices out, prov
 test: setup ## Run the tests on the real stack (TESTS="tests/pricing -k …" for some)
 	$(BIN)/pytest -n 2 --durations 15 $(TESTS)
 
-test-long: setup ## Run the long suites too: a hundred kills, generated traffic (half an hour and more; TESTS="tests/long …")
-	$(BIN)/pytest -m long -s $(or $(TESTS),tests/long tests/oracle)
+test-long: setup ## Run the long suites: a hundred kills, generated traffic, long stalls (half an hour and more; TESTS="tests/long …")
+	$(BIN)/pytest -m long -s $(or $(TESTS),tests)
 
 check: setup format lint types imports ## Check format, lint, types and the layers
 
