@@ -23,9 +23,8 @@ from infra.postgres.shards import claim_partitions, record_catalogue_version
 from schemas.catalogue import MeterEntry
 from schemas.events import ChangeKind
 from schemas.meters import BY_VALUE, Aggregation, Filter, FilterOperator
-from tests.flows.test_usage import entitlement
 from tests.support.meters import change_meter, finish_builds, make_meter, make_tenant
-from tests.support.usage_log import NOON, WAIT_SECONDS, RunningFlow, Sent, UsageLog, wait_for
+from tests.support.usage_log import NOON, WAIT_SECONDS, RunningFlow, Sent, UsageLog, entitlement, wait_for
 
 GROUPED: dict[str, Any] = {
     "filters": (Filter(property="$.region", op=FilterOperator.IN, values=('"eu"', "1.0")),),
@@ -287,7 +286,7 @@ def test_a_counter_follows_the_revision_that_readers_use(log: UsageLog, tenant: 
         log.send(events[:1])
         log.wait_stored(flow)
         meter = make_meter(log.postgres, tenant_id, no, "counter", event_type="counter", value="$.a")
-        log.catalogue([entitlement(900, meter_no=meter.meter_no, starts_at=start, reset="never")])
+        log.catalogue([entitlement(900, meter_no=meter.meter_no, starts_at=start)])
         log.send(events[1:2])
         log.wait_stored(flow)
         assert counters(log, 900) == [], "nothing is counted while the first revision is built"

@@ -8,10 +8,10 @@ import pytest
 from infra.kafka.changes import ChangeLog, change_messages
 from infra.kafka.event_log import identity_hash, partition_of
 from infra.postgres.catalogue import Change
-from schemas.catalogue import EntitlementEntry, EntryKind
+from schemas.catalogue import EntryKind
 from schemas.events import MAX_CHANGES_A_MESSAGE, ChangeKind
 from schemas.meters import Aggregation
-from tests.support.usage_log import Sent, UsageLog, meter
+from tests.support.usage_log import Sent, UsageLog, entitlement, meter
 
 VOID, REPLAY = ChangeKind.VOID, ChangeKind.REPLAY
 
@@ -25,15 +25,6 @@ def store(log: UsageLog) -> None:
     """Let a flow store everything that is published."""
     with log.flow() as flow:
         log.wait_stored(flow)
-
-
-def total(log: UsageLog, meter_no: int) -> tuple[int, Decimal]:
-    """Events and sum of a meter over everything."""
-    count, units = log.clickhouse.query(
-        "SELECT sum(event_count), sum(total) FROM usage_minutes FINAL WHERE meter_no = {meter:UInt32}",
-        parameters={"meter": meter_no},
-    ).result_rows[0]
-    return count, units
 
 
 def facts(log: UsageLog, event_id: str) -> list[tuple[str, str, int, int]]:
@@ -56,14 +47,14 @@ def test_a_void_takes_back_what_every_meter_took_and_a_second_one_nothing(log: U
     store(log)
     log.change(VOID, events[:1])
     store(log)
-    assert total(log, 10) == (2, Decimal("7.2"))
-    assert total(log, 11)[0] == 2
+    assert log.total(10) == (2, Decimal("7.2"))
+    assert log.total(11)[0] == 2
     assert facts(log, "v0") == [("counted", "", 1, 1), ("voided", "", 1, -1)]
     assert [log.events()[f"v{n}"][0] for n in range(5)] == ["voided"] * 3 + ["counted"] * 2
     log.send(events[:1])
     store(log)
     assert facts(log, "v0")[-1][0] == "voided", "the id stays taken"
-    assert total(log, 11)[0] == 2
+    assert log.total(11)[0] == 2
 
 
 def test_a_void_gives_back_what_a_later_meter_took_and_skips_one_that_could_not_read_it(log: UsageLog) -> None:
@@ -75,7 +66,7 @@ def test_a_void_gives_back_what_a_later_meter_took_and_skips_one_that_could_not_
     log.change(VOID, [event])
     store(log)
     assert facts(log, "later") == [("counted", "", 1, 1), ("voided", "", 1, -1)]
-    assert (total(log, 12)[0], total(log, 13)[0], total(log, 14)) == (0, 0, (-1, Decimal(-7)))
+    assert (log.total(12)[0], log.total(13)[0], log.total(14)) == (0, 0, (-1, Decimal(-7)))
 
 
 def test_a_replay_judges_a_quarantined_event_anew_and_leaves_all_others(log: UsageLog) -> None:
@@ -88,7 +79,7 @@ def test_a_replay_judges_a_quarantined_event_anew_and_leaves_all_others(log: Usa
     store(log)
     log.change(REPLAY, [counted, bad, who])
     store(log)
-    assert total(log, 15) == (1, 1)
+    assert log.total(15) == (1, 1)
     assert facts(log, "who") == [("quarantined", "event.unknown_subject", 0, 0)]
     log.catalogue([Change(kind=EntryKind.METER, tenant_no=1, key="15:1", entry=None)])
     log.meters(meter(16, event_type="replay", value="$.n"))
@@ -96,7 +87,7 @@ def test_a_replay_judges_a_quarantined_event_anew_and_leaves_all_others(log: Usa
     log.change(REPLAY, [bad])
     store(log)
     assert facts(log, "bad") == [("quarantined", "event.invalid_value", 1, 0), ("counted", "", 1, 1)]
-    assert total(log, 16) == (1, 2)
+    assert log.total(16) == (1, 2)
 
 
 def test_a_quarantined_event_that_is_voided_is_never_replayed(log: UsageLog) -> None:
@@ -120,7 +111,7 @@ def test_several_changes_of_one_event_within_one_batch_are_made_in_their_order(l
         log.change(kind, [event])
     store(log)
     assert [fact[0] for fact in facts(log, "order")] == ["quarantined", "counted", "voided"]
-    assert total(log, 17) == (0, 0)
+    assert log.total(17) == (0, 0)
 
 
 def test_each_first_copy_of_an_identity_is_changed(log: UsageLog) -> None:
@@ -132,10 +123,10 @@ def test_each_first_copy_of_an_identity_is_changed(log: UsageLog) -> None:
     log.send([event])
     with log.flow(dedup_window_days=-1) as flow:
         log.wait_stored(flow)
-    assert total(log, 18) == (2, 6)
+    assert log.total(18) == (2, 6)
     log.change(VOID, [event])
     store(log)
-    assert total(log, 18) == (0, 0)
+    assert log.total(18) == (0, 0)
     assert sorted(fact[3] for fact in facts(log, "twice")) == [-1, -1, 1, 1]
 
 
@@ -147,7 +138,7 @@ def test_a_change_message_that_is_none_is_kept_aside_and_its_neighbours_are_made
     (home, sound), *_ = change_messages(tenant_no=1, kind=VOID, identities=[identity], partitions=4)
     log.publish([(home, b"\x02broken"), ((home + 1) % 4, sound), (home, sound[:-1]), (home, sound)])
     store(log)
-    assert total(log, 19) == (0, 0)
+    assert log.total(19) == (0, 0)
     rows = log.postgres.execute("SELECT reason FROM poison_messages WHERE reason <> ''").fetchall()
     assert len(rows) == 3
 
@@ -161,39 +152,16 @@ def test_a_void_takes_from_counters_what_the_event_gave_to_them(log: UsageLog) -
     events = [Sent(id=f"k{n}", type="counter", data={"tokens": 10**n}, time=at) for n, at in enumerate(times)]
     late = Sent(id="k9", type="counter", data={"tokens": 50000}, time=start, subject="counter's")
     log.send([*events, late])
-    log.catalogue([entitlement(20, meter_no=20, customer_no=1, starts_at=start)])
+    log.catalogue([entitlement(20, meter_no=20, starts_at=start)])
     store(log)
-    assert used(log, 20) == 1110
+    assert log.used(20) == 1110
     log.change(VOID, [events[0], events[1], events[3]])
     store(log)
-    assert used(log, 20) == 100
+    assert log.used(20) == 100
     log.customers({"counter's": 1})
     log.change(REPLAY, [late])
     store(log)
-    assert used(log, 20) == 50100
-
-
-def entitlement(no: int, *, meter_no: int, customer_no: int, starts_at: datetime) -> Change:
-    entry = EntitlementEntry(
-        entitlement_no=no,
-        customer_no=customer_no,
-        meter_no=meter_no,
-        reset="never",
-        timezone="UTC",
-        alignment="anniversary",
-        billing_anchor=starts_at,
-        billing_period="month",
-        billing_period_count=1,
-        starts_at=starts_at,
-        ends_at=None,
-    )
-    return Change(kind=EntryKind.ENTITLEMENT, tenant_no=1, key=str(no), entry=entry)
-
-
-def used(log: UsageLog, no: int) -> Decimal | None:
-    row = log.postgres.execute("SELECT sum(used) AS used FROM entitlement_counters WHERE entitlement_no = %s", (no,))
-    found = row.fetchone()
-    return found["used"] if found else None
+    assert log.used(20) == 50100
 
 
 def test_more_changes_than_a_batch_holds_are_all_made(log: UsageLog) -> None:
@@ -206,7 +174,7 @@ def test_more_changes_than_a_batch_holds_are_all_made(log: UsageLog) -> None:
     parts = [partition_of(identity, 4) for identity in identities]
     log.messages += sum(-(-parts.count(partition) // MAX_CHANGES_A_MESSAGE) for partition in range(4))
     store(log)
-    assert total(log, 21)[0] == 1
+    assert log.total(21)[0] == 1
 
 
 def test_events_behind_a_change_in_their_partition_are_judged_after_it(log: UsageLog) -> None:
@@ -218,4 +186,4 @@ def test_events_behind_a_change_in_their_partition_are_judged_after_it(log: Usag
             log.change(VOID, events[::2])
             log.change(REPLAY, events[1::2])
         log.wait_stored(flow)
-    assert total(log, 22) == (100, 100)
+    assert log.total(22) == (100, 100)

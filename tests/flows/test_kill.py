@@ -5,10 +5,8 @@ import signal
 from datetime import UTC, timedelta
 from fractions import Fraction
 
-from infra.postgres.catalogue import Change
-from schemas.catalogue import EntitlementEntry, EntryKind
 from schemas.meters import Aggregation
-from tests.support.usage_log import NOON, WAIT_SECONDS, Sent, UsageLog, meter, minute_of
+from tests.support.usage_log import NOON, WAIT_SECONDS, Sent, UsageLog, entitlement, meter, minute_of
 
 CRASH_POINTS = [
     "sink.before_commit",
@@ -47,7 +45,7 @@ def test_no_kill_between_two_lines_of_the_sink_loses_or_doubles_anything(log: Us
     log.meters(
         meter(3, aggregation=Aggregation.LATEST, group_by=("model",)), meter(4, aggregation=Aggregation.UNIQUE_COUNT)
     )
-    log.catalogue([Change(kind=EntryKind.ENTITLEMENT, tenant_no=1, key="7", entry=entitlement())])
+    log.catalogue([entitlement(7, meter_no=1, customer_no=2, starts_at=LONG_AGO)])
     sent: list[Sent] = []
     for number, point in enumerate(CRASH_POINTS):
         events = traffic(number)
@@ -73,23 +71,6 @@ def test_a_batch_stored_again_is_judged_by_the_catalogue_of_the_first_time(log: 
     found = {key[:2]: value for key, value in log.usage().items() if key[0] in (21, 22)}
     assert found == {(21, 21): (1, 1)}
     assert log.events()["moving"] == ("counted", "", 21)
-
-
-def entitlement() -> EntitlementEntry:
-    """Beta's tokens since long ago, in one period that never ends."""
-    return EntitlementEntry(
-        entitlement_no=7,
-        customer_no=2,
-        meter_no=1,
-        reset="never",
-        timezone="UTC",
-        alignment="anniversary",
-        billing_anchor=LONG_AGO,
-        billing_period="month",
-        billing_period_count=1,
-        starts_at=LONG_AGO,
-        ends_at=None,
-    )
 
 
 def check_exact(log: UsageLog, sent: list[Sent]) -> None:
@@ -127,9 +108,7 @@ def check_exact(log: UsageLog, sent: list[Sent]) -> None:
     }
     assert len(log.copies()) == len(sent) - len(first)
     used = sum(total for (meter_no, customer, _, _), (_, total) in sums.items() if (meter_no, customer) == (1, 2))
-    row = log.postgres.execute("SELECT used FROM entitlement_counters WHERE entitlement_no = 7").fetchone()
-    assert row is not None
-    assert row["used"] == used
+    assert log.used(7) == used
 
 
 def values_of(log: UsageLog) -> list[tuple[object, ...]]:

@@ -9,11 +9,21 @@ from fractions import Fraction
 import pytest
 
 from infra.postgres.catalogue import Change
-from schemas.catalogue import EntitlementEntry, EntryKind
+from schemas.catalogue import EntryKind
 from schemas.errors import Fenced
 from schemas.events import ChangeKind
 from schemas.meters import Aggregation
-from tests.support.usage_log import NOON, WAIT_SECONDS, RunningFlow, Sent, UsageLog, meter, minute_of, wait_for
+from tests.support.usage_log import (
+    NOON,
+    WAIT_SECONDS,
+    RunningFlow,
+    Sent,
+    UsageLog,
+    entitlement,
+    meter,
+    minute_of,
+    wait_for,
+)
 
 VOID, REPLAY = ChangeKind.VOID, ChangeKind.REPLAY
 
@@ -57,7 +67,7 @@ def world(log: UsageLog) -> UsageLog:
     log.customers({"acme": 1, "beta": 2})
     log.catalogue([Change(kind=EntryKind.SUBJECT, tenant_no=1, key="later", entry=None)])
     log.meters(*METERS)
-    log.catalogue(Change(kind=EntryKind.ENTITLEMENT, tenant_no=1, key=str(no), entry=entitlement(no)) for no in (2, 3))
+    log.catalogue(entitlement(no, meter_no=1, customer_no=no, starts_at=LONG_AGO) for no in (2, 3))
     return log
 
 
@@ -65,23 +75,6 @@ def world(log: UsageLog) -> UsageLog:
 def ledger() -> dict[str, Sent]:
     """Every event that counts in the end, of all tests on this log."""
     return {}
-
-
-def entitlement(customer_no: int) -> EntitlementEntry:
-    """A customer's tokens since long ago, in one period that never ends."""
-    return EntitlementEntry(
-        entitlement_no=customer_no,
-        customer_no=customer_no,
-        meter_no=1,
-        reset="never",
-        timezone="UTC",
-        alignment="anniversary",
-        billing_anchor=LONG_AGO,
-        billing_period="month",
-        billing_period_count=1,
-        starts_at=LONG_AGO,
-        ends_at=None,
-    )
 
 
 @pytest.mark.timeout(300)  # a flow process a crash point, and a slow machine
@@ -189,9 +182,5 @@ def check_exact(log: UsageLog, ledger: dict[str, Sent]) -> None:
     assert {customer: (count, units) for customer, count, units in rows} == values
     assert {event_id for event_id, (status, _, _) in log.events().items() if status == "counted"} == ledger.keys()
     for customer in (2, 3):
-        row = log.postgres.execute(
-            "SELECT sum(used) AS used FROM entitlement_counters WHERE entitlement_no = %s", (customer,)
-        ).fetchone()
-        assert row is not None
         expected = sum(units for (no, owner, _, _), (_, units) in sums.items() if (no, owner) == (1, customer))
-        assert row["used"] == expected
+        assert log.used(customer) == expected

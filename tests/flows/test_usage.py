@@ -9,10 +9,10 @@ import pytest
 
 from infra.postgres.catalogue import Change
 from infra.postgres.shards import counters_as_of, usage_as_of
-from schemas.catalogue import EntitlementEntry, EntryKind
+from schemas.catalogue import EntryKind
 from schemas.errors import Fenced, InvariantBroken
 from schemas.meters import Aggregation
-from tests.support.usage_log import NOON, RunningFlow, Sent, UsageLog, meter, wait_for
+from tests.support.usage_log import NOON, RunningFlow, Sent, UsageLog, entitlement, meter, wait_for
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -23,15 +23,6 @@ def customers(log: UsageLog) -> None:
 #: A sender of bursts: partitions are drained in between, and the next burst comes before the answer is looked at.
 PAUSE_SECONDS = 0.1
 BURST = 12
-
-
-def total(log: UsageLog, meter_no: int) -> tuple[int, Decimal]:
-    """Events and sum of a meter over everything."""
-    rows = log.clickhouse.query(
-        "SELECT sum(event_count), sum(total) FROM usage_minutes FINAL WHERE meter_no = {meter:UInt32}",
-        parameters={"meter": meter_no},
-    ).result_rows
-    return rows[0][0], rows[0][1]
 
 
 def test_a_copy_counts_for_nothing_in_its_batch_in_the_next_and_after_a_restart(log: UsageLog) -> None:
@@ -46,7 +37,7 @@ def test_a_copy_counts_for_nothing_in_its_batch_in_the_next_and_after_a_restart(
     log.send([Sent(id="c0", type="another", data={}, time=NOON - timedelta(days=9))])
     with log.flow() as flow:
         log.wait_stored(flow)
-    assert total(log, 10) == (100, 100)
+    assert log.total(10) == (100, 100)
     assert log.events()["c0"] == ("counted", "", 1)
     assert log.copies() == [("c0", '{"tokens": 1000}')] * 3 + [("c0", "{}")]
 
@@ -59,7 +50,7 @@ def test_the_same_id_of_another_source_or_tenant_is_another_event(log: UsageLog)
     log.send([Sent(id="i", type="identity", tenant_no=2)])
     with log.flow() as flow:
         log.wait_stored(flow)
-    assert (total(log, 11)[0], total(log, 12)[0]) == (2, 1)
+    assert (log.total(11)[0], log.total(12)[0]) == (2, 1)
     log.clickhouse.command("TRUNCATE TABLE events")  # ids repeat on purpose here; the other tests look by id
 
 
@@ -72,7 +63,7 @@ def test_values_are_exact_at_any_magnitude_and_late_events_are_ordinary(log: Usa
     ])  # fmt: skip
     with log.flow() as flow:
         log.wait_stored(flow)
-    assert total(log, 13) == (7, Decimal("109999999999999999999999999999999999995.800000000001"))
+    assert log.total(13) == (7, Decimal("109999999999999999999999999999999999995.800000000001"))
 
 
 def test_every_event_is_kept_with_what_became_of_it(log: UsageLog) -> None:
@@ -96,7 +87,7 @@ def test_every_event_is_kept_with_what_became_of_it(log: UsageLog) -> None:
     ]
     kept = log.clickhouse.query("SELECT data, extensions, occurred_at FROM events FINAL WHERE id = 'good'").result_rows
     assert kept == [('{\n  "tokens": 1\n}', '{"reservation":"r"}', NOON.replace(tzinfo=None))]
-    assert total(log, 14) == (1, 1)
+    assert log.total(14) == (1, 1)
 
 
 def test_a_message_that_is_no_batch_is_kept_aside_and_its_neighbours_count(log: UsageLog) -> None:
@@ -106,7 +97,7 @@ def test_a_message_that_is_no_batch_is_kept_aside_and_its_neighbours_count(log: 
     log.send([Sent(id="after", type="poison", data={"tokens": 1})])
     with log.flow() as flow:
         log.wait_stored(flow)
-    assert total(log, 15) == (2, 2)
+    assert log.total(15) == (2, 2)
     rows = log.postgres.execute("SELECT message, reason FROM poison_messages ORDER BY message").fetchall()
     assert [row["message"] for row in rows] == [b"", b"\x01garbage", b"\x02"]
     assert all(row["reason"] for row in rows)
@@ -119,7 +110,7 @@ def test_a_customer_made_while_the_flow_runs_has_every_later_event(log: UsageLog
             log.customers({f"fresh-{number}": 50 + number})
             log.send([Sent(id=f"fresh-{number}", type="fresh", subject=f"fresh-{number}", data={"tokens": 1})])
         log.wait_stored(flow)
-    assert total(log, 16) == (5, 5)
+    assert log.total(16) == (5, 5)
 
 
 def test_everything_acknowledged_before_as_of_is_in_the_answer(log: UsageLog) -> None:
@@ -144,7 +135,7 @@ def test_everything_acknowledged_before_as_of_is_in_the_answer(log: UsageLog) ->
             flow.raise_failure()
             as_of = usage_as_of(log.postgres, topic=topic, partitions=partitions)
             if as_of is not None:
-                counted, _ = total(log, 17)
+                counted, _ = log.total(17)
                 assert counted >= sum(at < as_of for at in list(acknowledged))
                 seen.add(as_of)
             return len(seen) >= 8
@@ -166,29 +157,6 @@ def test_everything_acknowledged_before_as_of_is_in_the_answer(log: UsageLog) ->
         wait_for(both_have_passed, "as_of advances while nothing comes")
 
 
-def entitlement(no: int, *, meter_no: int, starts_at: datetime, reset: str = "month") -> Change:
-    entry = EntitlementEntry(
-        entitlement_no=no,
-        customer_no=1,
-        meter_no=meter_no,
-        reset=reset,
-        timezone="UTC",
-        alignment="anniversary",
-        billing_anchor=starts_at,
-        billing_period="month",
-        billing_period_count=1,
-        starts_at=starts_at,
-        ends_at=None,
-    )
-    return Change(kind=EntryKind.ENTITLEMENT, tenant_no=1, key=str(no), entry=entry)
-
-
-def used(log: UsageLog, no: int) -> Decimal | None:
-    row = log.postgres.execute("SELECT sum(used) AS used FROM entitlement_counters WHERE entitlement_no = %s", (no,))
-    found = row.fetchone()
-    return found["used"] if found else None
-
-
 @pytest.mark.parametrize(("meter_no", "counts"), [(18, False), (19, True)])
 def test_a_counter_starts_from_what_is_stored_and_ends_at_its_period_to_the_microsecond(
     log: UsageLog, meter_no: int, counts: bool
@@ -204,17 +172,17 @@ def test_a_counter_starts_from_what_is_stored_and_ends_at_its_period_to_the_micr
     with log.flow() as flow:
         log.send(before)
         log.wait_stored(flow)
-        log.catalogue([entitlement(meter_no, meter_no=meter_no, starts_at=start, reset="never")])
-        wait_for(lambda: used(log, meter_no) is not None, "an idle flow seeds the counter")
-        assert used(log, meter_no) == (3 if counts else 1110)
+        log.catalogue([entitlement(meter_no, meter_no=meter_no, starts_at=start)])
+        wait_for(lambda: log.used(meter_no) is not None, "an idle flow seeds the counter")
+        assert log.used(meter_no) == (3 if counts else 1110)
         log.send(after)
         log.wait_stored(flow)
-    assert used(log, meter_no) == (6 if counts else 1125)
-    log.catalogue([entitlement(meter_no + 100, meter_no=meter_no, starts_at=start, reset="never")])
+    assert log.used(meter_no) == (6 if counts else 1125)
+    log.catalogue([entitlement(meter_no + 100, meter_no=meter_no, starts_at=start)])
     log.send([Sent(id=f"{kind}-last", type=kind, data={"tokens": 7}, time=start)])
     with log.flow() as flow:
         log.wait_stored(flow)
-    assert used(log, meter_no) == used(log, meter_no + 100) == (7 if counts else 1132)
+    assert log.used(meter_no) == log.used(meter_no + 100) == (7 if counts else 1132)
 
 
 def test_a_counter_starts_with_what_is_still_on_its_way_to_clickhouse(log: UsageLog) -> None:
@@ -225,15 +193,15 @@ def test_a_counter_starts_with_what_is_still_on_its_way_to_clickhouse(log: Usage
         log.wait_stored(flow)
         log.send([Sent(id="waiting", type="on.its.way", time=now, data={"tokens": 10})])
         wait_for(lambda: log.pending() == 1, "the second batch waits for its insert")
-        log.catalogue([entitlement(24, meter_no=24, starts_at=now - timedelta(days=1), reset="never")])
-        wait_for(lambda: used(log, 24) is not None, "the counter is seeded")
-    assert used(log, 24) == 11
+        log.catalogue([entitlement(24, meter_no=24, starts_at=now - timedelta(days=1))])
+        wait_for(lambda: log.used(24) is not None, "the counter is seeded")
+    assert log.used(24) == 11
 
 
 def test_a_late_event_of_a_period_before_the_present_one_makes_no_counter(log: UsageLog) -> None:
     log.meters(meter(20, event_type="past"))
     now = datetime.now(UTC)
-    log.catalogue([entitlement(20, meter_no=20, starts_at=now - timedelta(days=400))])
+    log.catalogue([entitlement(20, meter_no=20, starts_at=now - timedelta(days=400), reset="month")])
     log.send(
         [Sent(id=f"past-{days}", type="past", data={"tokens": 1}, time=now - timedelta(days=days)) for days in (0, 70)]
     )
@@ -257,7 +225,7 @@ def test_two_flows_on_one_shard_are_fenced_from_each_other_and_nothing_counts_tw
     assert {type(flow.failure) for flow in flows} <= {Fenced, type(None)}
     with log.flow() as flow:
         log.wait_stored(flow)
-    assert total(log, 21) == (sent, sent)
+    assert log.total(21) == (sent, sent)
 
 
 def test_a_topic_that_does_not_exist_stops_the_flow_at_once(log: UsageLog) -> None:
@@ -326,13 +294,13 @@ def test_a_counter_has_what_former_shards_stored_once_whatever_the_layout_was(lo
 
     known = 0
     store(2)
-    log.catalogue([entitlement(27, meter_no=27, starts_at=start, reset="never")])
+    log.catalogue([entitlement(27, meter_no=27, starts_at=start)])
     known = 1
     store(1)
-    assert used(log, 27) == sent == 20
+    assert log.used(27) == sent == 20
     store(2)
-    assert used(log, 27) == sent
-    log.catalogue([entitlement(28, meter_no=27, starts_at=start, reset="never")])
+    assert log.used(27) == sent
+    log.catalogue([entitlement(28, meter_no=27, starts_at=start)])
     known = 2
     store(1)
-    assert used(log, 27) == used(log, 28) == sent == 40
+    assert log.used(27) == log.used(28) == sent == 40

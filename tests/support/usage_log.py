@@ -26,7 +26,7 @@ from infra.postgres.catalogue import Change, append_changes
 from infra.postgres.pool import PgConnection
 from infra.postgres.pool import connect as connect_postgres
 from infra.settings import Settings
-from schemas.catalogue import EntryKind, MeterEntry, SubjectEntry, meter_key
+from schemas.catalogue import EntitlementEntry, EntryKind, MeterEntry, SubjectEntry, meter_key
 from schemas.events import ChangeKind, EventBatch
 from schemas.instants import to_micros
 from schemas.meters import Aggregation
@@ -101,6 +101,24 @@ def meter(no: int, **fields: Any) -> MeterEntry:
         "group_by": (),
     }
     return MeterEntry(**(given | fields))
+
+
+def entitlement(no: int, *, meter_no: int, starts_at: datetime, customer_no: int = 1, reset: str = "never") -> Change:
+    """An entitlement of a customer to a meter, from an instant on; in one period that never ends, or by `reset`."""
+    entry = EntitlementEntry(
+        entitlement_no=no,
+        customer_no=customer_no,
+        meter_no=meter_no,
+        reset=reset,
+        timezone="UTC",
+        alignment="anniversary",
+        billing_anchor=starts_at,
+        billing_period="month",
+        billing_period_count=1,
+        starts_at=starts_at,
+        ends_at=None,
+    )
+    return Change(kind=EntryKind.ENTITLEMENT, tenant_no=1, key=str(no), entry=entry)
 
 
 class UsageLog:
@@ -227,6 +245,21 @@ class UsageLog:
             (meter_no, customer, minute.replace(tzinfo=UTC), tuple(groups)): (count, total)
             for meter_no, customer, minute, groups, count, total in rows
         }
+
+    def total(self, meter_no: int) -> tuple[int, Decimal]:
+        """Events and sum of a meter over everything."""
+        [(count, units)] = self.clickhouse.query(
+            "SELECT sum(event_count), sum(total) FROM usage_minutes FINAL WHERE meter_no = {meter:UInt32}",
+            parameters={"meter": meter_no},
+        ).result_rows
+        return count, units
+
+    def used(self, entitlement_no: int) -> Decimal | None:
+        """What the counters of an entitlement say, over all its periods; None when there are none."""
+        row = self.postgres.execute(
+            "SELECT sum(used) AS used FROM entitlement_counters WHERE entitlement_no = %s", (entitlement_no,)
+        ).fetchone()
+        return row["used"] if row else None
 
     def events(self) -> dict[str, tuple[str, str, int]]:
         """{id: (status, code, customer)} as it is now; an id that is stored twice fails."""
