@@ -19,23 +19,23 @@ from itertools import pairwise
 from infra.clickhouse.client import Client
 from infra.clickhouse.usage_query import (
     KEYS_SQL,
+    OF_METERS_SQL,
     SELECTED_SQL,
+    SPANS_SQL,
     Span,
     SpanUsage,
     UsageKey,
     UsageQuery,
     selection,
     slices,
+    span_parameters,
 )
 from infra.clickhouse.values import (
-    OF_METERS_SQL,
     PLACE_SQL,
     SETTINGS,
-    SPANS_SQL,
     WITHIN_SQL,
     bounded_memory,
     kept_sql,
-    span_parameters,
 )
 from schemas.catalogue import MeterEntry
 from schemas.errors import Reject

@@ -13,7 +13,9 @@ from infra.clickhouse.edges import MAX_EDGE_EVENTS, Edge, EdgeValue, edge_values
 from infra.clickhouse.usage_query import (
     AFTER_SQL,
     KEYS_SQL,
+    OF_METERS_SQL,
     SELECTED_SQL,
+    SPANS_SQL,
     GroupKey,
     Span,
     SpanUsage,
@@ -22,6 +24,7 @@ from infra.clickhouse.usage_query import (
     positions,
     selection,
     slices,
+    span_parameters,
     window_of,
 )
 from schemas.catalogue import MeterEntry
@@ -159,35 +162,18 @@ def _span_rows(
     client: Client, meters: Mapping[int, MeterEntry], spans: Sequence[Span]
 ) -> Iterator[tuple[Span, GroupKey, int, Decimal]]:
     minutes = [whole_minutes(span.start, span.end) for span in spans]
-    firsts = [to_micros(first) // 1_000_000 for first, _ in minutes]
-    lasts = [to_micros(last) // 1_000_000 for _, last in minutes]
-    meter_nos = sorted({span.meter_no for span in spans})
     rows = client.query(
-        "SELECT place, group_values, sum(event_count), toString(sum(total)) FROM"
+        "SELECT place, group_values, sum(event_count), toString(sum(total)) FROM"  # noqa: S608 - texts of this package
         " (SELECT meter_no, customer_no, toUnixTimestamp64Second(minute) AS second, group_values, event_count, total"
-        "  FROM usage_minutes FINAL"
-        "  WHERE (meter_no, revision) IN {meters:Array(Tuple(UInt32, UInt32))}"
-        "  AND customer_no IN {customers:Array(UInt64)}"
+        f" FROM usage_minutes FINAL WHERE {OF_METERS_SQL}"
         "  AND minute >= fromUnixTimestamp64Second({first:Int64})"
         "  AND minute < fromUnixTimestamp64Second({last:Int64})) AS stored"
-        " INNER JOIN"
-        " (SELECT span.1 AS place, span.2 AS meter_no, span.3 AS customer_no, span.4 AS first, span.5 AS last FROM"
-        "  (SELECT arrayJoin(arrayZip({places:Array(UInt32)}, {span_meters:Array(UInt32)},"
-        "   {span_customers:Array(UInt64)}, {firsts:Array(Int64)}, {lasts:Array(Int64)})) AS span)) AS wanted"
-        " USING (meter_no, customer_no)"
+        f" INNER JOIN {SPANS_SQL} AS wanted USING (meter_no, customer_no)"
         " WHERE second >= wanted.first AND second < wanted.last"
         " GROUP BY place, group_values",
-        parameters={
-            "meters": [(meter_no, meters[meter_no].revision) for meter_no in meter_nos],
-            "customers": sorted({span.customer_no for span in spans}),
-            "first": min(firsts),
-            "last": max(lasts),
-            "places": list(range(len(spans))),
-            "span_meters": [span.meter_no for span in spans],
-            "span_customers": [span.customer_no for span in spans],
-            "firsts": firsts,
-            "lasts": lasts,
-        },
+        parameters=span_parameters(
+            meters, spans, [(to_micros(first) // 1_000_000, to_micros(last) // 1_000_000) for first, last in minutes]
+        ),
     ).result_rows
     for place, groups, events, total in rows:
         yield spans[place], tuple(groups), events, Decimal(total)

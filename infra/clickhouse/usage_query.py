@@ -121,3 +121,37 @@ AFTER_SQL = (
     "({first_page:Bool} OR (bucket, customer, groups) >"
     " ({after_bucket:Int64}, {after_customer:UInt64}, {after_groups:Array(String)}))"
 )
+
+#: Rows of the meters of some spans, at their revisions, and of their customers.
+OF_METERS_SQL = (
+    "(meter_no, revision) IN {meters:Array(Tuple(UInt32, UInt32))} AND customer_no IN {customers:Array(UInt64)}"
+)
+#: The spans as a table, whose `place` is that in the list.
+SPANS_SQL = (
+    "(SELECT span.1 AS place, span.2 AS meter_no, span.3 AS customer_no, span.4 AS first, span.5 AS last FROM"
+    " (SELECT arrayJoin(arrayZip({places:Array(UInt32)}, {span_meters:Array(UInt32)},"
+    "  {span_customers:Array(UInt64)}, {firsts:Array(Int64)}, {lasts:Array(Int64)})) AS span))"
+)
+
+
+def span_parameters(
+    meters: Mapping[int, MeterEntry], spans: Sequence[Span], bounds: Sequence[tuple[int, int]] | None = None
+) -> dict[str, object]:
+    """Parameters of OF_METERS_SQL and SPANS_SQL, and `first` and `last` of all spans.
+
+    `bounds` are the spans' own, in the unit that the query compares with; not given, they are in micros since 1970.
+    """
+    ends = bounds or [(to_micros(span.start), to_micros(span.end)) for span in spans]
+    firsts, lasts = [first for first, _ in ends], [last for _, last in ends]
+    meter_nos = sorted({span.meter_no for span in spans})
+    return {
+        "meters": [(meter_no, meters[meter_no].revision) for meter_no in meter_nos],
+        "customers": sorted({span.customer_no for span in spans}),
+        "first": min(firsts),
+        "last": max(lasts),
+        "places": list(range(len(spans))),
+        "span_meters": [span.meter_no for span in spans],
+        "span_customers": [span.customer_no for span in spans],
+        "firsts": firsts,
+        "lasts": lasts,
+    }

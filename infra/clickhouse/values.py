@@ -7,19 +7,21 @@ stand there twice until it is merged, which changes none of these aggregates: no
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
-from typing import Any
 
 from infra.clickhouse.client import ClickHouseError, Client
 from infra.clickhouse.usage_query import (
     AFTER_SQL,
     KEYS_SQL,
+    OF_METERS_SQL,
     SELECTED_SQL,
+    SPANS_SQL,
     Span,
     SpanUsage,
     UsageKey,
     UsageQuery,
     selection,
     slices,
+    span_parameters,
 )
 from schemas.catalogue import MeterEntry
 from schemas.errors import Reject
@@ -50,15 +52,6 @@ AGGREGATES = {
 WITHIN_SQL = (
     "occurred_at >= fromUnixTimestamp64Micro({first:Int64}, 'UTC')"
     " AND occurred_at < fromUnixTimestamp64Micro({last:Int64}, 'UTC')"
-)
-OF_METERS_SQL = (
-    "(meter_no, revision) IN {meters:Array(Tuple(UInt32, UInt32))} AND customer_no IN {customers:Array(UInt64)}"
-)
-#: The spans as a table; bounds in microseconds since 1970.
-SPANS_SQL = (
-    "(SELECT span.1 AS place, span.2 AS meter_no, span.3 AS customer_no, span.4 AS first, span.5 AS last FROM"
-    " (SELECT arrayJoin(arrayZip({places:Array(UInt32)}, {span_meters:Array(UInt32)},"
-    "  {span_customers:Array(UInt64)}, {firsts:Array(Int64)}, {lasts:Array(Int64)})) AS span))"
 )
 
 
@@ -138,20 +131,3 @@ def span_values(
         else:
             found[spans[place]].groups[tuple(groups)] = Decimal(value)
     return found
-
-
-def span_parameters(meters: Mapping[int, MeterEntry], spans: Sequence[Span]) -> dict[str, Any]:
-    """Parameters of OF_METERS_SQL, WITHIN_SQL and SPANS_SQL."""
-    firsts, lasts = [to_micros(span.start) for span in spans], [to_micros(span.end) for span in spans]
-    meter_nos = sorted({span.meter_no for span in spans})
-    return {
-        "meters": [(meter_no, meters[meter_no].revision) for meter_no in meter_nos],
-        "customers": sorted({span.customer_no for span in spans}),
-        "first": min(firsts),
-        "last": max(lasts),
-        "places": list(range(len(spans))),
-        "span_meters": [span.meter_no for span in spans],
-        "span_customers": [span.customer_no for span in spans],
-        "firsts": firsts,
-        "lasts": lasts,
-    }
