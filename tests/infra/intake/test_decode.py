@@ -1,49 +1,18 @@
 """What a body may hold: every good form, every bad input, and good events beside bad ones."""
 
-import gzip
 import json
-import random
-import zlib
 from typing import Any
 
 import pytest
-import zstandard
-from hypothesis import given
-from hypothesis import strategies as st
 
-from infra.intake import columns, decode, split
+from infra.intake import split
 from infra.intake.columns import MIN_VECTORIZED, identify
 from infra.intake.decode import Decoded, Form
 from infra.intake.event import MAX_DATA_DEPTH
-from ingestion_api.ingest.body import unpack
-from ingestion_api.ingest.media import binary_to_json, form_of
-from schemas.errors import Malformed, MeterlineError, TooLarge, UnsupportedMediaType
-from schemas.events import MAX_EVENT_BYTES, MAX_EVENTS_A_REQUEST, MAX_REQUEST_BYTES
+from schemas.errors import Malformed, TooLarge
+from schemas.events import MAX_EVENT_BYTES, MAX_EVENTS_A_REQUEST
 from schemas.instants import parse_instant, to_micros
-
-NOW = to_micros(parse_instant("2026-01-31T12:00:00Z"))
-GOOD = {"id": "good", "type": "t", "subject": "s", "time": "2026-01-01T00:00:00Z", "data": {"a": 1}}
-
-
-def event(**fields: Any) -> dict[str, Any]:
-    return {name: value for name, value in (GOOD | fields).items() if value is not ...}
-
-
-def text_of(value: Any) -> bytes:
-    return value if isinstance(value, bytes) else json.dumps(value).encode()
-
-
-def array(*events: Any) -> bytes:
-    return b"[" + b",".join(text_of(each) for each in events) + b"]"
-
-
-def read(body: bytes, form: Form = Form.JSON) -> Decoded:
-    return decode.decode(body, form, NOW)
-
-
-def ids(decoded: Decoded) -> list[str]:
-    return [each.decode() for each in decoded.events.ids] if decoded.events else []
-
+from tests.support.bodies import GOOD, GOOD_TIMES, NOW, array, event, ids, read, text_of
 
 #: Of an event of GOOD's names: json.dumps of its data, and the default source.
 BYTES_AROUND = len('{"x": ""}') + len("goodtsapi")
@@ -156,13 +125,6 @@ def test_data_at_its_limits_is_taken_as_it_came(name: str, count: int) -> None:
 def test_a_long_number_spoils_not_the_id_of_its_rejection() -> None:
     [rejection] = read(text_of(event(data={"x": 10**4100}))).rejections
     assert (rejection.id, rejection.code) == ("good", "event.invalid_data")
-
-
-GOOD_TIMES = [
-    "2026-01-01T00:00:00Z", "2026-01-01T00:00:00.1Z", "2026-01-01T00:00:00.123456Z", "2026-01-01T00:00:00.123456789Z",
-    "2026-01-01t00:00:00z", "2026-01-01 00:00:00Z", "2026-01-01T02:00:00+02:00", "2025-12-31T18:30:00.5-05:30",
-    "1900-01-01T00:00:00Z", "2026-01-31T12:05:00Z", "1969-12-31T23:59:59.999999Z", "2024-02-29T23:59:59Z",
-]  # fmt: skip
 
 
 @pytest.mark.parametrize("count", [1, MIN_VECTORIZED + 1])
@@ -282,155 +244,3 @@ def test_the_same_id_of_two_sources_is_two_events() -> None:
     decoded = read(array(event(source="a"), event(source="b")))
     assert decoded.events is not None
     assert identify(decoded.events, 1) == 0
-
-
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=True) | st.text(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
-    max_leaves=8,
-)
-odd_texts = st.one_of(
-    st.text(max_size=6),
-    st.sampled_from(["\ud800", "\0", "x" * 600, "1.0", "é", "\x85", *GOOD_TIMES]),
-)  # fmt: skip
-odd_events = st.one_of(
-    json_values,
-    st.fixed_dictionaries(
-        {},
-        optional=dict.fromkeys(("id", "type", "subject", "source", "time", "specversion", "traceid"), odd_texts)
-        | {"data": json_values, "data_base64": odd_texts, "id2": json_values},
-    ),
-    st.fixed_dictionaries({"id": odd_texts, "type": st.just("t"), "subject": odd_texts, "time": odd_texts}),
-)
-
-
-@given(st.binary(max_size=200), st.sampled_from(Form))
-def test_no_bytes_give_anything_but_our_own_errors(body: bytes, form: Form) -> None:
-    for candidate in (body, b"[" + body + b"]", b'[{"id":"' + body + b'"}]', array(GOOD) + body):
-        try:
-            read(candidate, form)
-        except MeterlineError:
-            continue
-
-
-@given(st.lists(odd_events, max_size=4), st.randoms(use_true_random=False))
-def test_good_events_are_accepted_whatever_stands_beside_them(odd: list[Any], rng: random.Random) -> None:
-    good = [event(id=f"good-{n}") for n in range(3)]
-    sent = [*good, *odd]
-    rng.shuffle(sent)
-    decoded = read(array(*sent))
-    assert {each["id"] for each in good} <= set(ids(decoded))
-    assert len(ids(decoded)) + len(decoded.rejections) == len(sent)
-    rejected = {rejection.index for rejection in decoded.rejections}
-    assert [n for n, each in enumerate(sent) if each in good and n in rejected] == []
-
-
-@given(odd_events)
-def test_both_paths_say_the_same_of_an_event(odd: Any) -> None:
-    try:
-        alone = read(array(odd))
-    except Malformed:
-        alone = None
-    many = read(array(*([GOOD] * (MIN_VECTORIZED + 5)), odd))
-    slow = read(array(*([GOOD] * (MIN_VECTORIZED + 5)), odd, {}))
-    assert [rejection.code for rejection in slow.rejections[:-1]] == [rejection.code for rejection in many.rejections]
-    assert ids(slow) == ids(many)
-    if alone is not None:
-        assert [rejection.code for rejection in alone.rejections] == [r.code for r in many.rejections]
-    if many.events is not None and slow.events is not None:
-        assert many.events.times.tolist() == slow.events.times.tolist()
-
-
-def test_the_common_batch_takes_the_fast_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: Any) -> None:
-        raise AssertionError("the slow path was taken")
-
-    monkeypatch.setattr(decode, "_decode_each", fail)
-    monkeypatch.setattr(columns, "check_event", fail)
-    sent = [event(id=f"{n}", data={"model": "é", "n": n / 8}, source=f"s{n % 3}") for n in range(200)]
-    assert len(ids(read(array(*sent)))) == 200
-
-
-GZIP = gzip.compress(array(GOOD))
-ZSTD = zstandard.ZstdCompressor().compress(array(GOOD))
-
-
-@pytest.mark.parametrize("coding", ["gzip", "zstd"])
-def test_a_packed_body_is_unpacked(coding: str) -> None:
-    packed = GZIP if coding == "gzip" else ZSTD
-    assert unpack(packed, coding) == array(GOOD)
-    assert unpack(packed + packed, coding) == array(GOOD) * 2
-    assert unpack(array(GOOD), "") == array(GOOD)
-
-
-@pytest.mark.parametrize(
-    ("body", "coding"),
-    [(GZIP[:-3], "gzip"), (b"nope", "gzip"), (GZIP + b"x", "gzip"), (ZSTD[:-3], "zstd"), (b"nope", "zstd"),
-     (ZSTD + b"x", "zstd"), (zlib.compress(b"x"), "gzip")],
-    ids=["gzip cut", "no gzip", "gzip and more", "zstd cut", "no zstd", "zstd and more", "zlib"],
-)  # fmt: skip
-def test_a_body_that_is_not_what_it_says_is_malformed(body: bytes, coding: str) -> None:
-    with pytest.raises(Malformed) as refused:
-        unpack(body, coding)
-    assert refused.value.code == "request.invalid_encoding"
-
-
-@pytest.mark.parametrize("coding", ["gzip", "zstd"])
-def test_a_bomb_is_refused_and_the_limit_itself_is_not(coding: str) -> None:
-    def pack(size: int) -> bytes:
-        body = bytes(size)
-        return gzip.compress(body, 1) if coding == "gzip" else zstandard.ZstdCompressor().compress(body)
-
-    assert len(unpack(pack(MAX_REQUEST_BYTES), coding)) == MAX_REQUEST_BYTES
-    for bomb in (pack(MAX_REQUEST_BYTES + 1), pack(MAX_REQUEST_BYTES) + pack(1), pack(1 << 28)):
-        with pytest.raises(TooLarge):
-            unpack(bomb, coding)
-
-
-def test_an_unknown_coding_or_type_is_unsupported() -> None:
-    for coding in ("br", "gzip, gzip", "compress"):
-        with pytest.raises(UnsupportedMediaType):
-            unpack(b"", coding)
-    for content_type in (
-        "text/plain",
-        "application/xml",
-        "application/x-www-form-urlencoded",
-        "application/cloudevents+xml",
-    ):
-        with pytest.raises(UnsupportedMediaType):
-            form_of({"content-type": content_type})
-    with pytest.raises(UnsupportedMediaType):
-        form_of({"content-type": "application/xml", "ce-id": "1"})
-
-
-@pytest.mark.parametrize(
-    ("content_type", "form"),
-    [("application/json", Form.JSON), ("Application/JSON; charset=utf-8", Form.JSON), ("", Form.JSON),
-     ("application/cloudevents+json", Form.JSON), ("application/cloudevents-batch+json; charset=UTF-8", Form.JSON),
-     ("application/x-ndjson", Form.LINES)],
-)  # fmt: skip
-def test_media_types_say_how_events_stand_in_the_body(content_type: str, form: Form) -> None:
-    assert form_of({"content-type": content_type}) is form
-
-
-def test_binary_mode_takes_attributes_from_headers() -> None:
-    headers = {
-        "content-type": "application/json", "ce-specversion": "1.0", "ce-id": "good", "ce-type": "t", "ce-source": "/s",
-        "ce-subject": "%C3%A4%20b", "ce-time": "2026-01-01T00:00:00Z", "ce-reservation": "rsv_1", "host": "x",
-    }  # fmt: skip
-    assert form_of(headers) is None
-    decoded = read(binary_to_json(headers, b'{"a": 1}'))
-    assert decoded.rejections == []
-    assert decoded.events is not None
-    assert (decoded.events.subjects, decoded.events.sources) == (["ä b".encode()], ["/s"])
-    assert decoded.events.data == [b'{"a": 1}']
-    assert decoded.events.extensions == {0: '{"reservation":"rsv_1"}'}
-    assert read(binary_to_json(headers, b"")).rejections == []
-
-
-@pytest.mark.parametrize("body", [b"nope", b'{}, "id": "other"', b'"\xff"', b"[" * 5000])
-def test_binary_mode_refuses_a_body_that_is_no_json(body: bytes) -> None:
-    with pytest.raises(Malformed):
-        binary_to_json({"ce-id": "1"}, body)
-    with pytest.raises(Malformed):
-        binary_to_json({"ce-subject": "%ff"}, b"{}")
