@@ -10,7 +10,8 @@ from pricing.charges import PlanPrice
 from pricing.discounts import read_discounts
 from pricing.explain import ZERO, ExplainRow, to_wire
 from pricing.fields import Fields
-from pricing.invoices import AmountLine, ComputedLine, InvoiceInput, Line, PricedLine, compute
+from pricing.invoice_taxes import list_taxes
+from pricing.invoices import AmountLine, ComputedInvoice, ComputedLine, InvoiceInput, Line, PricedLine, compute
 from pricing.matrix import Group, Matrix
 from pricing.models import NAMES, Flat, PerUnit
 from pricing.periods import zone
@@ -19,7 +20,15 @@ from pricing.rating import quote
 from pricing.statements import Statement, StatementLine
 from pricing.terms import Terms
 from pricing.usage import Usage
-from schemas.billing import BilledSubscription, ExplainedRow, Invoice, InvoiceLine, MeteredUsage, UsageNeed
+from schemas.billing import (
+    BilledSubscription,
+    ExplainedRow,
+    Invoice,
+    InvoiceDiscount,
+    InvoiceLine,
+    MeteredUsage,
+    UsageNeed,
+)
 from schemas.catalogue import MeterEntry
 from schemas.errors import Reject
 from schemas.instants import Period
@@ -70,6 +79,7 @@ def price_statement(terms: Terms, statement: Statement, usage: Mapping[str, Mete
             currency=terms.currency,
             lines=[_line_input(terms, line, usage) for line in statement.lines],
             discounts=read_discounts(Fields({"discounts": list(terms.discounts)})),
+            taxes=[rate.tax for rate in terms.taxes],
             commitment=terms.commitment if statement.has_usage else None,
         )
     )
@@ -91,6 +101,15 @@ def price_statement(terms: Terms, statement: Statement, usage: Mapping[str, Mete
         total=computed.total,
         credits_applied=computed.credits_applied,
         amount_due=computed.amount_due,
+        taxes=list_taxes(terms.taxes, computed),
+        discounts=list_discounts(terms.discounts, computed),
+    )
+
+
+def list_discounts(terms: Sequence[Mapping[str, object]], computed: ComputedInvoice) -> tuple[InvoiceDiscount, ...]:
+    """What each of the invoice's own discounts came to."""
+    return tuple(
+        InvoiceDiscount(terms=agreed, taken=taken) for agreed, taken in zip(terms, computed.discounts, strict=True)
     )
 
 

@@ -15,6 +15,7 @@ import msgspec
 from pricing.changes import CHANGES, amended
 from pricing.charges import Commitment, PlanPrice, PriceType, parse_plan_price, read_commitment, serialize
 from pricing.fields import Fields, read_decimal
+from pricing.invoice_taxes import TaxRate, read_tax_rates
 from pricing.periods import Alignment, BillingPeriod, Schedule, add_units, resolve, schedule
 from schemas.billing import BilledSubscription
 from schemas.errors import Reject
@@ -72,6 +73,7 @@ class Terms:
     grids: Mapping[str, Grid]
     quantities: Mapping[str, Decimal]
     discounts: Sequence[Mapping[str, object]] = ()  # of the invoice, one after another
+    taxes: tuple[TaxRate, ...] = ()
     commitment: Commitment | None = None
     end_at: datetime | None = None
     cancel_at: datetime | None = None
@@ -109,6 +111,7 @@ def read_terms(subscription: BilledSubscription) -> Terms:
         grids=make_grids(prices, anchor=anchor, timezone=subscription.timezone, alignment=alignment),
         quantities={key: read_decimal(text, f"/quantities/{key}") for key, text in subscription.quantities.items()},
         discounts=tuple(subscription.discounts),
+        taxes=read_tax_rates(subscription.taxes),
         commitment=None if subscription.commitment is None else read_commitment(Fields(subscription.commitment)),
         end_at=subscription.end_at,
         cancel_at=subscription.cancel_at,

@@ -1,7 +1,7 @@
 """What billing passes between stores, pricing and the API: a subscription's terms, the usage they need, an invoice."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
@@ -53,6 +53,7 @@ class BilledSubscription:
     cancel_proration: bool
     billed_until: datetime | None
     next_bill_at: datetime | None
+    taxes: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])  # rates of the payer, as they are now
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +114,26 @@ class InvoiceLine:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class InvoiceTax:
+    """What one tax rate came to on an invoice, with the rate as it was."""
+
+    key: str
+    name: str
+    percent: Decimal
+    inclusive: bool
+    base: Decimal
+    amount: Decimal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InvoiceDiscount:
+    """What one of an invoice's own discounts came to; `terms` is it as it was agreed, e.g. `{"percent": "10"}`."""
+
+    terms: Mapping[str, object]
+    taken: Decimal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Invoice:
     """An invoice as pricing computed it: all of it but its identity and number. Amounts are in currency units."""
 
@@ -126,6 +147,8 @@ class Invoice:
     total: Decimal
     credits_applied: Decimal
     amount_due: Decimal
+    taxes: tuple[InvoiceTax, ...] = ()
+    discounts: tuple[InvoiceDiscount, ...] = ()
 
     @exactly
     def paid_from(self, balance: Decimal) -> "Invoice":

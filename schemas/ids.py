@@ -20,6 +20,9 @@ class Prefix(StrEnum):
     SUBSCRIPTION = "sub"
     INVOICE = "inv"
     INVOICE_LINE = "ivl"
+    TAX_RATE = "txr"
+    PAYMENT = "pay"
+    CREDIT_NOTE = "crn"
     SYSTEM_EVENT = "evt"
     REQUEST = "req"
 

@@ -30,7 +30,18 @@ class SystemEvent(StrEnum):
     SUBSCRIPTION_CANCELED = "subscription.canceled"
     SUBSCRIPTION_ENDED = "subscription.ended"
     SUBSCRIPTION_PARKED = "subscription.parked"
+    INVOICE_CREATED = "invoice.created"
+    INVOICE_UPDATED = "invoice.updated"
+    INVOICE_DELETED = "invoice.deleted"
     INVOICE_FINALIZED = "invoice.finalized"
+    INVOICE_PAID = "invoice.paid"
+    INVOICE_VOIDED = "invoice.voided"
+    INVOICE_MARKED_UNCOLLECTIBLE = "invoice.marked_uncollectible"
+    PAYMENT_SUCCEEDED = "payment.succeeded"
+    CREDIT_NOTE_CREATED = "credit_note.created"
+    TAX_RATE_CREATED = "tax_rate.created"
+    TAX_RATE_UPDATED = "tax_rate.updated"
+    SETTINGS_UPDATED = "settings.updated"
     EVENT_QUARANTINED = "event.quarantined"
 
 

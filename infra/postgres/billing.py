@@ -17,7 +17,11 @@ _SUBSCRIPTION_SQL = """
 SELECT s.id, s.xmin::text AS row_version, s.tenant_id, t.no AS tenant_no, s.customer_id, c.no AS customer_no,
        c.external_id, s.plan_id, s.plan_version, s.status, s.currency, s.timezone, s.start_at, s.billing_anchor,
        s.alignment, s.quantities, s.price_overrides, s.discounts, s.commitment, s.end_at, s.cancel_at,
-       s.cancel_proration, s.billed_until, s.next_bill_at
+       s.cancel_proration, s.billed_until, s.next_bill_at,
+       CASE WHEN c.tax_rate_ids = '{}' THEN '[]' ELSE (
+         SELECT coalesce(jsonb_agg(jsonb_build_object('key', r.key, 'name', r.name, 'percent', r.percent::text,
+                'inclusive', r.inclusive) ORDER BY array_position(c.tax_rate_ids, r.id)), '[]')
+         FROM tax_rates r WHERE r.id = ANY (c.tax_rate_ids)) END AS taxes
 FROM subscriptions s JOIN customers c ON c.id = s.customer_id JOIN tenants t ON t.id = s.tenant_id
 """
 

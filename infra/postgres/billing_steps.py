@@ -6,7 +6,8 @@ from datetime import datetime
 from typing import Any
 
 from infra.crash_points import crash_point
-from infra.postgres.invoice_issue import NewInvoice, copy_events, issue_invoices
+from infra.postgres.invoice_events import copy_events
+from infra.postgres.invoice_issue import NewInvoice, issue_invoices
 from infra.postgres.jsonb import jsonb
 from infra.postgres.pool import PgConnection
 from schemas.billing import BillingStep, Invoice

@@ -1,5 +1,5 @@
-"""Customer credit: an entry for each invoice that gave some or used some. Entries are never edited; a balance is their
-sum, one a currency, and never below zero."""
+"""Customer credit: an entry each time an invoice or one of its credit notes gave some or used some. Entries are never
+edited; a balance is their sum, one a currency, and never below zero."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -12,13 +12,18 @@ from schemas.money import from_minor
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CreditEntry:
-    """What one invoice did to the balance: more than 0 gave, less than 0 used."""
+    """What one invoice did to the balance: more than 0 gave, less than 0 used.
+
+    `reason`: `invoice` at its finalization, `void` when what had paid it came back, `credit_note`.
+    """
 
     tenant_id: str
     customer_id: str
     currency: str
     amount_minor: int
     invoice_id: str
+    reason: str = "invoice"
+    credit_note_id: str | None = None
 
 
 def load_balances(connection: PgConnection, *, customer_ids: Sequence[str]) -> dict[str, dict[str, Decimal]]:
@@ -44,12 +49,22 @@ def append_entries(connection: PgConnection, entries: Sequence[CreditEntry], *, 
     with (
         connection.cursor() as cursor,
         cursor.copy(
-            "COPY customer_credits (tenant_id, customer_id, currency, amount_minor, invoice_id, created_at) FROM STDIN"
+            "COPY customer_credits (tenant_id, customer_id, currency, amount_minor, invoice_id, reason, credit_note_id,"
+            " created_at) FROM STDIN"
         ) as copy,
     ):
         for entry in entries:
             copy.write_row(
-                (entry.tenant_id, entry.customer_id, entry.currency, entry.amount_minor, entry.invoice_id, now)
+                (
+                    entry.tenant_id,
+                    entry.customer_id,
+                    entry.currency,
+                    entry.amount_minor,
+                    entry.invoice_id,
+                    entry.reason,
+                    entry.credit_note_id,
+                    now,
+                )
             )
 
 

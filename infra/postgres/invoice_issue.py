@@ -1,25 +1,29 @@
 """Issuing: numbers, settlement, rows, lines and system events of new invoices, in the caller's one transaction."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from infra.crash_points import crash_point
-from infra.postgres.jsonb import jsonb
+from infra.postgres.billing_settings import load_parties, load_settings
+from infra.postgres.invoice_events import InvoiceState, copy_events, event_row, finalized_rows
+from infra.postgres.invoice_rows import copy_invoices, copy_lines, draw_numbers, format_number, invoice_row
 from infra.postgres.pool import PgConnection
 from infra.postgres.settlement import Payable, book, settle
 from schemas.billing import Invoice
 from schemas.ids import Prefix, new_id
-from schemas.money import format_amount, from_minor, to_minor
+from schemas.invoicing import BillingSettings, Parties
+from schemas.money import to_minor
 from schemas.topics import SystemEvent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewInvoice:
     """An invoice to be issued. `customer_id` and `external_id` are the payer's; `as_of`: every event acknowledged
-    before it is in the usage. With `draft_until` it stands as a draft until then; without it is finalized at once."""
+    before it is in the usage. `is_draft` None: as the tenant's `draft_hours` say; True: until somebody finalizes it;
+    False: finalized at once. `terms` is what a one-off was made of, kept while it is a draft."""
 
     tenant_id: str
     customer_id: str
@@ -27,47 +31,63 @@ class NewInvoice:
     subscription_id: str | None
     invoice: Invoice
     as_of: datetime | None
-    draft_until: datetime | None = None
+    is_draft: bool | None = None
+    terms: Mapping[str, Any] | None = None
+    metadata: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Issued:
-    """An issued invoice, in the order of those given. Amounts in minor units; a draft has no number yet."""
+    """An issued invoice, in the order of those given. Amounts in minor units; a draft has no number, no due_at and
+    no parties yet, and nothing has paid it. `draft_until` None: it is final, or waits for somebody."""
 
     id: str
     number: str | None
     status: str
     credits_applied_minor: int
     amount_due_minor: int
+    due_at: datetime | None
+    draft_until: datetime | None
+    parties: Parties | None
 
 
 def issue_invoices(connection: PgConnection, invoices: Sequence[NewInvoice], *, now: datetime) -> list[Issued]:
-    """Settle, number and store invoices, with their lines and system events.
+    """Store invoices with their lines and system events: drafts as they are, the others settled and numbered.
 
     Locks customers by id, then tenants' sequences by id. Numbers are drawn only for invoices that this transaction
     inserts, so they have no gaps.
     """
+    settings = load_settings(connection, {new.tenant_id for new in invoices})
     ids = [new_id(Prefix.INVOICE) for _ in invoices]
-    settlement = settle(connection, [_payable(new, invoice_id) for new, invoice_id in zip(invoices, ids, strict=True)])
-    numbers = draw_numbers(connection, Counter(new.tenant_id for new in invoices))
+    pairs = list(zip(ids, invoices, strict=True))
+    final = [(invoice_id, new) for invoice_id, new in pairs if not _is_draft(new, settings[new.tenant_id])]
+    settlement = settle(connection, [_payable(invoice_id, new) for invoice_id, new in final])
+    parties = load_parties(connection, {new.customer_id for _, new in final}, settings)
+    numbers = draw_numbers(connection, Counter(new.tenant_id for _, new in final))
     crash_point("billing.numbered")
-    issued: list[Issued] = []
-    for new, invoice_id in zip(invoices, ids, strict=True):
-        number = f"INV-{numbers[new.tenant_id]:06d}"
+    made: dict[str, Issued] = {}
+    for invoice_id, new in final:
+        number = format_number(settings[new.tenant_id].invoice_prefix, numbers[new.tenant_id])
         numbers[new.tenant_id] += 1
-        issued.append(_issued(new, invoice_id, number, settlement.applied_minor[invoice_id]))
-    pairs = list(zip(invoices, issued, strict=True))
-    _copy_invoices(connection, [_invoice_row(new, made, now) for new, made in pairs])
+        applied = settlement.applied_minor[invoice_id]
+        made[invoice_id] = _finalized(invoice_id, new, number, applied, settings, parties[new.customer_id], now)
+    issued = [made.get(invoice_id) or _draft(invoice_id, new, settings, now) for invoice_id, new in pairs]
+    stored = list(zip(invoices, issued, strict=True))
+    copy_invoices(connection, [_row(new, one, now) for new, one in stored])
     crash_point("billing.invoices_written")
-    _copy_lines(connection, [(made.id, new.invoice) for new, made in pairs])
+    copy_lines(connection, [(one.id, new.invoice) for new, one in stored])
     crash_point("billing.lines_written")
     book(connection, settlement, now=now)
     crash_point("billing.credits_written")
-    copy_events(connection, [_finalized_event(new, made, now) for new, made in pairs])
+    copy_events(connection, [event for new, one in stored for event in _events(new, one, now)])
     return issued
 
 
-def _payable(new: NewInvoice, invoice_id: str) -> Payable:
+def _is_draft(new: NewInvoice, settings: BillingSettings) -> bool:
+    return settings.draft_hours > 0 if new.is_draft is None else new.is_draft
+
+
+def _payable(invoice_id: str, new: NewInvoice) -> Payable:
     return Payable(
         invoice_id=invoice_id,
         tenant_id=new.tenant_id,
@@ -77,7 +97,15 @@ def _payable(new: NewInvoice, invoice_id: str) -> Payable:
     )
 
 
-def _issued(new: NewInvoice, invoice_id: str, number: str, applied_minor: int) -> Issued:
+def _finalized(
+    invoice_id: str,
+    new: NewInvoice,
+    number: str,
+    applied_minor: int,
+    settings: Mapping[str, BillingSettings],
+    parties: Parties,
+    now: datetime,
+) -> Issued:
     due_minor = max(to_minor(new.invoice.total, new.invoice.currency), 0) - applied_minor
     return Issued(
         id=invoice_id,
@@ -85,108 +113,65 @@ def _issued(new: NewInvoice, invoice_id: str, number: str, applied_minor: int) -
         status="open" if due_minor > 0 else "paid",  # nothing to pay is paid
         credits_applied_minor=applied_minor,
         amount_due_minor=due_minor,
+        due_at=now + timedelta(days=settings[new.tenant_id].net_days),
+        draft_until=None,
+        parties=parties,
     )
 
 
-def draw_numbers(connection: PgConnection, wanted: Counter[str]) -> dict[str, int]:
-    """By tenant, the first of as many consecutive numbers as are wanted."""
-    first: dict[str, int] = {}
-    for tenant_id, count in sorted(wanted.items()):
-        row = connection.execute(
-            "INSERT INTO invoice_sequences AS s (tenant_id, next_number) VALUES (%(tenant_id)s, 1 + %(count)s)"
-            " ON CONFLICT (tenant_id) DO UPDATE SET next_number = s.next_number + %(count)s"
-            " RETURNING next_number - %(count)s AS first",
-            {"tenant_id": tenant_id, "count": count},
-        ).fetchone()
-        assert row is not None
-        first[tenant_id] = row["first"]
-    return first
-
-
-def _invoice_row(new: NewInvoice, made: Issued, now: datetime) -> tuple[Any, ...]:
-    invoice = new.invoice
-    amounts = (invoice.subtotal, invoice.discount, invoice.tax, invoice.total)
-    return (
-        made.id,
-        new.tenant_id,
-        new.customer_id,
-        new.subscription_id,
-        invoice.kind,
-        invoice.period.start,
-        invoice.period.end,
-        made.number,
-        made.status,
-        invoice.currency,
-        *(to_minor(amount, invoice.currency) for amount in amounts),
-        made.credits_applied_minor,
-        made.amount_due_minor,
-        new.as_of,
-        now,
-        now,
+def _draft(invoice_id: str, new: NewInvoice, settings: Mapping[str, BillingSettings], now: datetime) -> Issued:
+    hours = settings[new.tenant_id].draft_hours
+    return Issued(
+        id=invoice_id,
+        number=None,
+        status="draft",
+        credits_applied_minor=0,
+        amount_due_minor=max(to_minor(new.invoice.total, new.invoice.currency), 0),
+        due_at=None,
+        draft_until=now + timedelta(hours=hours) if new.is_draft is None else None,
+        parties=None,
     )
 
 
-def _copy_invoices(connection: PgConnection, rows: Sequence[tuple[Any, ...]]) -> None:
-    with (
-        connection.cursor() as cursor,
-        cursor.copy(
-            "COPY invoices (id, tenant_id, customer_id, subscription_id, kind, period_start, period_end, number,"
-            " status, currency, subtotal_minor, discount_minor, tax_minor, total_minor, credits_applied_minor,"
-            " amount_due_minor, as_of, created_at, finalized_at) FROM STDIN"
-        ) as copy,
-    ):
-        for row in rows:
-            copy.write_row(row)
+def _row(new: NewInvoice, one: Issued, now: datetime) -> tuple[Any, ...]:
+    return invoice_row(
+        new.invoice,
+        {
+            "id": one.id,
+            "tenant_id": new.tenant_id,
+            "customer_id": new.customer_id,
+            "subscription_id": new.subscription_id,
+            "number": one.number,
+            "status": one.status,
+            "credits_applied_minor": one.credits_applied_minor,
+            "amount_due_minor": one.amount_due_minor,
+            "as_of": new.as_of,
+            "terms": new.terms,
+            "parties": one.parties,
+            "metadata": new.metadata or {},
+            "draft_until": one.draft_until,
+            "due_at": one.due_at,
+            "created_at": now,
+            "finalized_at": None if one.status == "draft" else now,
+            "paid_at": now if one.status == "paid" else None,
+        },
+    )
 
 
-def _copy_lines(connection: PgConnection, invoices: Sequence[tuple[str, Invoice]]) -> None:
-    with (
-        connection.cursor() as cursor,
-        cursor.copy(
-            "COPY invoice_lines (invoice_id, position, key, description, quantity, unit_amount, exact, amount_minor,"
-            " period_start, period_end, meter_no, price, explain) FROM STDIN"
-        ) as copy,
-    ):
-        for invoice_id, invoice in invoices:
-            for position, line in enumerate(invoice.lines):
-                copy.write_row(
-                    (
-                        invoice_id,
-                        position,
-                        line.key,
-                        line.description,
-                        line.quantity,
-                        line.unit_amount,
-                        line.exact,
-                        to_minor(line.amount, invoice.currency),
-                        line.period.start,
-                        line.period.end,
-                        line.meter_no,
-                        jsonb(line.price),
-                        jsonb(line.explain),
-                    )
-                )
-
-
-def _finalized_event(new: NewInvoice, made: Issued, now: datetime) -> tuple[Any, ...]:
+def _events(new: NewInvoice, one: Issued, now: datetime) -> list[tuple[Any, ...]]:
     currency = new.invoice.currency
-    data = {
-        "id": made.id,
-        "number": made.number,
-        "customer": new.external_id,
-        "subscription": new.subscription_id,
-        "currency": currency,
-        "total": format_amount(new.invoice.total, currency),
-        "amount_due": format_amount(from_minor(made.amount_due_minor, currency), currency),
-    }
-    return (new_id(Prefix.SYSTEM_EVENT), new.tenant_id, SystemEvent.INVOICE_FINALIZED, made.id, jsonb(data), now)
-
-
-def copy_events(connection: PgConnection, events: Sequence[tuple[Any, ...]]) -> None:
-    """Many rows of the outbox at once: id, tenant_id, type, object_id, data, created_at."""
-    with (
-        connection.cursor() as cursor,
-        cursor.copy("COPY outbox (id, tenant_id, type, object_id, data, created_at) FROM STDIN") as copy,
-    ):
-        for event in events:
-            copy.write_row(event)
+    state = InvoiceState(
+        id=one.id,
+        tenant_id=new.tenant_id,
+        number=one.number,
+        status=one.status,
+        kind=new.invoice.kind,
+        external_id=new.external_id,
+        subscription_id=new.subscription_id,
+        currency=currency,
+        total_minor=to_minor(new.invoice.total, currency),
+        amount_due_minor=one.amount_due_minor,
+    )
+    if one.status == "draft":
+        return [event_row(SystemEvent.INVOICE_CREATED, state, now=now)]
+    return finalized_rows(state, now=now)

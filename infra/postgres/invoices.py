@@ -4,10 +4,12 @@ from collections.abc import Sequence
 
 from infra.postgres.pool import PgConnection, Row
 
-_INVOICE_SQL = """
-SELECT i.id, i.number, i.status, i.kind, i.currency, i.customer_id, c.external_id, i.subscription_id, i.period_start,
-       i.period_end, i.subtotal_minor, i.discount_minor, i.tax_minor, i.total_minor, i.credits_applied_minor,
-       i.amount_due_minor, i.amount_paid_minor, i.as_of, i.metadata, i.created_at, i.finalized_at
+INVOICE_SQL = """
+SELECT i.id, i.tenant_id, i.number, i.status, i.kind, i.currency, i.customer_id, c.external_id, i.subscription_id,
+       i.period_start, i.period_end, i.subtotal_minor, i.discount_minor, i.tax_minor, i.added_tax_minor, i.total_minor,
+       i.credits_applied_minor, i.amount_due_minor, i.amount_paid_minor, i.adjusted_minor, i.credited_minor,
+       i.refunded_minor, i.taxes, i.discounts, i.terms, i.as_of, i.metadata, i.created_at, i.draft_until,
+       i.finalized_at, i.due_at, i.paid_at, i.voided_at, i.uncollectible_at
 FROM invoices i JOIN customers c ON c.id = i.customer_id
 """
 
@@ -24,7 +26,7 @@ def list_invoices(
 ) -> list[Row]:
     """The tenant's invoices, newest first, from the one before `before_id` on, those that the filters let through."""
     return connection.execute(
-        _INVOICE_SQL + " WHERE i.tenant_id = %(tenant_id)s"
+        INVOICE_SQL + " WHERE i.tenant_id = %(tenant_id)s"
         " AND (%(customer_id)s::text IS NULL OR i.customer_id = %(customer_id)s)"
         " AND (%(subscription_id)s::text IS NULL OR i.subscription_id = %(subscription_id)s)"
         " AND (%(status)s::text IS NULL OR i.status = %(status)s)"
@@ -43,7 +45,7 @@ def list_invoices(
 def load_invoice(connection: PgConnection, *, tenant_id: str, id_or_number: str) -> Row | None:
     """One invoice of the tenant, by its id or its number."""
     return connection.execute(
-        _INVOICE_SQL + " WHERE i.tenant_id = %s AND (i.id = %s OR i.number = %s)",
+        INVOICE_SQL + " WHERE i.tenant_id = %s AND (i.id = %s OR i.number = %s)",
         (tenant_id, id_or_number, id_or_number),
     ).fetchone()
 

@@ -49,18 +49,33 @@ def settle(connection: PgConnection, invoices: Sequence[Payable]) -> Settlement:
         change = max(-invoice.total_minor, 0) - applied[invoice.invoice_id]
         balances[place] = balance + change
         if change:
-            entries.append(
-                CreditEntry(
-                    tenant_id=invoice.tenant_id,
-                    customer_id=invoice.customer_id,
-                    currency=invoice.currency,
-                    amount_minor=change,
-                    invoice_id=invoice.invoice_id,
-                )
-            )
+            entries.append(_entry(invoice, change))
     return Settlement(applied_minor=applied, entries=tuple(entries))
+
+
+def give_back(connection: PgConnection, invoice: Payable, *, applied_minor: int, now: datetime) -> None:
+    """Return to the customer what had paid an invoice that is voided now; the invoice's row is locked."""
+    if applied_minor:
+        give_credit(connection, [_entry(invoice, applied_minor, reason="void")], now=now)
+
+
+def give_credit(connection: PgConnection, entries: Sequence[CreditEntry], *, now: datetime) -> None:
+    """Add to customers' balances, in the caller's transaction. Locks the customers' rows."""
+    lock_balances(connection, {entry.customer_id for entry in entries})
+    append_entries(connection, entries, now=now)
 
 
 def book(connection: PgConnection, settlement: Settlement, *, now: datetime) -> None:
     """Write what was decided, in the same transaction; the invoices are there by now."""
     append_entries(connection, settlement.entries, now=now)
+
+
+def _entry(invoice: Payable, amount_minor: int, *, reason: str = "invoice") -> CreditEntry:
+    return CreditEntry(
+        tenant_id=invoice.tenant_id,
+        customer_id=invoice.customer_id,
+        currency=invoice.currency,
+        amount_minor=amount_minor,
+        invoice_id=invoice.invoice_id,
+        reason=reason,
+    )
