@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 
 from pricing.charges import PlanPrice
 from pricing.discounts import read_discounts
-from pricing.explain import ZERO, ExplainRow, to_wire
+from pricing.explain import ZERO, ExplainRow
 from pricing.fields import Fields
 from pricing.invoice_taxes import list_taxes
 from pricing.invoices import AmountLine, ComputedInvoice, ComputedLine, InvoiceInput, Line, PricedLine, compute
@@ -83,8 +83,8 @@ def price_statement(terms: Terms, statement: Statement, usage: Mapping[str, Mete
             commitment=terms.commitment if statement.has_usage else None,
         )
     )
-    _check_size([line.amount for line in computed.lines], terms.currency)
-    _check_size([computed.subtotal, computed.tax, computed.total], terms.currency)
+    check_size([line.amount for line in computed.lines], terms.currency)
+    check_size([computed.subtotal, computed.tax, computed.total], terms.currency)
     lines = [
         _map_line(terms, line, found, usage)
         for line, found in zip(statement.lines, computed.lines, strict=False)  # a commitment's line may follow
@@ -113,7 +113,8 @@ def list_discounts(terms: Sequence[Mapping[str, object]], computed: ComputedInvo
     )
 
 
-def _check_size(amounts: Sequence[Decimal], currency: str) -> None:
+def check_size(amounts: Sequence[Decimal], currency: str) -> None:
+    """Raises Reject `pricing.amount_too_large` for rounded amounts beyond MAX_MINOR."""
     for amount in amounts:
         if abs(to_minor(amount, currency)) > MAX_MINOR:
             raise Reject("pricing.amount_too_large", f"{amount} {currency} is more than an invoice can hold")
@@ -181,7 +182,7 @@ def _map_line(
         amount=computed.amount,
         period=line.period,
         price=terms.body(price),
-        explain=_wire(computed.explain),
+        explain=wire_rows(computed.explain),
         meter_no=None if metered is None else metered.meter_no,
     )
 
@@ -204,12 +205,13 @@ def _map_commitment(terms: Terms, statement: Statement, computed: ComputedLine) 
                 "true_up": terms.commitment.true_up,
             }
         },
-        explain=_wire(computed.explain),
+        explain=wire_rows(computed.explain),
     )
 
 
-def _wire(rows: Sequence[ExplainRow]) -> list[ExplainedRow]:
-    return [cast("ExplainedRow", row) for row in to_wire(rows)]
+def wire_rows(rows: Sequence[ExplainRow]) -> list[ExplainedRow]:
+    """Rows as lines keep them."""
+    return [cast("ExplainedRow", row) for row in towire_rows(rows)]
 
 
 def _unit_amount(price: PlanPrice, quantity: Decimal, exact: Decimal) -> Decimal | None:
