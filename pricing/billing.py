@@ -211,7 +211,7 @@ def _map_commitment(terms: Terms, statement: Statement, computed: ComputedLine) 
 
 def wire_rows(rows: Sequence[ExplainRow]) -> list[ExplainedRow]:
     """Rows as lines keep them."""
-    return [cast("ExplainedRow", row) for row in towire_rows(rows)]
+    return [cast("ExplainedRow", row) for row in to_wire(rows)]
 
 
 def _unit_amount(price: PlanPrice, quantity: Decimal, exact: Decimal) -> Decimal | None:
