@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 
 from pricing.charges import PlanPrice
 from pricing.discounts import read_discounts
-from pricing.explain import ZERO, ExplainRow
+from pricing.explain import ZERO, ExplainRow, to_wire
 from pricing.fields import Fields
 from pricing.invoice_taxes import list_taxes
 from pricing.invoices import AmountLine, ComputedInvoice, ComputedLine, InvoiceInput, Line, PricedLine, compute
