@@ -11,8 +11,10 @@ from ingestion_api import access_log, health, openapi, problems
 from ingestion_api.auth import bearer_of, secret_sha256
 from ingestion_api.context import Context
 from ingestion_api.control import (
+    addons,
     api_keys,
     cancellation,
+    coupons,
     customers,
     features,
     invoices,
@@ -22,7 +24,9 @@ from ingestion_api.control import (
     plans,
     preview,
     pricing,
+    settings,
     subscriptions,
+    tax_rates,
     tenants,
 )
 from ingestion_api.entitlements import routes as entitlements
@@ -41,6 +45,8 @@ ROUTERS = (
     customers.router,
     features.router,
     plans.router,
+    addons.router,
+    coupons.router,
     subscriptions.router,
     cancellation.router,
     parking.router,
@@ -49,6 +55,8 @@ ROUTERS = (
     entitlements.router,
     pricing.router,
     simulation.router,
+    settings.router,
+    tax_rates.router,
     tenants.router,
     api_keys.router,
     health.router,

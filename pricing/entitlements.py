@@ -1,5 +1,6 @@
 """Entitlements: may this customer use so much of a feature now, and which period counts. Decisions, no counters."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -161,3 +162,37 @@ def hour_containing(instant: datetime, starts_at: datetime, timezone: str) -> tu
     offset = starts_at.astimezone(zone(timezone)).utcoffset() or timedelta(0)
     start = instant - (instant - EPOCH + offset) % HOUR
     return start, start + HOUR
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Allowance:
+    """One limit of a metered feature (None: none), and what has been used since its present period began."""
+
+    limit: Decimal | None
+    used: Decimal
+    since: datetime
+    enforcement: Enforcement = Enforcement.HARD
+
+
+@exactly
+def stack(allowances: Sequence[Allowance]) -> Allowance:
+    """Several limits of one feature as one: their sum, and one without a limit makes the whole unlimited. The whole is
+    soft when one of them is. `used` is what of the sum is taken.
+
+    Where periods began at different instants, what was used before the later one began is taken from the earlier one
+    alone, and no more than that had; the rest of it was the former period's of the later one.
+    """
+    ordered = sorted(allowances, key=lambda each: each.since)
+    unlimited = [each for each in ordered if each.limit is None]
+    if unlimited:
+        return unlimited[-1]
+    enforcement = (
+        Enforcement.SOFT if any(each.enforcement is Enforcement.SOFT for each in ordered) else Enforcement.HARD
+    )
+    limit = left = ZERO
+    for each, following in zip(ordered, [*ordered[1:], None], strict=True):
+        assert each.limit is not None
+        taken = each.used if following is None else max(ZERO, each.used - following.used)
+        left = max(ZERO, left) + each.limit - taken
+        limit += each.limit
+    return Allowance(limit=limit, used=limit - left, since=ordered[0].since, enforcement=enforcement)

@@ -10,7 +10,8 @@ from infra.postgres.pool import PgConnection, Row
 
 _TERMS = (
     "SELECT e.no, e.subscription_id, e.customer_id, e.feature_id, e.limit_quantity, e.value, e.reset, e.enforcement,"
-    " e.billing_period, e.billing_period_count, e.starts_at, e.ends_at, f.key AS feature, f.type, m.no AS meter_no,"
+    " e.billing_period, e.billing_period_count, e.starts_at, e.effective_at, e.ends_at, e.source, f.key AS feature,"
+    " f.type, m.no AS meter_no,"
     " c.no AS customer_no, c.external_id AS customer, s.timezone, s.alignment, s.billing_anchor"
     " FROM entitlements e JOIN features f ON f.id = e.feature_id LEFT JOIN meters m ON m.id = f.meter_id"
     " JOIN customers c ON c.id = e.customer_id JOIN subscriptions s ON s.id = e.subscription_id"
@@ -23,28 +24,38 @@ def insert_entitlements(
     tenant_id: str,
     subscription_id: str,
     customer_id: str,
-    starts_at: datetime,
-    ends_at: datetime | None,
     terms: Sequence[dict[str, Any]],
 ) -> None:
-    """Write out a plan's entitlements for one subscription.
+    """Write out entitlements of one subscription.
 
-    `terms`: feature_id, billing_period, billing_period_count, and of limit_quantity, value, reset, enforcement those
-    that the feature's type has.
+    `terms`: feature_id, source, billing_period, billing_period_count, starts_at, effective_at, ends_at, and of
+    limit_quantity, value, reset, enforcement those that the feature's type has.
     """
     connection.execute(
-        "INSERT INTO entitlements (tenant_id, subscription_id, customer_id, feature_id, limit_quantity, value, reset,"
-        " enforcement, billing_period, billing_period_count, starts_at, ends_at)"
-        " SELECT %s, %s, %s, feature_id, limit_quantity, value, reset, enforcement, billing_period,"
-        " billing_period_count, %s, %s FROM jsonb_to_recordset(%s) AS terms (feature_id text, limit_quantity numeric,"
-        " value jsonb, reset text, enforcement text, billing_period text, billing_period_count integer)",
-        (tenant_id, subscription_id, customer_id, starts_at, ends_at, jsonb(list(terms))),
+        "INSERT INTO entitlements (tenant_id, subscription_id, customer_id, feature_id, source, limit_quantity, value,"
+        " reset, enforcement, billing_period, billing_period_count, starts_at, effective_at, ends_at)"
+        " SELECT %s, %s, %s, feature_id, source, limit_quantity, value, reset, enforcement, billing_period,"
+        " billing_period_count, starts_at, effective_at, ends_at FROM jsonb_to_recordset(%s) AS terms"
+        " (feature_id text, source text, limit_quantity numeric, value jsonb, reset text, enforcement text,"
+        " billing_period text, billing_period_count integer, starts_at timestamptz, effective_at timestamptz,"
+        " ends_at timestamptz) ORDER BY effective_at, source <> 'plan'",
+        (tenant_id, subscription_id, customer_id, jsonb(list(terms))),
     )
 
 
-def end_entitlements(connection: PgConnection, *, subscription_id: str, ends_at: datetime) -> None:
-    """Let all entitlements of a subscription end at an instant, be it earlier or later than before."""
-    connection.execute("UPDATE entitlements SET ends_at = %s WHERE subscription_id = %s", (ends_at, subscription_id))
+def end_entitlements(connection: PgConnection, ends: Sequence[tuple[int, datetime | None]]) -> None:
+    """Let each of these entitlements, by its number, end at an instant, be it earlier or later than before; None:
+    never."""
+    connection.execute(
+        "UPDATE entitlements SET ends_at = ends.at FROM unnest(%s::bigint[], %s::timestamptz[]) AS ends (no, at)"
+        " WHERE entitlements.no = ends.no",
+        ([no for no, _ in ends], [at for _, at in ends]),
+    )
+
+
+def remove_entitlements(connection: PgConnection, numbers: Sequence[int]) -> None:
+    """Forget entitlements that will never hold."""
+    connection.execute("DELETE FROM entitlements WHERE no = ANY(%s)", (list(numbers),))
 
 
 def load_of_subscription(connection: PgConnection, *, subscription_id: str) -> list[Row]:

@@ -6,14 +6,14 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 from starlette.responses import Response
 
-from infra.postgres import entitlements, subscriptions
-from infra.postgres.pool import PgConnection, Row
+from infra.postgres import subscriptions
+from infra.postgres.pool import PgConnection
 from ingestion_api.context import Context, FromContext
 from ingestion_api.control import preview
+from ingestion_api.control.grants import entitle
 from ingestion_api.control.invoices import InvoiceView
-from ingestion_api.control.subscription_terms import to_billed, with_cancellation
-from ingestion_api.control.subscriptions import SubscriptionView, find, tell, to_view
-from ingestion_api.entitlements.terms import append_entries
+from ingestion_api.control.subscription_terms import with_cancellation
+from ingestion_api.control.subscription_view import Account, SubscriptionView, find, tell, to_view
 from ingestion_api.fields import Body, Unsupported, read_instant
 from ingestion_api.idempotency import AdminCall, Call
 from ingestion_api.routing import house_router
@@ -62,50 +62,43 @@ def cancel_subscription(subscription: str, body: CancelBody, call: AdminCall, co
 def _cancel(connection: PgConnection, subscription_id: str, body: CancelBody, call: Call) -> CancelView:
     if not subscriptions.lock_subscription(connection, tenant_id=call.tenant_id, subscription_id=subscription_id):
         raise NotFound("subscription.not_found", f"There is no subscription {subscription_id!r}.")
-    row = _find_running(connection, subscription_id, call)
-    terms = read_terms(to_billed(row))
+    account = _find_running(connection, subscription_id, call)
+    terms = read_terms(account.billed)
     cancel_at = _instant_of(body.at, terms, call.now)
-    withdrawn = row["status_now"] == "draft" and cancel_at <= terms.start_at
+    withdrawn = account.row["status_now"] == "draft" and cancel_at <= terms.start_at
     if withdrawn:
         subscriptions.withdraw_subscription(connection, subscription_id=subscription_id, now=call.now)
-        cancel_at = terms.start_at  # its entitlements begin and end there: there never are any
     else:
-        _schedule(connection, row, cancel_at, prorate=body.proration == "prorate")
-    ends_at = cancel_at if terms.end_at is None else min(cancel_at, terms.end_at)
-    entitlements.end_entitlements(connection, subscription_id=subscription_id, ends_at=ends_at)
-    view = to_view(find(connection, call.tenant_id, subscription_id, call.now), call.now)
+        _schedule(connection, account, cancel_at, prorate=body.proration == "prorate")
+    account = find(connection, call.tenant_id, subscription_id, call.now)
+    view = to_view(account, call.now)
     event = SystemEvent.SUBSCRIPTION_CANCELED if withdrawn else SystemEvent.SUBSCRIPTION_UPDATED
     tell(connection, call.principal, event, view, call.now)
-    append_entries(
-        connection,
-        entitlements.load_of_subscription(connection, subscription_id=subscription_id),
-        tenant_no=call.principal.tenant_no,
-    )
+    entitle(connection, account)
     return {**view, "preview": False, "invoice": None}
 
 
-def _find_running(connection: PgConnection, subscription_id: str, call: Call) -> Row:
+def _find_running(connection: PgConnection, subscription_id: str, call: Call) -> Account:
     """The subscription. Raises NotFound, and Conflict when it has been canceled or has ended."""
-    row = find(connection, call.tenant_id, subscription_id, call.now)
-    if row["status_now"] in ("canceled", "ended"):
-        raise Conflict("subscription.already_canceled", f"The subscription is {row['status_now']} already.")
-    return row
+    account = find(connection, call.tenant_id, subscription_id, call.now)
+    if account.row["status_now"] in ("canceled", "ended"):
+        raise Conflict("subscription.already_canceled", f"The subscription is {account.row['status_now']} already.")
+    return account
 
 
 def _preview(subscription_id: str, body: CancelBody, call: Call, context: Context) -> CancelView:
     """What the cancellation would make of the subscription and of its next invoice."""
     draft: preview.Draft | None = None
     with context.database.transaction() as connection:
-        row = _find_running(connection, subscription_id, call)
-        before = to_billed(row)
-        cancel_at = _instant_of(body.at, read_terms(before), call.now)
-        subscription = with_cancellation(before, cancel_at, prorate=body.proration == "prorate")
+        account = _find_running(connection, subscription_id, call)
+        cancel_at = _instant_of(body.at, read_terms(account.billed), call.now)
+        subscription = with_cancellation(account.billed, cancel_at, prorate=body.proration == "prorate")
         terms = read_terms(subscription)
         statement = None if cancel_at <= terms.start_at else next_statement(terms)
         if statement is not None and statement.lines:
             draft = preview.make_draft(connection, context, subscription, terms, statement)
     invoice = None if draft is None else preview.to_view(preview.price_draft(context, draft), now=call.now)
-    return {**to_view(_as_canceled(row, cancel_at, call.now), call.now), "preview": True, "invoice": invoice}
+    return {**to_view(_as_canceled(account, cancel_at, call.now), call.now), "preview": True, "invoice": invoice}
 
 
 def _instant_of(at: str, terms: Terms, now: datetime) -> datetime:
@@ -119,18 +112,19 @@ def _instant_of(at: str, terms: Terms, now: datetime) -> datetime:
     return instant
 
 
-def _as_canceled(row: Row, cancel_at: datetime, now: datetime) -> Row:
-    status = "canceled" if cancel_at <= now else row["status_now"]
-    return {**row, "cancel_at": cancel_at, "status_now": status}
+def _as_canceled(account: Account, cancel_at: datetime, now: datetime) -> Account:
+    status = "canceled" if cancel_at <= now else account.row["status_now"]
+    billed = with_cancellation(account.billed, cancel_at, prorate=False)
+    return Account(row={**account.row, "cancel_at": cancel_at, "status_now": status}, billed=billed)
 
 
-def _schedule(connection: PgConnection, row: Row, cancel_at: datetime, *, prorate: bool) -> None:
+def _schedule(connection: PgConnection, account: Account, cancel_at: datetime, *, prorate: bool) -> None:
     """Write the cancellation and what is billed next under it. The closing statement and the status that goes with
     it are the sweep's; so is the system event that tells of it."""
-    statement = next_statement(read_terms(with_cancellation(to_billed(row), cancel_at, prorate=prorate)))
+    statement = next_statement(read_terms(with_cancellation(account.billed, cancel_at, prorate=prorate)))
     subscriptions.cancel_subscription(
         connection,
-        subscription_id=row["id"],
+        subscription_id=account.row["id"],
         cancel_at=cancel_at,
         prorate=prorate,
         next_bill_at=None if statement is None else statement.at,

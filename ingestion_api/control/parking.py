@@ -5,7 +5,7 @@ from starlette.responses import Response
 from infra.postgres.billing import unpark
 from infra.postgres.pool import PgConnection
 from infra.postgres.subscriptions import lock_subscription
-from ingestion_api.control.subscriptions import SubscriptionView, find, tell, to_view
+from ingestion_api.control.subscription_view import SubscriptionView, find, tell, to_view
 from ingestion_api.idempotency import AdminCall, Call
 from ingestion_api.routing import house_router
 from schemas.errors import Conflict, NotFound

@@ -1,9 +1,8 @@
 """What a subscription's body must satisfy, and what follows from it: its terms, its entitlements, its periods."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields as record_fields
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
@@ -15,8 +14,7 @@ from pricing.changes import amended
 from pricing.charges import PlanPrice, PriceType, parse_plan_price, read_commitment, serialize
 from pricing.discounts import read_discounts
 from pricing.fields import Fields
-from pricing.periods import BillingPeriod
-from pricing.terms import Terms, is_usage, read_terms
+from pricing.terms import Terms, read_terms
 from schemas.billing import BilledSubscription
 from schemas.errors import Reject
 from schemas.instants import Period
@@ -25,11 +23,6 @@ MAX_QUANTITY = Decimal(10**12)
 MAX_MISSED_PERIODS = 1_000  # periods of one price between a start in the past and now: each makes an invoice at once
 
 FIXED_TERMS = ("key", "type", "meter", "currency")  # an override is of the same price, not another one
-
-
-def to_billed(row: Row) -> BilledSubscription:
-    """A stored subscription as billing sees it."""
-    return BilledSubscription(**{field.name: row[field.name] for field in record_fields(BilledSubscription)})
 
 
 def read_overrides(
@@ -124,45 +117,6 @@ def current_period(terms: Terms, now: datetime) -> Period | None:
     period = max((grid.containing(now) for grid in terms.grids.values()), key=lambda period: period.end)
     end = period.end if terms.stop_at is None else min(period.end, terms.stop_at)
     return Period(start=max(period.start, terms.start_at), end=end)
-
-
-def entitlement_terms(
-    entitlements: Sequence[Mapping[str, Any]], terms: Terms, meter_of_feature: Mapping[str, str]
-) -> list[dict[str, Any]]:
-    """A plan's entitlements as rows, each with the billing period that its `billing_period` reset follows.
-
-    `meter_of_feature`: the key of a metered feature's meter by feature_id.
-    """
-    rows: list[dict[str, Any]] = []
-    for each in entitlements:
-        period, count = reset_period(terms, meter_of_feature.get(each["feature_id"]))
-        row = {
-            "feature_id": each["feature_id"],
-            "billing_period": period,
-            "billing_period_count": count,
-            "limit_quantity": each.get("limit"),
-            "reset": each.get("reset"),
-            "enforcement": each.get("enforcement"),
-        }
-        rows.append({**row, "value": each["value"]} if "value" in each else row)
-    return rows
-
-
-def reset_period(terms: Terms, meter: str | None) -> tuple[BillingPeriod, int]:
-    """Which billing period resets a limit on a meter: that of the meter's own price, else the shortest of the
-    subscription's prices; `once` (never) when nothing recurs."""
-    recurring = [price for price in terms.prices if price.key in terms.grids]
-    own = [price for price in recurring if is_usage(price) and price.meter == meter]
-    candidates = own or recurring
-    if not candidates:
-        return BillingPeriod.ONCE, 1
-    shortest = min(candidates, key=lambda price: _length(terms, price))
-    return shortest.billing_period, shortest.billing_period_count
-
-
-def _length(terms: Terms, price: PlanPrice) -> timedelta:
-    period = terms.grids[price.key].containing(terms.start_at)
-    return period.end - period.start
 
 
 def with_cancellation(subscription: BilledSubscription, cancel_at: datetime, *, prorate: bool) -> BilledSubscription:

@@ -1,6 +1,6 @@
 """Decisions for many (customer, feature) pairs at once: a handful of queries whatever their number."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -14,17 +14,20 @@ from infra.postgres.pool import PgConnection, Row
 from infra.settings import Settings
 from ingestion_api.entitlements.terms import period_at
 from ingestion_api.entitlements.used import Counters, Used, load_counters, measure_missing
+from ingestion_api.fields import MAX_INSTANT, MIN_INSTANT
 from ingestion_api.views import Period
 from pricing.entitlements import (
     FEATURE_OFF,
     FEATURE_ON,
     NO_ENTITLEMENT,
     SUBSCRIPTION_INACTIVE,
+    Allowance,
     Decision,
     Enforcement,
     EntitlementPeriod,
     Reason,
     check,
+    stack,
 )
 from schemas.money import format_decimal
 
@@ -63,14 +66,6 @@ class Question:
     customer: Row
     feature: Row
     quantity: Decimal | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Candidate:
-    row: Row
-    decision: Decision
-    used: Used | None
-    period: EntitlementPeriod | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,70 +114,68 @@ def decide(clickhouse: Client, basis: Basis, *, tenant_no: int, now: datetime) -
     answers: list[CheckView] = []
     for question in basis.questions:
         own = basis.rows.get((question.customer["id"], question.feature["id"]), [])
-        candidates = [
-            _weigh(row, basis.periods.get(row["no"]), used.get(row["no"]), question.quantity)
-            for row in own
-            if in_effect(row, now)
-        ]
-        if candidates:
-            answers.append(_view(question, max(candidates, key=_generosity), now))
-        else:
+        present = sorted((row for row in own if in_effect(row, now)), key=_rank)
+        if not present:
             answers.append(_refusal(question, SUBSCRIPTION_INACTIVE if own else NO_ENTITLEMENT, now))
+        elif question.feature["type"] == "metered":
+            answers.append(_weigh(question, present, basis.periods, used, now))
+        else:
+            answers.append(_look_up(question, present, now))
     return answers
+
+
+def _rank(row: Row) -> tuple[str, bool, int]:
+    """Later ones say more: a later subscription's, and in one an add-on's."""
+    return row["subscription_id"], row["source"] != "plan", row["no"]
 
 
 def in_effect(row: Row, now: datetime) -> bool:
     """Whether an entitlement holds at an instant."""
-    return row["starts_at"] <= now and (row["ends_at"] is None or now < row["ends_at"])
+    return row["effective_at"] <= now and (row["ends_at"] is None or now < row["ends_at"])
 
 
 def _weigh(
-    row: Row,
-    period: EntitlementPeriod | None,
-    used: Used | None,
-    quantity: Decimal | None,
-) -> _Candidate:
-    match row["type"]:
-        case "boolean":
-            return _Candidate(row=row, decision=FEATURE_ON if row["value"] else FEATURE_OFF, used=None, period=None)
-        case "static":
-            return _Candidate(row=row, decision=FEATURE_ON, used=None, period=None)
-        case _:
-            assert used is not None, "a metered entitlement in effect has a period, and usage in it"
-            decision = check(
-                limit=row["limit_quantity"],
-                used=used.quantity,
-                quantity=quantity,
-                enforcement=Enforcement(row["enforcement"]),
-            )
-            return _Candidate(row=row, decision=decision, used=used, period=period)
-
-
-def _generosity(candidate: _Candidate) -> tuple[bool, bool, Decimal, int]:
-    """With several subscriptions in effect the customer has the best of them; the newest of equals."""
-    remaining = candidate.decision.remaining
-    return candidate.decision.allowed, remaining is None, remaining or Decimal(0), candidate.row["no"]
-
-
-def _view(question: Question, best: _Candidate, now: datetime) -> CheckView:
-    row, decision, period = best.row, best.decision, best.period
-    view = _refusal(question, decision, now)
-    if period is None:
-        return {**view, "value": row["value"], "subscription": row["subscription_id"]}
-    assert best.used is not None, "a metered answer has usage"
+    question: Question, rows: Sequence[Row], periods: Mapping[int, EntitlementPeriod], used: Mapping[int, Used],
+    now: datetime,
+) -> CheckView:  # fmt: skip
+    """The answer for a metered feature: what subscriptions and add-ons give adds up. The period shown is the one that
+    ends first."""
+    allowances = [
+        Allowance(
+            limit=row["limit_quantity"],
+            used=used[row["no"]].quantity,
+            since=periods[row["no"]].start,
+            enforcement=Enforcement(row["enforcement"]),
+        )
+        for row in rows
+    ]
+    whole = stack(allowances)
+    decision = check(limit=whole.limit, used=whole.used, quantity=question.quantity, enforcement=whole.enforcement)
+    period = min((periods[row["no"]] for row in rows), key=lambda period: period.end or MAX_INSTANT)
+    fresh = min((used[row["no"]].fresh for row in rows), key=lambda fresh: fresh.as_of or MIN_INSTANT)
     return {
-        **view,
-        "limit": _text(row["limit_quantity"]),
-        "used": format_decimal(best.used.quantity),
+        **_refusal(question, decision, now),
+        "limit": _text(whole.limit),
+        "used": format_decimal(whole.used),
         "reserved": "0",
         "remaining": _text(decision.remaining),
         "overage": format_decimal(decision.overage),
-        "enforcement": Enforcement(row["enforcement"]),
+        "enforcement": whole.enforcement,
         "period": {"start": period.start, "end": period.end},
-        "subscription": row["subscription_id"],
-        "as_of": best.used.fresh.as_of,
-        "lag_seconds": best.used.fresh.lag_seconds,
+        "subscription": rows[-1]["subscription_id"],
+        "as_of": fresh.as_of,
+        "lag_seconds": fresh.lag_seconds,
     }
+
+
+def _look_up(question: Question, rows: Sequence[Row], now: datetime) -> CheckView:
+    """The answer for a boolean, which is on when one says so, or for a static feature, of which the last one holds."""
+    row = rows[-1]
+    if question.feature["type"] == "boolean":
+        row = next((each for each in reversed(rows) if each["value"]), row)
+    on = question.feature["type"] == "static" or row["value"]
+    view = _refusal(question, FEATURE_ON if on else FEATURE_OFF, now)
+    return {**view, "value": row["value"], "subscription": row["subscription_id"]}
 
 
 def _refusal(question: Question, decision: Decision, now: datetime) -> CheckView:

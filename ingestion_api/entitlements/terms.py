@@ -1,11 +1,14 @@
-"""A stored entitlement's period, and what flows must know of it to count. Both come from one row."""
+"""Entitlements as they are stored: written as a subscription's phases have it, told to flows, their periods."""
 
 from collections.abc import Sequence
 from datetime import datetime
+from decimal import Decimal
+from typing import Any
 
-from infra.postgres import catalogue
+from infra.postgres import catalogue, entitlements
 from infra.postgres.pool import PgConnection, Row
 from pricing.entitlements import EntitlementPeriod, Reset, entitlement_period
+from pricing.grants import Granted
 from pricing.periods import Alignment, BillingPeriod
 from schemas.catalogue import EntitlementEntry, EntryKind
 
@@ -41,16 +44,82 @@ def to_entry(row: Row) -> EntitlementEntry:
     )
 
 
-def append_entries(connection: PgConnection, rows: Sequence[Row], *, tenant_no: int) -> None:
-    """Tell flows of metered entitlements. Call it last in the transaction: see `catalogue.append_changes`."""
-    metered = [row for row in rows if row["meter_no"] is not None]
-    if metered:
+def write_entitlements(
+    connection: PgConnection,
+    granted: Sequence[Granted],
+    *,
+    tenant_id: str,
+    tenant_no: int,
+    subscription_id: str,
+    customer_id: str,
+) -> None:
+    """Let the stored entitlements of a subscription be these, and tell flows of what they count from now on.
+
+    A stored one that is granted still keeps its row and with it its counter. Call it last in the transaction: see
+    `catalogue.append_changes`.
+    """
+    stored = {_key(row): row for row in entitlements.load_of_subscription(connection, subscription_id=subscription_id)}
+    kept: set[int] = set()
+    new: list[dict[str, Any]] = []
+    ends: list[tuple[int, datetime | None]] = []
+    for each in granted:
+        row = stored.get((each.grant.feature_id, each.grant.source, each.effective_at))
+        if row is None or not _is_same(row, each):
+            new.append(_to_terms(each))
+            continue
+        kept.add(row["no"])
+        if row["ends_at"] != each.ends_at:
+            ends.append((row["no"], each.ends_at))
+    gone = [row for row in stored.values() if row["no"] not in kept]
+    entitlements.remove_entitlements(connection, [row["no"] for row in gone])
+    entitlements.end_entitlements(connection, ends)
+    entitlements.insert_entitlements(
+        connection, tenant_id=tenant_id, subscription_id=subscription_id, customer_id=customer_id, terms=new
+    )
+    present = entitlements.load_of_subscription(connection, subscription_id=subscription_id)
+    _append_entries(connection, present, gone, tenant_no=tenant_no)
+
+
+def _key(row: Row) -> tuple[str, str, datetime]:
+    return row["feature_id"], row["source"], row["effective_at"]
+
+
+def _is_same(row: Row, granted: Granted) -> bool:
+    grant = granted.grant
+    limit = None if grant.limit is None else Decimal(grant.limit)
+    present = (row["starts_at"], row["limit_quantity"], row["reset"], row["enforcement"], row["value"])
+    period = (row["billing_period"], row["billing_period_count"])
+    return present == (granted.starts_at, limit, grant.reset, grant.enforcement, grant.value) and period == (
+        grant.billing_period,
+        grant.billing_period_count,
+    )
+
+
+def _to_terms(granted: Granted) -> dict[str, Any]:
+    grant = granted.grant
+    terms = {
+        "feature_id": grant.feature_id,
+        "source": grant.source,
+        "limit_quantity": grant.limit,
+        "reset": grant.reset,
+        "enforcement": grant.enforcement,
+        "billing_period": grant.billing_period,
+        "billing_period_count": grant.billing_period_count,
+        "starts_at": granted.starts_at,
+        "effective_at": granted.effective_at,
+        "ends_at": granted.ends_at,
+    }
+    return terms if grant.value is None else {**terms, "value": grant.value}
+
+
+def _append_entries(connection: PgConnection, present: Sequence[Row], gone: Sequence[Row], *, tenant_no: int) -> None:
+    changes = [(row, to_entry(row)) for row in present if row["meter_no"] is not None]
+    changes += [(row, None) for row in gone if row["meter_no"] is not None]
+    if changes:
         catalogue.append_changes(
             connection,
             [
-                catalogue.Change(
-                    kind=EntryKind.ENTITLEMENT, tenant_no=tenant_no, key=str(row["no"]), entry=to_entry(row)
-                )
-                for row in metered
+                catalogue.Change(kind=EntryKind.ENTITLEMENT, tenant_no=tenant_no, key=str(row["no"]), entry=entry)
+                for row, entry in changes
             ],
         )

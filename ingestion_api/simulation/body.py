@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
-from ingestion_api.control.plans import MAX_VERSION_NUMBER
+from ingestion_api.control.versions import MAX_VERSION_NUMBER
 from ingestion_api.fields import Body, Instant, Reference, Timezone
 
 MAX_CUSTOMERS = 10_000

@@ -16,8 +16,8 @@ from infra.postgres.shards import usage_as_of
 from ingestion_api.auth import Principal
 from ingestion_api.context import Context
 from ingestion_api.control.plan_terms import read_prices
-from ingestion_api.control.plans import MAX_PRICES
-from ingestion_api.control.plans import find as find_plan
+from ingestion_api.control.versions import MAX_PRICES
+from ingestion_api.control.versions import find as find_plan
 from ingestion_api.simulation.body import MAX_CUSTOMERS, SimulateBody
 from pricing.fields import INVALID_FIELD, Fields
 from pricing.simulation import Scenario, Simulated, invoiced_within, make_scenario, scenario_needs, simulate
