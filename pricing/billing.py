@@ -12,7 +12,7 @@ from pricing.explain import ZERO, ExplainRow, to_wire
 from pricing.fields import Fields
 from pricing.invoice_taxes import list_taxes
 from pricing.invoices import AmountLine, ComputedInvoice, ComputedLine, InvoiceInput, Line, PricedLine, compute
-from pricing.matrix import Group, Matrix
+from pricing.metered import billed_quantity, detail_of, usage_of
 from pricing.models import NAMES, Flat, PerUnit
 from pricing.periods import zone
 from pricing.proration import prorate
@@ -42,7 +42,8 @@ def usage_needs(
 ) -> list[UsageNeed]:
     """What must be measured before the statement can be priced. `meters` by (tenant_id, key).
 
-    Raises Reject `subscription.unknown_meter` when a price names a meter that is not there.
+    Raises Reject `subscription.unknown_meter` when a price names a meter that is not there, and what `metered` raises
+    when the meter can't give what the price needs.
     """
     needs: list[UsageNeed] = []
     for line in statement.lines:
@@ -54,6 +55,7 @@ def usage_needs(
             raise Reject(
                 "subscription.unknown_meter", f"price {line.price.key!r} names the meter {key!r}: there is none"
             )
+        detail = detail_of(line.price.price, meter.aggregation, line.period, subscription.timezone)
         needs.append(
             UsageNeed(
                 subscription_id=subscription.id,
@@ -62,6 +64,8 @@ def usage_needs(
                 customer_no=subscription.customer_no,
                 meter=meter,
                 period=line.period,
+                buckets=detail.buckets,
+                each=detail.each,
             )
         )
     return needs
@@ -123,31 +127,10 @@ def check_size(amounts: Sequence[Decimal], currency: str) -> None:
 def _line_input(terms: Terms, line: StatementLine, usage: Mapping[str, MeteredUsage]) -> Line:
     price = line.price
     if line.is_usage:
-        return PricedLine(price=price.price, usage=_usage_input(price, usage[price.key]), key=price.key)
+        return PricedLine(price=price.price, usage=usage_of(price.price, usage[price.key]), key=price.key)
     if line.is_part:
         return _part(terms, line)
     return PricedLine(price=price.price, usage=Usage(quantity=line.quantity), key=price.key)
-
-
-def _usage_input(price: PlanPrice, usage: MeteredUsage) -> Usage:
-    if not isinstance(price.price.model, Matrix):
-        return Usage(quantity=usage.quantity)
-    return Usage(
-        groups=[
-            Group(
-                properties={name: value for name, value in group.group.items() if value is not None},
-                quantity=group.quantity,
-            )
-            for group in usage.groups
-        ]
-    )
-
-
-def _billed_quantity(price: PlanPrice, usage: MeteredUsage) -> Decimal:
-    """What the line bills: the whole, or where cells have prices of their own what they bill together."""
-    if not isinstance(price.price.model, Matrix):
-        return usage.quantity
-    return sum((group.quantity for group in usage.groups), Decimal(0))
 
 
 def _part(terms: Terms, line: StatementLine) -> AmountLine:
@@ -170,7 +153,7 @@ def _map_line(
 ) -> InvoiceLine:
     price = line.price
     metered = usage[price.key] if line.is_usage else None
-    quantity = line.quantity if metered is None else _billed_quantity(price, metered)
+    quantity = line.quantity if metered is None else billed_quantity(price.price, metered)
     assert quantity is not None, "a line has the quantity of its terms or of its meter"
     unit_amount = _unit_amount(price, quantity, computed.exact)
     return InvoiceLine(

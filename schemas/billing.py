@@ -9,6 +9,7 @@ from typing import Any, TypedDict
 
 from schemas.catalogue import MeterEntry
 from schemas.instants import Period
+from schemas.meters import Aggregation
 from schemas.money import exactly
 
 
@@ -57,8 +58,21 @@ class BilledSubscription:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Buckets:
+    """How usage is cut: the instants, ascending, at which the buckets that touch a period turn, and what each bucket's
+    usage is aggregated by. `by_group`: every group of the meter for itself."""
+
+    bounds: tuple[datetime, ...]
+    aggregation: Aggregation
+    by_group: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class UsageNeed:
-    """What the usage line `key` must know: what a meter counted for the subscription's customer in a period."""
+    """What the usage line `key` must know: what a meter counted for the subscription's customer in a period.
+
+    As a whole and by group; or in `buckets`; or, with `each`, every value that the meter took, in the order of time.
+    """
 
     subscription_id: str
     key: str
@@ -66,6 +80,8 @@ class UsageNeed:
     customer_no: int
     meter: MeterEntry
     period: Period
+    buckets: Buckets | None = None
+    each: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,11 +97,14 @@ class MeteredUsage:
     """What one meter counted for one customer in one period, as a whole and by group; without any group it is 0.
 
     Only counts and sums of the groups add up to the whole: the maximum of all is one of theirs, the average neither.
+    `quantities` are those of the buckets, or the single values, where the need asked for these; then `quantity` is
+    their sum, and so are the groups' of buckets by group. A bucket without usage is not there.
     """
 
     meter_no: int
     quantity: Decimal
     groups: tuple[GroupQuantity, ...]
+    quantities: tuple[Decimal, ...] = ()
 
 
 class ExplainedRow(TypedDict):

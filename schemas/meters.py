@@ -1,5 +1,6 @@
 """Meters: what of an event counts, how, and by which groups."""
 
+from collections.abc import Mapping
 from enum import StrEnum
 
 import msgspec
@@ -51,3 +52,17 @@ class Filter(msgspec.Struct, frozen=True):
 MAX_FILTERS = 20
 MAX_FILTER_VALUES = 100
 MAX_GROUPS = 5
+
+#: What a bucket of a meter's usage can be aggregated by: what follows from what the meter keeps of its events.
+_KEPT_BY_VALUE = frozenset({Aggregation.MIN, Aggregation.MAX, Aggregation.LATEST, Aggregation.WEIGHTED_SUM})
+_KEPT_BY_MINUTE = frozenset({Aggregation.COUNT, Aggregation.SUM, Aggregation.AVG})
+BUCKET_AGGREGATIONS: Mapping[Aggregation, frozenset[Aggregation]] = {
+    Aggregation.COUNT: frozenset({Aggregation.COUNT, Aggregation.SUM}),  # the sum of a count is the count
+    Aggregation.SUM: _KEPT_BY_MINUTE,
+    Aggregation.AVG: _KEPT_BY_MINUTE,
+    Aggregation.MIN: _KEPT_BY_VALUE,
+    Aggregation.MAX: _KEPT_BY_VALUE,
+    Aggregation.LATEST: _KEPT_BY_VALUE,
+    Aggregation.WEIGHTED_SUM: _KEPT_BY_VALUE,
+    Aggregation.UNIQUE_COUNT: frozenset({Aggregation.UNIQUE_COUNT}),
+}
