@@ -89,6 +89,24 @@ def update_customer(
     return row
 
 
+def set_billing(
+    connection: PgConnection,
+    *,
+    customer_id: str,
+    tax_rate_ids: Sequence[str],
+    tax_id: str | None,
+    address: dict[str, str] | None,
+    locale: str | None,
+) -> Row:
+    """Write what of the customer stands on its invoices, for those to come."""
+    row = connection.execute(
+        "UPDATE customers SET tax_rate_ids = %s, tax_id = %s, address = %s, locale = %s WHERE id = %s RETURNING *",
+        (list(tax_rate_ids), tax_id, None if address is None else jsonb(address), locale, customer_id),
+    ).fetchone()
+    assert row is not None
+    return row
+
+
 def fix_currency(connection: PgConnection, *, customer_id: str, currency: str) -> None:
     """Give a customer without a currency that of its first subscription."""
     connection.execute("UPDATE customers SET currency = %s WHERE id = %s AND currency IS NULL", (currency, customer_id))

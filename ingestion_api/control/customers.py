@@ -16,8 +16,9 @@ from ingestion_api.answers import answer
 from ingestion_api.auth import Admin, Principal, Reader
 from ingestion_api.clock import Now
 from ingestion_api.context import FromContext
+from ingestion_api.control import customer_billing
+from ingestion_api.control.customer_billing import BillingFields, BillingFieldsView, keys_of
 from ingestion_api.fields import (
-    Body,
     Currency,
     ExternalId,
     Metadata,
@@ -49,7 +50,7 @@ Subjects = Annotated[list[Subject], Field(max_length=MAX_SUBJECTS)]
 Email = Annotated[str, Field(max_length=MAX_EMAIL_LENGTH, pattern=r"^[^@\s]+@[^@\s]+$")]
 
 
-class CustomerBody(Body):
+class CustomerBody(BillingFields):
     external_id: ExternalId
     name: Name | None = None
     email: Email | None = None
@@ -60,7 +61,7 @@ class CustomerBody(Body):
     test_clock: Unsupported = None
 
 
-class CustomerChange(Body):
+class CustomerChange(BillingFields):
     """What is absent stays as it is; null empties what may be empty."""
 
     name: Name | None = None
@@ -71,7 +72,7 @@ class CustomerChange(Body):
     metadata: MetadataChange
 
 
-class CustomerView(ObjectView):
+class CustomerView(ObjectView, BillingFieldsView):
     """A customer. `subjects` are its further names in events; its external_id always is one. `credit_balance`, by
     currency, is what its next invoices are paid from first; null when there never was any."""
 
@@ -86,8 +87,8 @@ class CustomerView(ObjectView):
     archived_at: datetime | None
 
 
-def to_view(row: Row, subjects: Iterable[str], balances: Mapping[str, Decimal]) -> CustomerView:
-    """`subjects` as stored, which includes the external_id; `balances` of credit by currency."""
+def to_view(row: Row, subjects: Iterable[str], balances: Mapping[str, Decimal], rates: dict[str, str]) -> CustomerView:
+    """`subjects` as stored, which includes the external_id; `balances` of credit by currency; keys of tax rates."""
     credit = {currency: format_amount(balance, currency) for currency, balance in sorted(balances.items())}
     return {
         "object": "customer",
@@ -99,6 +100,7 @@ def to_view(row: Row, subjects: Iterable[str], balances: Mapping[str, Decimal]) 
         "timezone": row["timezone"],
         "subjects": [subject for subject in subjects if subject != row["external_id"]],
         "credit_balance": credit or None,
+        **customer_billing.to_view(row, rates),
         "archived_at": row["archived_at"],
         "metadata": row["metadata"],
         "created_at": row["created_at"],
@@ -143,7 +145,8 @@ def _create(connection: PgConnection, body: CustomerBody, principal: Principal, 
         raise Conflict("customer.already_exists", f"There is a customer {body.external_id!r} already.")
     subjects = sorted({body.external_id, *body.subjects})
     _take_subjects(connection, principal, row, subjects)
-    view = to_view(row, subjects, {})
+    row = customer_billing.store(connection, body, row)
+    view = to_view(row, subjects, {}, keys_of(connection, row))
     _tell(connection, principal, SystemEvent.CUSTOMER_CREATED, view, now)
     _append(connection, principal, row, added=subjects, removed=[])
     return view
@@ -174,7 +177,8 @@ def list_customers(
             limit=limit + 1,
         )
         balances = load_balances(connection, customer_ids=[row["id"] for row in rows])
-    return answer(page(rows, limit, lambda row: to_view(row, row["subjects"] or (), balances[row["id"]])))
+        rates = keys_of(connection, *rows)
+    return answer(page(rows, limit, lambda row: to_view(row, row["subjects"] or (), balances[row["id"]], rates)))
 
 
 @router.get("/v1/customers/{customer}", response_model=CustomerView, operation_id="get_customer")
@@ -184,7 +188,8 @@ def get_customer(customer: str, principal: Reader, context: FromContext) -> Resp
         row = find(connection, principal.tenant_id, customer)
         subjects = customers.load_subjects(connection, customer_id=row["id"])
         balances = _balances_of(connection, row)
-    return answer(to_view(row, subjects, balances))
+        rates = keys_of(connection, row)
+    return answer(to_view(row, subjects, balances, rates))
 
 
 def _balances_of(connection: PgConnection, row: Row) -> Mapping[str, Decimal]:
@@ -219,12 +224,13 @@ def _change(
         timezone=body.timezone or ("UTC" if "timezone" in given else row["timezone"]),
         metadata=metadata,
     )
+    changed = customer_billing.store(connection, body, changed)
     present = set(customers.load_subjects(connection, customer_id=row["id"]))
     wanted = {row["external_id"], *(body.subjects or ())} if "subjects" in given else present
     added, removed = sorted(wanted - present), sorted(present - wanted)
     _take_subjects(connection, principal, row, added)
     customers.remove_subjects(connection, customer_id=row["id"], subjects=removed)
-    view = to_view(changed, sorted(wanted), _balances_of(connection, row))
+    view = to_view(changed, sorted(wanted), _balances_of(connection, row), keys_of(connection, changed))
     _tell(connection, principal, SystemEvent.CUSTOMER_UPDATED, view, now)
     if added or removed:
         _append(connection, principal, row, added=added, removed=removed)
@@ -248,7 +254,7 @@ def archive_customer(customer: str, call: AdminCall) -> Response:
             )
         archived = customers.archive_customer(connection, customer_id=row["id"], now=call.now)
         subjects = customers.load_subjects(connection, customer_id=row["id"])
-        view = to_view(archived, subjects, _balances_of(connection, row))
+        view = to_view(archived, subjects, _balances_of(connection, row), keys_of(connection, row))
         if row["archived_at"] is None:
             _tell(connection, call.principal, SystemEvent.CUSTOMER_ARCHIVED, view, call.now)
         return view

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
+from itertools import compress
 from typing import Any, Literal, NoReturn
 
 from starlette.responses import Response
@@ -23,7 +24,7 @@ from ingestion_api.answers import answer
 from ingestion_api.auth import Reader
 from ingestion_api.clock import Now
 from ingestion_api.context import Context, FromContext
-from ingestion_api.control.invoices import InvoiceView, LineView, text_of
+from ingestion_api.control.invoice_views import InvoiceView, LineView, discounts_of, taxes_of, text_of
 from ingestion_api.fields import Body, Instant, Reference
 from ingestion_api.idempotency import Call, ReadCall
 from ingestion_api.routing import house_router
@@ -34,6 +35,7 @@ from pricing.terms import Terms, read_terms
 from schemas.billing import BilledSubscription, Invoice, InvoiceLine, UsageNeed
 from schemas.errors import Conflict, MeterlineError, NotFound
 from schemas.instants import Period as Span
+from schemas.invoice_lines import line_id
 from schemas.money import EXACT, format_amount, format_decimal
 
 router = house_router("invoices")
@@ -197,6 +199,7 @@ def to_view(preview: Preview, *, now: datetime) -> InvoiceView:
         "id": None,
         "number": None,
         "status": "draft",
+        "kind": invoice.kind.value,
         "customer": subscription.external_id,
         "customer_id": subscription.customer_id,
         "subscription": subscription.id,
@@ -209,21 +212,31 @@ def to_view(preview: Preview, *, now: datetime) -> InvoiceView:
         "credits_applied": format_amount(invoice.credits_applied, currency),
         "amount_due": format_amount(invoice.amount_due, currency),
         "amount_paid": format_amount(Decimal(0), currency),
-        "lines": [_to_line(line, currency) for line in invoice.lines],
+        "amount_remaining": format_amount(invoice.amount_due, currency),
+        "amount_credited": format_amount(Decimal(0), currency),
+        "amount_refunded": format_amount(Decimal(0), currency),
+        "discounts": discounts_of(invoice),
+        "taxes": taxes_of(invoice),
+        "lines": _to_lines(preview),
         "as_of": preview.as_of,
         "metadata": {},
         "created_at": now,
+        "draft_until": None,
         "issued_at": None,
         "finalized_at": None,
+        "due_at": None,
+        "paid_at": None,
+        "voided_at": None,
+        "marked_uncollectible_at": None,
     }
 
 
 def to_running(preview: Preview) -> RunningView:
     """The usage lines of a preview, added up."""
     currency = preview.invoice.currency
-    lines = [line for line in preview.invoice.lines if line.meter_no is not None]
+    usage = [line.meter_no is not None for line in preview.invoice.lines]
     total = Decimal(0)
-    for line in lines:
+    for line in compress(preview.invoice.lines, usage):
         total = EXACT.add(total, line.amount)
     return {
         "object": "subscription_usage",
@@ -231,14 +244,33 @@ def to_running(preview: Preview) -> RunningView:
         "customer": preview.subscription.external_id,
         "currency": currency,
         "period": {"start": preview.statement.period.start, "end": preview.statement.period.end},
-        "lines": [_to_line(line, currency) for line in lines],
+        "lines": list(compress(_to_lines(preview), usage)),
         "total": format_amount(total, currency),
         "as_of": preview.as_of,
     }
 
 
-def _to_line(line: InvoiceLine, currency: str) -> LineView:
+def _to_lines(preview: Preview) -> list[LineView]:
+    invoice = preview.invoice
+    return [
+        _to_line(
+            line,
+            invoice.currency,
+            line_id(
+                invoice_id=None,
+                subscription_id=preview.subscription.id,
+                kind=invoice.kind,
+                period_end=invoice.period.end,
+                position=position,
+            ),
+        )
+        for position, line in enumerate(invoice.lines)
+    ]
+
+
+def _to_line(line: InvoiceLine, currency: str, id_: str) -> LineView:
     return {
+        "id": id_,
         "key": line.key,
         "description": line.description,
         "quantity": text_of(line.quantity),

@@ -41,7 +41,7 @@ def test_a_preview_at_the_end_of_a_period_is_the_invoice_of_that_period(world: W
     assert world.invoices() == []
     world.bill(subscription, now="2026-02-02")
     issued = api.get("/v1/invoices", subscription=subscription.id, expand="explain")["data"]
-    differing = {"id", "number", "status", "created_at", "issued_at", "finalized_at", "as_of"}
+    differing = {"id", "number", "status", "created_at", "issued_at", "finalized_at", "due_at", "as_of"}
     for previewed, invoice in zip([second, first], issued, strict=True):
         assert {k: v for k, v in previewed.items() if k not in differing} == {
             k: v for k, v in invoice.items() if k not in differing
