@@ -8,7 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pricing.entitlements import Enforcement, Reason, Reset, carried_over, check, entitlement_period
+from pricing.entitlements import (
+    Allowance,
+    Enforcement,
+    Reason,
+    Reset,
+    carried_over,
+    check,
+    entitlement_period,
+    stack,
+)
 from pricing.periods import Alignment, BillingPeriod
 from schemas.errors import Reject
 
@@ -147,3 +156,56 @@ def test_before_the_subscription_there_is_no_period() -> None:
         entitlement_period(
             anchor - timedelta(microseconds=1), Reset.DAY, starts_at=anchor, timezone="UTC", billing_anchor=anchor
         )
+
+
+def allowance(limit: str | None, used: str, since: datetime, enforcement: Enforcement = Enforcement.HARD) -> Allowance:
+    return Allowance(
+        limit=None if limit is None else Decimal(limit), used=Decimal(used), since=since, enforcement=enforcement
+    )
+
+
+FIRST, MIDDLE = datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 15, tzinfo=UTC)
+
+
+def test_limits_of_one_period_add_up_and_usage_counts_once() -> None:
+    whole = stack([allowance("100", "120", FIRST), allowance("50", "120", FIRST)])
+    assert (whole.limit, whole.used) == (150, 120)
+    alone = stack([allowance("100", "120", FIRST)])
+    assert (alone.limit, alone.used) == (100, 120)
+
+
+def test_one_without_a_limit_makes_the_whole_unlimited() -> None:
+    whole = stack([allowance("100", "90", FIRST), allowance(None, "30", MIDDLE), allowance("5", "30", MIDDLE)])
+    assert (whole.limit, whole.used) == (None, 30)
+
+
+def test_one_that_is_soft_makes_the_whole_soft() -> None:
+    whole = stack([allowance("1", "0", FIRST), allowance("1", "0", FIRST, Enforcement.SOFT)])
+    assert whole.enforcement is Enforcement.SOFT
+
+
+def test_usage_before_a_later_period_is_taken_from_the_earlier_one_alone() -> None:
+    # 60 before the 15th leave 40 of the 100; with the 50 that are new on the 15th less 30 there are 60 left.
+    whole = stack([allowance("50", "30", MIDDLE), allowance("100", "90", FIRST)])
+    assert (whole.limit, whole.used) == (150, 90)
+    # 160 before the 15th: 60 of them were of the period that the later limit had then.
+    whole = stack([allowance("50", "30", MIDDLE), allowance("100", "190", FIRST)])
+    assert (whole.limit, whole.used) == (150, 130)
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 100), st.integers(0, 100), st.integers(1, 28)),
+        min_size=1,
+        max_size=5,
+    )
+)
+def test_what_is_left_of_the_whole_is_never_more_than_the_limits_nor_more_than_the_last_period_leaves(
+    given_limits: list[tuple[int, int, int]],
+) -> None:
+    allowances = [allowance(str(limit), str(used), datetime(2026, 1, d, tzinfo=UTC)) for limit, used, d in given_limits]
+    whole = stack(allowances)
+    assert whole.limit is not None
+    assert whole.limit == sum(limit for limit, _, _ in given_limits)
+    last = max(allowances, key=lambda each: each.since)
+    assert whole.limit - whole.used <= whole.limit - min(each.used for each in allowances if each.since == last.since)
