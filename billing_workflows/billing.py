@@ -13,8 +13,9 @@ import structlog
 from infra.clickhouse.client import Client
 from infra.clickhouse.metering import Measured, measure
 from infra.crash_points import crash_point
-from infra.postgres.billing import DueKey, load_due, load_meters, load_stored_seqs, load_subscriptions, park
+from infra.postgres.billing import load_due, load_meters, load_stored_seqs, load_subscriptions, park
 from infra.postgres.billing_steps import save_steps
+from infra.postgres.due import Due, Moment
 from infra.postgres.meters import load_unbuilt
 from infra.postgres.pool import Database
 from infra.postgres.shards import usage_as_of
@@ -24,8 +25,7 @@ from pricing.terms import Terms, read_terms
 from schemas.billing import BilledSubscription, BillingStep, MeteredUsage, UsageNeed
 from schemas.catalogue import MeterEntry
 from schemas.errors import InvariantBroken, MeterlineError, Retry
-from schemas.instants import format_instant
-from schemas.workflows import CHUNKS_A_PAGE, ChunkResult, DuePage
+from schemas.workflows import ChunkResult
 
 log = structlog.get_logger()
 
@@ -33,6 +33,7 @@ MAX_ROUNDS = 36  # statements of one subscription in one activity: three years o
 MAX_REASON = 500  # characters of a parked account's reason
 NOT_STARTED = frozenset({"draft", "trialing"})  # of a subscription that waits for its first statement
 NEVER = datetime.min.replace(tzinfo=UTC)
+FOREVER = datetime.max.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,25 +74,24 @@ class Round:
     waiting: int = 0
 
 
-def load_due_page(doors: Doors, *, now: datetime, after_at: datetime | None, after_id: str) -> DuePage:
-    """The next page of due subscriptions, in chunks. Those whose usage is not complete yet are passed by."""
-    after = None if after_at is None else DueKey(next_bill_at=after_at, subscription_id=after_id)
-    limit = CHUNKS_A_PAGE * doors.chunk_size
+def load_due_bills(doors: Doors, moment: Moment, after: Due | None, limit: int) -> list[Due]:
+    """Due subscriptions. Those whose usage is not complete yet are passed by; that of a test clock's customers is
+    complete before the clock moves."""
     with doors.database.transaction() as connection:
         as_of = usage_as_of(connection, topic=doors.events_topic, partitions=doors.events_partitions)
-        usage_until = NEVER if as_of is None else as_of - doors.grace
-        due = load_due(connection, now=now, usage_until=usage_until, after=after, limit=limit)
-    ids = [key.subscription_id for key in due]
-    last = due[-1] if len(due) == limit else None
-    return DuePage(
-        chunks=[ids[start : start + doors.chunk_size] for start in range(0, len(ids), doors.chunk_size)],
-        after_at="" if last is None else format_instant(last.next_bill_at),
-        after_id="" if last is None else last.subscription_id,
-    )
+        usage_until = _complete_until(doors, as_of, moment)
+        return load_due(connection, moment=moment, usage_until=usage_until, after=after, limit=limit)
 
 
-def bill_chunk(doors: Doors, subscription_ids: Sequence[str], *, now: datetime) -> ChunkResult:
-    """Bill everything of these subscriptions that is due at `now`: a backdated one has several statements.
+def _complete_until(doors: Doors, as_of: datetime | None, moment: Moment) -> datetime:
+    """Before which instant the usage of a period must end to be complete."""
+    if moment.clock_id is not None:
+        return FOREVER
+    return NEVER if as_of is None else as_of - doors.grace
+
+
+def bill_chunk(doors: Doors, subscription_ids: Sequence[str], moment: Moment) -> ChunkResult:
+    """Bill everything of these subscriptions that is due at `moment.now`: a backdated one has several statements.
 
     Safe to repeat at any time, by several workers at once: a statement is saved only over the very row it was computed
     from. Raises what the stores raise; then at most the rounds before have been saved.
@@ -99,7 +99,7 @@ def bill_chunk(doors: Doors, subscription_ids: Sequence[str], *, now: datetime) 
     result = ChunkResult()
     left = list(subscription_ids)
     for _ in range(MAX_ROUNDS):
-        done, left = _bill_round(doors, left, now)
+        done, left = _bill_round(doors, left, moment)
         result = ChunkResult(
             invoices=result.invoices + done.invoices,
             statements=result.statements + done.statements,
@@ -111,8 +111,9 @@ def bill_chunk(doors: Doors, subscription_ids: Sequence[str], *, now: datetime) 
     return result
 
 
-def _bill_round(doors: Doors, subscription_ids: Sequence[str], now: datetime) -> tuple[ChunkResult, list[str]]:
+def _bill_round(doors: Doors, subscription_ids: Sequence[str], moment: Moment) -> tuple[ChunkResult, list[str]]:
     """One statement of each subscription; what was done, and the subscriptions that are due again."""
+    now = moment.now
     with doors.database.transaction() as connection:
         stored = Stored(
             as_of=usage_as_of(connection, topic=doors.events_topic, partitions=doors.events_partitions),
@@ -125,18 +126,17 @@ def _bill_round(doors: Doors, subscription_ids: Sequence[str], now: datetime) ->
         found.id: found for found in loaded if found.next_bill_at is not None and found.next_bill_at <= now
     }
     found = Round()
-    accounts = _prepare(doors, subscriptions.values(), stored, now, found)
+    accounts = _prepare(subscriptions.values(), _complete_until(doors, stored.as_of, moment), now, found)
     _price(doors, accounts, meters, unbuilt, stored, found)
     crash_point("billing.priced")
     return _save(doors, subscriptions, found, now)
 
 
 def _prepare(
-    doors: Doors, subscriptions: Collection[BilledSubscription], stored: Stored, now: datetime, found: Round
+    subscriptions: Collection[BilledSubscription], complete_until: datetime, now: datetime, found: Round
 ) -> list[Account]:
     """The accounts that can be billed now; the others are noted in `found`."""
     accounts: list[Account] = []
-    complete_until = NEVER if stored.as_of is None else stored.as_of - doors.grace
     for subscription in subscriptions:
         try:
             terms = read_terms(subscription)

@@ -1,4 +1,4 @@
-"""The sweep: page by page through what is due, chunk activities side by side, then the next page.
+"""The sweep: page by page through what is due of one kind, chunk activities side by side, then the next page.
 
 It decides nothing about money. A chunk that fails is left to the next sweep; the run goes on.
 """
@@ -34,7 +34,8 @@ RETRIES = RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=ti
 
 @workflow.defn(name=BILLING_SWEEP)
 class BillingSweep:
-    """One pass over everything due at `now`. The result counts what was done."""
+    """One pass over everything of a kind that is due at `now`, of customers without a test clock. The result counts
+    what was done."""
 
     @workflow.run
     async def run(self, request: SweepRequest) -> SweepTotals:
@@ -43,23 +44,25 @@ class BillingSweep:
         for _ in range(PAGES_A_RUN):
             page = await workflow.execute_activity(
                 LOAD_DUE_PAGE,
-                DuePageRequest(now=now, after_at=after_at, after_id=after_id),
+                DuePageRequest(now=now, after_at=after_at, after_id=after_id, kind=request.kind),
                 result_type=DuePage,
                 start_to_close_timeout=PAGE_TIMEOUT,
                 retry_policy=RETRIES,
             )
-            results = await asyncio.gather(*(self._bill(now, chunk) for chunk in page.chunks))
+            results = await asyncio.gather(*(self._run(now, request.kind, chunk) for chunk in page.chunks))
             totals = _add(totals, results)
             after_at, after_id = page.after_at, page.after_id
             if not after_id:
                 return totals
-        return workflow.continue_as_new(SweepRequest(now=now, after_at=after_at, after_id=after_id, totals=totals))
+        return workflow.continue_as_new(
+            SweepRequest(kind=request.kind, now=now, after_at=after_at, after_id=after_id, totals=totals)
+        )
 
-    async def _bill(self, now: str, subscription_ids: list[str]) -> ChunkResult | None:
+    async def _run(self, now: str, kind: str, ids: list[str]) -> ChunkResult | None:
         try:
             return await workflow.execute_activity(
                 BILL_CHUNK,
-                ChunkRequest(now=now, subscription_ids=subscription_ids),
+                ChunkRequest(now=now, ids=ids, kind=kind),
                 result_type=ChunkResult,
                 start_to_close_timeout=CHUNK_TIMEOUT,
                 heartbeat_timeout=CHUNK_HEARTBEAT,
@@ -76,6 +79,7 @@ def _add(totals: SweepTotals, results: list[ChunkResult | None]) -> SweepTotals:
         totals,
         invoices=totals.invoices + sum(result.invoices for result in done),
         statements=totals.statements + sum(result.statements for result in done),
+        done=totals.done + sum(result.done for result in done),
         parked=totals.parked + sum(result.parked for result in done),
         waiting=totals.waiting + sum(result.waiting for result in done),
         failed_chunks=totals.failed_chunks + len(results) - len(done),

@@ -14,6 +14,7 @@ from billing_workflows.activities.billing import BillingActivities
 from billing_workflows.activities.meters import MeterActivities
 from billing_workflows.billing import Doors
 from billing_workflows.build_starter import start_builds
+from billing_workflows.due import KINDS
 from billing_workflows.meter_builds import MeterBuild
 from billing_workflows.meter_proofs import MeterProofs
 from billing_workflows.sweep import BillingSweep
@@ -25,6 +26,7 @@ from infra.temporal.schedules import ensure_schedule
 from schemas.workflows import (
     BILLING_SWEEP,
     BILLING_TASK_QUEUE,
+    BILLS,
     METERS_TASK_QUEUE,
     PROVE_METERS,
     ProofRequest,
@@ -38,6 +40,11 @@ PROOF_SCHEDULE = "meter-proofs"
 ACTIVITY_THREADS = 4  # billing a chunk is mostly CPU; more threads would only share it
 METER_THREADS = 4  # of builds; most of them wait for flows
 GRACEFUL_SHUTDOWN = timedelta(seconds=30)
+
+
+def sweep_schedule(kind: str) -> str:
+    """The id of the Schedule that sweeps what is due of a kind."""
+    return SWEEP_SCHEDULE if kind == BILLS else f"sweep-{kind}"
 
 
 def make_worker(client: Client, doors: Doors, executor: ThreadPoolExecutor) -> Worker:
@@ -96,14 +103,15 @@ async def run_worker(settings: Settings) -> None:
     ):
         meters = make_meters_worker(client, MeterActivities(database, clickhouse, settings), meters_executor)
         async with make_worker(client, doors, executor), meters:
-            await ensure_schedule(
-                client,
-                schedule_id=SWEEP_SCHEDULE,
-                workflow=BILLING_SWEEP,
-                argument=SweepRequest(),
-                task_queue=BILLING_TASK_QUEUE,
-                every_seconds=settings.billing_sweep_seconds,
-            )
+            for kind in KINDS:
+                await ensure_schedule(
+                    client,
+                    schedule_id=sweep_schedule(kind.name),
+                    workflow=BILLING_SWEEP,
+                    argument=SweepRequest(kind=kind.name),
+                    task_queue=BILLING_TASK_QUEUE,
+                    every_seconds=settings.billing_sweep_seconds,
+                )
             await ensure_schedule(
                 client,
                 schedule_id=PROOF_SCHEDULE,

@@ -9,7 +9,10 @@ METERS_TASK_QUEUE = "meterline-meters"  # apart, so that a long build holds up n
 #: Names, by which whoever starts a workflow or an activity calls it.
 BILLING_SWEEP = "billing_sweep"
 LOAD_DUE_PAGE = "load_due_page"
-BILL_CHUNK = "bill_chunk"
+BILL_CHUNK = "bill_chunk"  # of any kind of due work; its first kind gave it the name
+
+#: Kinds of due work.
+BILLS = "bills"
 
 BUILD_METER = "build_meter"
 WAIT_FOR_FLOWS = "wait_for_flows"
@@ -24,10 +27,11 @@ PAGES_A_RUN = 20  # then the sweep goes on as a new run, with a short history
 
 @dataclass(frozen=True, kw_only=True)
 class SweepTotals:
-    """What a sweep has done so far. `waiting` subscriptions were due, and their usage not yet complete."""
+    """What a sweep has done so far. `done` counts other work than bills; `waiting` was due and can't be done yet."""
 
     invoices: int = 0
     statements: int = 0
+    done: int = 0
     parked: int = 0
     waiting: int = 0
     failed_chunks: int = 0
@@ -37,6 +41,7 @@ class SweepTotals:
 class SweepRequest:
     """`now` empty: the instant the run starts. `after_at`, `after_id`: go on beyond this place of the due list."""
 
+    kind: str = BILLS
     now: str = ""
     after_at: str = ""
     after_id: str = ""
@@ -48,11 +53,12 @@ class DuePageRequest:
     now: str
     after_at: str
     after_id: str
+    kind: str = BILLS
 
 
 @dataclass(frozen=True, kw_only=True)
 class DuePage:
-    """Ids of due subscriptions, cut in chunks. `after_id` empty: there is no further page."""
+    """Ids of what is due, cut in chunks. `after_id` empty: there is no further page."""
 
     chunks: list[list[str]]
     after_at: str
@@ -62,15 +68,17 @@ class DuePage:
 @dataclass(frozen=True, kw_only=True)
 class ChunkRequest:
     now: str
-    subscription_ids: list[str]
+    ids: list[str]
+    kind: str = BILLS
 
 
 @dataclass(frozen=True, kw_only=True)
 class ChunkResult:
-    """`statements` counts the steps saved, those without an invoice too."""
+    """`statements` counts the steps saved, those without an invoice too; `done`, what was done of other kinds."""
 
     invoices: int = 0
     statements: int = 0
+    done: int = 0
     parked: int = 0
     waiting: int = 0
 

@@ -3,7 +3,9 @@
 from temporalio import activity
 
 from billing_workflows.activities.beat import beating
-from billing_workflows.billing import Doors, bill_chunk, load_due_page
+from billing_workflows.billing import Doors
+from billing_workflows.due import load_page, run_chunk
+from infra.postgres.due import Due, Moment
 from schemas.instants import parse_instant
 from schemas.workflows import BILL_CHUNK, LOAD_DUE_PAGE, ChunkRequest, ChunkResult, DuePage, DuePageRequest
 
@@ -16,10 +18,10 @@ class BillingActivities:
 
     @activity.defn(name=LOAD_DUE_PAGE)
     def load_due_page(self, request: DuePageRequest) -> DuePage:
-        after_at = parse_instant(request.after_at) if request.after_id else None
-        return load_due_page(self._doors, now=parse_instant(request.now), after_at=after_at, after_id=request.after_id)
+        after = Due(parse_instant(request.after_at), request.after_id) if request.after_id else None
+        return load_page(self._doors, request.kind, Moment(now=parse_instant(request.now)), after=after)
 
     @activity.defn(name=BILL_CHUNK)
     def bill_chunk(self, request: ChunkRequest) -> ChunkResult:
         with beating():
-            return bill_chunk(self._doors, request.subscription_ids, now=parse_instant(request.now))
+            return run_chunk(self._doors, request.kind, request.ids, Moment(now=parse_instant(request.now)))

@@ -1,13 +1,13 @@
 """What is due, and what billing must know of it. PostgreSQL is the truth about both; nothing here computes."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, LiteralString
 
 import msgspec
 
 from infra.postgres import outbox
+from infra.postgres.due import Due, Moment
 from infra.postgres.pool import PgConnection, Row
 from schemas.billing import BilledSubscription
 from schemas.catalogue import MeterEntry
@@ -26,36 +26,47 @@ FROM subscriptions s JOIN customers c ON c.id = s.customer_id JOIN tenants t ON 
 """
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DueKey:
-    """A place in the order of what is due."""
-
-    next_bill_at: datetime
-    subscription_id: str
+#: Whose bills: of everybody without a test clock, or of one clock. Each has an index of its own.
+_WITHOUT_CLOCK: LiteralString = "test_clock_id IS NULL"
+_OF_CLOCK: LiteralString = "test_clock_id = %(clock_id)s"
 
 
 def load_due(
-    connection: PgConnection, *, now: datetime, usage_until: datetime, after: DueKey | None, limit: int
-) -> list[DueKey]:
+    connection: PgConnection, *, moment: Moment, usage_until: datetime, after: Due | None, limit: int
+) -> list[Due]:
     """Up to `limit` due subscriptions in the order of (next_bill_at, id), from beyond `after` on.
 
     Parked ones are passed by, and so are those whose statement has usage of a period that ends after `usage_until`
     (the watermark less the grace). A subscription that was never billed opens with advance lines: it never waits.
     """
+    whose = _WITHOUT_CLOCK if moment.clock_id is None else _OF_CLOCK
     rows = connection.execute(
-        "SELECT next_bill_at, id FROM subscriptions WHERE next_bill_at <= %(now)s AND parked_reason IS NULL"
-        " AND (billed_until IS NULL OR NOT usage_due OR next_bill_at <= %(usage_until)s)"
+        "SELECT next_bill_at, id FROM subscriptions"  # noqa: S608 - texts of this file
+        " WHERE next_bill_at <= %(now)s AND parked_reason IS NULL AND "
+        + whose
+        + " AND (billed_until IS NULL OR NOT usage_due OR next_bill_at <= %(usage_until)s)"
         " AND (%(after_id)s::text IS NULL OR (next_bill_at, id) > (%(after_at)s::timestamptz, %(after_id)s))"
         " ORDER BY next_bill_at, id LIMIT %(limit)s",
         {
-            "now": now,
+            "now": moment.now,
+            "clock_id": moment.clock_id,
             "usage_until": usage_until,
-            "after_at": after and after.next_bill_at,
-            "after_id": after and after.subscription_id,
+            "after_at": after and after.at,
+            "after_id": after and after.id,
             "limit": limit,
         },
     )
-    return [DueKey(next_bill_at=row["next_bill_at"], subscription_id=row["id"]) for row in rows]
+    return [Due(row["next_bill_at"], row["id"]) for row in rows]
+
+
+def earliest_bills(connection: PgConnection, clock_ids: Sequence[str]) -> dict[str, datetime]:
+    """By test clock, when the first subscription of its customers is due. Parked ones are passed by."""
+    rows = connection.execute(
+        "SELECT test_clock_id, min(next_bill_at) AS at FROM subscriptions"
+        " WHERE test_clock_id = ANY(%s) AND next_bill_at IS NOT NULL AND parked_reason IS NULL GROUP BY test_clock_id",
+        (list(clock_ids),),
+    )
+    return {row["test_clock_id"]: row["at"] for row in rows}
 
 
 def load_subscriptions(connection: PgConnection, subscription_ids: Sequence[str]) -> list[BilledSubscription]:

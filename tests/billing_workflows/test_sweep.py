@@ -20,7 +20,7 @@ from temporalio.api.enums.v1 import EventType
 from temporalio.client import Client, WorkflowHistory
 from temporalio.worker import Replayer
 
-from billing_workflows import billing
+from billing_workflows import due
 from billing_workflows.sweep import BillingSweep
 from billing_workflows.worker import ACTIVITY_THREADS, SWEEP_SCHEDULE, make_worker
 from infra.settings import Settings
@@ -128,7 +128,7 @@ def test_a_long_sweep_goes_on_as_a_new_run_and_counts_all_of_it(
 ) -> None:
     alone = databases.model_copy(update={"temporal_namespace": make_namespace(databases)})  # no schedule sweeps here
     subscriptions = [world.subscribe(ADVANCE, start_at="2026-10-10") for _ in range(9)]
-    monkeypatch.setattr(billing, "CHUNKS_A_PAGE", 2)
+    monkeypatch.setattr(due, "CHUNKS_A_PAGE", 2)
     monkeypatch.setattr(workflows, "PAGES_A_RUN", 2)
     world.doors = replace(world.doors, chunk_size=1)
     totals, first_run = asyncio.run(sweep_once(alone, world, now="2026-10-10T00:00:00Z"))

@@ -6,6 +6,7 @@ from datetime import timedelta
 
 from billing_workflows.billing import Doors, bill_chunk
 from infra.clickhouse.client import connect
+from infra.postgres.due import Moment
 from infra.postgres.pool import Database
 from infra.settings import Settings
 from schemas.instants import parse_instant
@@ -22,7 +23,7 @@ def main() -> None:
             events_topic=settings.events_topic,
             events_partitions=settings.events_partitions,
         )
-        bill_chunk(doors, sys.argv[2:], now=parse_instant(sys.argv[1]))
+        bill_chunk(doors, sys.argv[2:], Moment(now=parse_instant(sys.argv[1])))
 
 
 if __name__ == "__main__":

@@ -12,11 +12,13 @@ from typing import Any
 
 import msgspec
 
-from billing_workflows.billing import Doors, bill_chunk, load_due_page
+from billing_workflows.billing import Doors, bill_chunk
+from billing_workflows.due import load_page
 from infra.clickhouse.client import connect as connect_clickhouse
 from infra.migrate import migrate
 from infra.postgres.billing import load_meters
 from infra.postgres.customers import insert_customer, load_customer
+from infra.postgres.due import Moment
 from infra.postgres.invoices import list_invoices, load_lines
 from infra.postgres.jsonb import jsonb
 from infra.postgres.meters import insert_meter
@@ -31,7 +33,7 @@ from schemas.ids import Prefix, new_id
 from schemas.instants import MINUTE_MICROS, from_micros, to_micros
 from schemas.matching import event_value, parse_data
 from schemas.money import EXACT
-from schemas.workflows import ChunkResult
+from schemas.workflows import BILLS, ChunkResult
 
 EVENT_TYPE = "llm.request"
 METER = "tokens"
@@ -185,11 +187,11 @@ class World:
 
     def bill(self, *subscriptions: BilledSubscription, now: str) -> ChunkResult:
         """One chunk, without Temporal."""
-        return bill_chunk(self.doors, [subscription.id for subscription in subscriptions], now=instant(now))
+        return bill_chunk(self.doors, [subscription.id for subscription in subscriptions], Moment(now=instant(now)))
 
     def due(self, now: str) -> list[str]:
         """Which subscriptions of this tenant are on the first page of what is due."""
-        page = load_due_page(self.doors, now=instant(now), after_at=None, after_id="")
+        page = load_page(self.doors, BILLS, Moment(now=instant(now)), after=None)
         own = {
             row["id"] for row in self.rows("SELECT id FROM subscriptions WHERE tenant_id = %(id)s", id=self.tenant_id)
         }

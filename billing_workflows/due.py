@@ -1,0 +1,82 @@
+"""Kinds of work that becomes due at an instant: one registry for the Schedules and for test clocks.
+
+Ordinary customers: every kind has a Schedule, whose sweep goes through what is due page by page, in chunks side by
+side. Customers of a test clock: the clock moves to the least `earliest` of all kinds, runs all kinds there in the order
+of KINDS, and so on, so that what is due first happens first.
+
+To add a kind, write three functions and a line in KINDS, where the place decides which of two kinds goes first at one
+and the same instant:
+
+    load(doors, moment, after, limit)  up to `limit` due items beyond `after` in the order of (at, id), of the customers
+                                       of `moment.clock_id`, or of all that have no clock (None: have an index for each,
+                                       as `subscriptions_due` and `subscriptions_due_by_clock` are);
+    run(doors, ids, moment)            do them, at `moment.now`; what of an id is no longer due is passed by. Safe to
+                                       repeat and to be done by two at once: the effect and the row that makes it due
+                                       change in one transaction. What can't be done must not be due again at once: park
+                                       it, or give it a later instant, or it holds its clock up for ever;
+    earliest(connection, clock_ids)    by clock, the first instant at which something of its customers is due.
+
+`load` and `earliest` must agree: what `earliest` names is found by `load` at that instant. `run` counts in `done` what
+it has changed, and in `waiting` what was due and can't be done yet.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from billing_workflows.billing import Doors, bill_chunk, load_due_bills
+from infra.postgres.billing import earliest_bills
+from infra.postgres.due import Due, Moment
+from infra.postgres.pool import PgConnection
+from schemas.instants import format_instant, parse_instant
+from schemas.workflows import BILLS, CHUNKS_A_PAGE, ChunkResult, DuePage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """One kind of due work; see above."""
+
+    name: str
+    load: Callable[[Doors, Moment, Due | None, int], list[Due]]
+    run: Callable[[Doors, Sequence[str], Moment], ChunkResult]
+    earliest: Callable[[PgConnection, Sequence[str]], Mapping[str, datetime]]
+
+
+KINDS = (Kind(name=BILLS, load=load_due_bills, run=bill_chunk, earliest=earliest_bills),)
+
+_KIND_OF = {kind.name: kind for kind in KINDS}
+
+
+def load_page(doors: Doors, kind: str, moment: Moment, *, after: Due | None) -> DuePage:
+    """The next page of what is due of a kind, in chunks."""
+    limit = CHUNKS_A_PAGE * doors.chunk_size
+    due = _KIND_OF[kind].load(doors, moment, after, limit)
+    ids = [item.id for item in due]
+    last = due[-1] if len(due) == limit else None
+    return DuePage(
+        chunks=[ids[start : start + doors.chunk_size] for start in range(0, len(ids), doors.chunk_size)],
+        after_at="" if last is None else format_instant(last.at),
+        after_id="" if last is None else last.id,
+    )
+
+
+def run_chunk(doors: Doors, kind: str, ids: Sequence[str], moment: Moment) -> ChunkResult:
+    """Do what is due of these."""
+    return _KIND_OF[kind].run(doors, ids, moment)
+
+
+def place_after(page: DuePage) -> Due | None:
+    """Where the page after this one begins; None: there is none."""
+    return Due(parse_instant(page.after_at), page.after_id) if page.after_id else None
+
+
+def run_all(doors: Doors, kind: str, moment: Moment) -> list[ChunkResult]:
+    """Page by page and chunk by chunk, do all that is due of a kind; what each chunk did."""
+    results: list[ChunkResult] = []
+    after: Due | None = None
+    while True:
+        page = load_page(doors, kind, moment, after=after)
+        results += [run_chunk(doors, kind, chunk, moment) for chunk in page.chunks]
+        after = place_after(page)
+        if after is None:
+            return results
