@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from infra.postgres.pool import PgConnection, Row
+from schemas.errors import NotFound
 
 INVOICE_SQL = """
 SELECT i.id, i.tenant_id, i.number, i.status, i.kind, i.currency, i.customer_id, c.external_id, i.subscription_id,
@@ -62,3 +63,11 @@ def load_lines(connection: PgConnection, invoice_ids: Sequence[str]) -> dict[str
     for row in rows:
         lines[row["invoice_id"]].append(row)
     return lines
+
+
+def find_invoice_id(connection: PgConnection, tenant_id: str, id_or_number: str) -> str:
+    """The id of one invoice of the tenant. Raises NotFound."""
+    row = load_invoice(connection, tenant_id=tenant_id, id_or_number=id_or_number)
+    if row is None:
+        raise NotFound("invoice.not_found", f"There is no invoice {id_or_number!r}.")
+    return row["id"]

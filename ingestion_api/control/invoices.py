@@ -6,7 +6,7 @@ from fastapi import Query
 from starlette.responses import Response
 
 from infra.postgres import invoices
-from infra.postgres.pool import Row
+from infra.postgres.pool import PgConnection, Row
 from ingestion_api.answers import answer
 from ingestion_api.auth import Reader
 from ingestion_api.context import FromContext
@@ -66,8 +66,13 @@ def get_invoice(
 ) -> Response:
     """One invoice, by its id or its number. Its lines are always explained, asked for or not."""
     with context.database.transaction() as connection:
-        row = invoices.load_invoice(connection, tenant_id=principal.tenant_id, id_or_number=invoice)
-        if row is None:
-            raise NotFound("invoice.not_found", f"There is no invoice {invoice!r}.")
-        lines = invoices.load_lines(connection, [row["id"]])
-    return answer(to_view(row, lines[row["id"]], explain=True))
+        return answer(load_view(connection, principal.tenant_id, invoice))
+
+
+def load_view(connection: PgConnection, tenant_id: str, invoice: str) -> InvoiceView:
+    """One invoice as it is stored, with its lines explained, by its id or its number. Raises NotFound."""
+    row = invoices.load_invoice(connection, tenant_id=tenant_id, id_or_number=invoice)
+    if row is None:
+        raise NotFound("invoice.not_found", f"There is no invoice {invoice!r}.")
+    lines = invoices.load_lines(connection, [row["id"]])
+    return to_view(row, lines[row["id"]], explain=True)
