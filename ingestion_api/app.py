@@ -31,6 +31,7 @@ from ingestion_api.control import (
     subscriptions,
     tax_rates,
     tenants,
+    test_clocks,
 )
 from ingestion_api.entitlements import routes as entitlements
 from ingestion_api.health import Readier
@@ -63,6 +64,7 @@ ROUTERS = (
     simulation.router,
     settings.router,
     tax_rates.router,
+    test_clocks.router,
     tenants.router,
     api_keys.router,
     health.router,

@@ -1,7 +1,8 @@
 """What flows must know of the control plane, as entries of the catalogue log (`catalogue_changes`).
 
 The control plane appends an entry in the transaction of the change; a flow holds the newest entry of each key. The
-key of a subject is the subject itself; of a meter, `meter_key`; of an entitlement, the decimal text of its `no`.
+key of a subject is the subject itself; of a meter, `meter_key`; of an entitlement or a test clock, the decimal text of
+its `no`.
 """
 
 from datetime import datetime
@@ -16,12 +17,14 @@ class EntryKind(StrEnum):
     SUBJECT = "subject"
     METER = "meter"
     ENTITLEMENT = "entitlement"
+    CLOCK = "clock"
 
 
-class SubjectEntry(msgspec.Struct, frozen=True):
-    """Events with this subject are this customer's."""
+class SubjectEntry(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Events with this subject are this customer's, who lives by the test clock `clock_no`, or by none (0)."""
 
     customer_no: int
+    clock_no: int = 0
 
 
 class MeterEntry(msgspec.Struct, frozen=True):
@@ -63,8 +66,15 @@ class EntitlementEntry(msgspec.Struct, frozen=True):
     ends_at: datetime | None
 
 
+class ClockEntry(msgspec.Struct, frozen=True):
+    """A test clock of the tenant: events of its customers may not be later than `now`."""
+
+    now: datetime
+
+
 ENTRY_TYPES = {
     EntryKind.SUBJECT: SubjectEntry,
     EntryKind.METER: MeterEntry,
     EntryKind.ENTITLEMENT: EntitlementEntry,
+    EntryKind.CLOCK: ClockEntry,
 }

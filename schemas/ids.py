@@ -23,6 +23,10 @@ class Prefix(StrEnum):
     TAX_RATE = "txr"
     PAYMENT = "pay"
     CREDIT_NOTE = "crn"
+    WALLET = "wal"
+    GRANT = "gra"
+    WALLET_TRANSACTION = "wtx"
+    TEST_CLOCK = "clk"
     SYSTEM_EVENT = "evt"
     REQUEST = "req"
 

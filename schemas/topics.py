@@ -41,7 +41,17 @@ class SystemEvent(StrEnum):
     CREDIT_NOTE_CREATED = "credit_note.created"
     TAX_RATE_CREATED = "tax_rate.created"
     TAX_RATE_UPDATED = "tax_rate.updated"
+    WALLET_CREATED = "wallet.created"
+    WALLET_UPDATED = "wallet.updated"
+    WALLET_GRANT_CREATED = "wallet.grant_created"
+    WALLET_GRANT_VOIDED = "wallet.grant_voided"
+    WALLET_TRANSACTION_CREATED = "wallet.transaction_created"
+    WALLET_TOP_UP_CREATED = "wallet.top_up_created"
+    WALLET_BALANCE_LOW = "wallet.balance_low"
     SETTINGS_UPDATED = "settings.updated"
+    TEST_CLOCK_CREATED = "test_clock.created"
+    TEST_CLOCK_ADVANCING = "test_clock.advancing"
+    TEST_CLOCK_READY = "test_clock.ready"
     EVENT_QUARANTINED = "event.quarantined"
 
 

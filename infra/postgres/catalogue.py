@@ -7,9 +7,9 @@ import msgspec
 
 from infra.postgres.jsonb import jsonb
 from infra.postgres.pool import PgConnection
-from schemas.catalogue import ENTRY_TYPES, EntitlementEntry, EntryKind, MeterEntry, SubjectEntry
+from schemas.catalogue import ENTRY_TYPES, ClockEntry, EntitlementEntry, EntryKind, MeterEntry, SubjectEntry
 
-Entry = SubjectEntry | MeterEntry | EntitlementEntry
+Entry = SubjectEntry | MeterEntry | EntitlementEntry | ClockEntry
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,13 +18,15 @@ def insert_customer(
     currency: str | None,
     timezone: str,
     metadata: dict[str, str],
+    test_clock_id: str | None = None,
     now: datetime,
 ) -> Row | None:
     """Store a new customer, still without subjects; None when the tenant has this external_id already."""
     return connection.execute(
-        "INSERT INTO customers (id, tenant_id, external_id, name, email, currency, timezone, metadata, created_at)"
-        " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT (tenant_id, external_id) DO NOTHING RETURNING *",
-        (customer_id, tenant_id, external_id, name, email, currency, timezone, jsonb(metadata), now),
+        "INSERT INTO customers (id, tenant_id, external_id, name, email, currency, timezone, metadata, test_clock_id,"
+        " created_at) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
+        " ON CONFLICT (tenant_id, external_id) DO NOTHING RETURNING *",
+        (customer_id, tenant_id, external_id, name, email, currency, timezone, jsonb(metadata), test_clock_id, now),
     ).fetchone()
 
 

@@ -9,7 +9,7 @@ from fastapi import Query
 from pydantic import Field
 from starlette.responses import Response
 
-from infra.postgres import catalogue, customers, outbox
+from infra.postgres import catalogue, customers, outbox, test_clocks
 from infra.postgres.credits import load_balances
 from infra.postgres.pool import PgConnection, Row
 from ingestion_api.answers import answer
@@ -18,14 +18,15 @@ from ingestion_api.clock import Now
 from ingestion_api.context import FromContext
 from ingestion_api.control import customer_billing
 from ingestion_api.control.customer_billing import BillingFields, BillingFieldsView, keys_of
+from ingestion_api.control.test_clocks import find_for_customer
 from ingestion_api.fields import (
+    MAX_EXTERNAL_ID_LENGTH,
     Currency,
     ExternalId,
     Metadata,
     MetadataChange,
     Name,
     Timezone,
-    Unsupported,
     merge_metadata,
 )
 from ingestion_api.idempotency import AdminCall
@@ -58,7 +59,9 @@ class CustomerBody(BillingFields):
     timezone: Timezone = "UTC"
     subjects: Annotated[Subjects, Field(default_factory=list)]
     metadata: Metadata
-    test_clock: Unsupported = None
+    test_clock: Annotated[
+        str | None, Field(max_length=MAX_EXTERNAL_ID_LENGTH, description="The id of the clock it lives by, for good.")
+    ] = None
 
 
 class CustomerChange(BillingFields):
@@ -84,6 +87,7 @@ class CustomerView(ObjectView, BillingFieldsView):
     timezone: str
     subjects: list[str]
     credit_balance: dict[str, str] | None
+    test_clock: str | None
     archived_at: datetime | None
 
 
@@ -101,6 +105,7 @@ def to_view(row: Row, subjects: Iterable[str], balances: Mapping[str, Decimal], 
         "subjects": [subject for subject in subjects if subject != row["external_id"]],
         "credit_balance": credit or None,
         **customer_billing.to_view(row, rates),
+        "test_clock": row["test_clock_id"],
         "archived_at": row["archived_at"],
         "metadata": row["metadata"],
         "created_at": row["created_at"],
@@ -129,6 +134,9 @@ def create_customer(body: CustomerBody, call: AdminCall) -> Response:
 
 
 def _create(connection: PgConnection, body: CustomerBody, principal: Principal, now: datetime) -> CustomerView:
+    clock_id = None
+    if body.test_clock is not None:
+        clock_id = find_for_customer(connection, principal.tenant_id, body.test_clock)["id"]
     row = customers.insert_customer(
         connection,
         customer_id=new_id(Prefix.CUSTOMER),
@@ -139,6 +147,7 @@ def _create(connection: PgConnection, body: CustomerBody, principal: Principal, 
         currency=body.currency,
         timezone=body.timezone,
         metadata=body.metadata,
+        test_clock_id=clock_id,
         now=now,
     )
     if row is None:
@@ -278,7 +287,7 @@ def _take_subjects(connection: PgConnection, principal: Principal, row: Row, sub
 def _append(
     connection: PgConnection, principal: Principal, row: Row, *, added: Iterable[str], removed: Iterable[str]
 ) -> None:
-    entry = SubjectEntry(customer_no=row["no"])
+    entry = SubjectEntry(customer_no=row["no"], clock_no=test_clocks.number_of(connection, row["test_clock_id"]))
     changes = [(subject, entry) for subject in added] + [(subject, None) for subject in removed]
     catalogue.append_changes(
         connection,
