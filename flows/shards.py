@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 
 from bytewax.inputs import DynamicSource, StatelessSourcePartition
 
+from flows.pace import gathering_seconds
 from infra.kafka.consumer import LogReader, Message
 from infra.kafka.event_log import MAX_UNPACKED_BYTES, is_change, unpacked_bytes
 from infra.postgres.catalogue import head_version
@@ -32,6 +33,7 @@ HEARTBEAT = timedelta(milliseconds=500)  # how often completeness is renewed whi
 MAX_WAIT_SECONDS = 0.1  # of one poll; the flow hears SIGTERM in between
 MAX_MESSAGES = 20_000  # a batch
 MAX_BATCH_BYTES = 64 * 1024 * 1024  # a batch, unpacked
+FULL_BATCH_BYTES = 2 * 1024 * 1024  # some 15,000 events; batches of so much come in the longest interval
 MAX_CHANGE_BYTES = 40_000  # a batch, unpacked: some 2,400 changes in full messages, or 800 in a message each
 REDO_READ_SECONDS = 60  # to read one pending batch again
 REDO_MESSAGES = 1_000  # a poll while reading again
@@ -64,7 +66,8 @@ class Shard:
         self._topic = settings.events_topic
         self.number = settings.flow_shard
         self.partitions = owned_partitions(settings)
-        self._poll_seconds = settings.flow_poll_ms / 1000
+        self._least_seconds = settings.flow_poll_ms / 1000
+        self._poll_seconds = self._least_seconds
         self._reader = reader
         self._connection = connection
         self._clock = clock
@@ -103,6 +106,8 @@ class Shard:
             time.sleep(max(0.0, self._last_poll + self._poll_seconds - time.monotonic()))
             self._last_poll = time.monotonic()
         messages = self._take()
+        size = sum(unpacked_bytes(message.value) for message in messages)
+        self._poll_seconds = gathering_seconds(self._least_seconds, size=size, full=FULL_BATCH_BYTES)
         until = {message.partition: message.appended_at for message in messages}
         ranges = self._advance(messages)
         if self._clock() >= self._beat_at:

@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from flows.metrics import INSERT_SECONDS, PENDING_INTENTS
+from flows.pace import gathering_seconds
 from infra.clickhouse.client import Client
 from infra.clickhouse.sink import insert_table
 from infra.crash_points import crash_point
@@ -25,6 +26,7 @@ from schemas.errors import Retry
 
 MAX_ROWS_WAITING = 300_000  # raw rows; also the most in one insert, unless a single batch has more
 MAX_BATCHES_WAITING = 64
+FULL_INSERT_ROWS = 100_000  # inserts of so many come in the longest interval
 KEEP_COMMITTED_INTENTS = 10_000  # a few minutes at full rate: for a person who looks into what happened
 REMOVE_EVERY_INTENTS = 1_000
 REMOVE_AT_ONCE = 10_000
@@ -137,7 +139,7 @@ class Writer:
                     self._storing = 0
                     self._changed.notify_all()
                     self._report()
-                self._wait_interval(started)
+                self._wait_interval(started, sum(batch.rows for batch in batches))
         except BaseException as failure:  # the flow's own thread raises it at its next call
             with self._changed:
                 self._failure = failure
@@ -156,10 +158,11 @@ class Writer:
             self._changed.notify_all()
             return taken
 
-    def _wait_interval(self, started: float) -> None:
-        """Let batches gather, unless somebody waits for them."""
+    def _wait_interval(self, started: float, rows: int) -> None:
+        """Let batches gather, unless somebody waits for them. `rows`: of the last insert."""
+        interval = gathering_seconds(self._interval_seconds, size=rows, full=FULL_INSERT_ROWS)
         with self._changed:
-            left = started + self._interval_seconds - time.monotonic()
+            left = started + interval - time.monotonic()
             self._changed.wait_for(lambda: self._hurry or self._closing, timeout=max(0.0, left))
 
     def _store(self, batches: list[Storable]) -> None:
