@@ -168,6 +168,10 @@ def fill_subscriptions(connection: PgConnection, tenant_id: str, count: int) -> 
         for customer_id in ids:
             terms = ("pln", 1, "active", "USD", "UTC", START, START, "anniversary", START, END, START)
             copy.write_row((new_id(Prefix.SUBSCRIPTION), tenant_id, customer_id, *terms))
+    connection.execute(
+        "INSERT INTO subscription_phases (subscription_id, no, starts_at, plan_id, plan_version, created_at)"
+        " SELECT id, 0, start_at, plan_id, plan_version, created_at FROM subscriptions"
+    )
     return [row["no"] for row in connection.execute("SELECT no FROM customers ORDER BY no")]
 
 

@@ -19,6 +19,43 @@ class InvoiceKind(StrEnum):
     SUBSCRIPTION = "subscription"
     CLOSING = "closing"  # the last one of a subscription
     ONE_OFF = "one_off"
+    THRESHOLD = "threshold"  # of usage so far, because it has come to a lot; the period's own bills the rest
+    TOP_UP = "top_up"  # sells money for a wallet; no wallet pays it
+
+
+class TrialEnd(StrEnum):
+    """What becomes of a subscription at the end of its trial."""
+
+    ACTIVATE = "activate"
+    CANCEL = "cancel"
+    CANCEL_WITHOUT_PAYMENT_METHOD = "cancel_without_payment_method"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Phase:
+    """The terms of a subscription from `starts_at` up to the start of the next phase.
+
+    `prices` are the bodies of the plan's version, `addons` `{addon, addon_id, version, quantity}` each, `addon_prices`
+    the bodies of theirs in the same order; overrides are not applied yet. With `prorate` fees are shared out by time at
+    the phase's start, and `invoice_now` makes a statement there. `is_late`: the statement at `starts_at` had been saved
+    when the phase was made, so the phase's lines stand on the next one.
+    """
+
+    no: int
+    starts_at: datetime
+    plan_id: str
+    plan_version: int
+    prices: list[dict[str, Any]]
+    plan_key: str = ""
+    quantities: dict[str, str] = field(default_factory=dict[str, str])
+    price_overrides: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
+    addons: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    addon_prices: list[list[dict[str, Any]]] = field(default_factory=list[list[dict[str, Any]]])
+    commitment: dict[str, Any] | None = None
+    is_paused: bool = False
+    prorate: bool = True
+    invoice_now: bool = False
+    is_late: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +63,9 @@ class BilledSubscription:
     """One subscription as the store has it, with what billing must know of its plan, customer and tenant.
 
     `row_version` changes with every change of the row: what was computed from this one is saved only over this one.
-    `prices` are the bodies of the plan's version, not yet overridden.
+    `phases` by their start; plan, prices, quantities, overrides and commitment are those of the first. `billed_seqs`
+    are by shard (as text) the last batches that were in the usage of the last statement. The payer is the customer or
+    its parent; `taxes` are the payer's.
     """
 
     id: str
@@ -55,6 +94,51 @@ class BilledSubscription:
     billed_until: datetime | None
     next_bill_at: datetime | None
     taxes: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])  # rates of the payer, as they are now
+    phases: tuple[Phase, ...] = ()
+    trial_end_at: datetime | None = None
+    trial_end_behavior: str = TrialEnd.ACTIVATE
+    has_payment_method: bool = False
+    billed_seqs: dict[str, int] | None = None
+    invoice_threshold: Decimal | None = None
+    payer_id: str | None = None  # None: the customer
+    payer_external_id: str | None = None
+    test_clock_id: str | None = None
+
+    @property
+    def timeline(self) -> tuple[Phase, ...]:
+        """The phases; of a subscription that was made without any the one that its own fields say."""
+        return self.phases or (
+            Phase(
+                no=0,
+                starts_at=self.start_at,
+                plan_id=self.plan_id,
+                plan_version=self.plan_version,
+                prices=self.prices,
+                quantities=self.quantities,
+                price_overrides=self.price_overrides,
+                commitment=self.commitment,
+            ),
+        )
+
+    def phase_at(self, instant: datetime) -> Phase:
+        """The phase in force at an instant; before the start the first one."""
+        timeline = self.timeline
+        return max((each for each in timeline if each.starts_at <= instant), key=_order, default=timeline[0])
+
+    def with_phase(self, phase: Phase) -> "BilledSubscription":
+        """The subscription with one more phase, which replaces those that are scheduled to start after it. Its number
+        and `is_late` follow from the subscription."""
+        kept = [each for each in self.timeline if each.starts_at <= phase.starts_at]
+        added = replace(
+            phase,
+            no=max(each.no for each in kept) + 1 if kept else 0,
+            is_late=self.billed_until is not None and phase.starts_at <= self.billed_until,
+        )
+        return replace(self, phases=(*kept, added))
+
+
+def _order(phase: Phase) -> tuple[datetime, int]:
+    return phase.starts_at, phase.no
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

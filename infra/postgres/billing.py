@@ -9,7 +9,7 @@ import msgspec
 from infra.postgres import outbox
 from infra.postgres.due import Due, Moment
 from infra.postgres.pool import PgConnection, Row
-from schemas.billing import BilledSubscription
+from schemas.billing import BilledSubscription, Phase
 from schemas.catalogue import MeterEntry
 from schemas.topics import SystemEvent
 
@@ -17,12 +17,15 @@ _SUBSCRIPTION_SQL = """
 SELECT s.id, s.xmin::text AS row_version, s.tenant_id, t.no AS tenant_no, s.customer_id, c.no AS customer_no,
        c.external_id, s.plan_id, s.plan_version, s.status, s.currency, s.timezone, s.start_at, s.billing_anchor,
        s.alignment, s.quantities, s.price_overrides, s.discounts, s.commitment, s.end_at, s.cancel_at,
-       s.cancel_proration, s.billed_until, s.next_bill_at,
-       CASE WHEN c.tax_rate_ids = '{}' THEN '[]' ELSE (
+       s.cancel_proration, s.billed_until, s.next_bill_at, s.trial_end_at, s.trial_end_behavior, s.billed_seqs,
+       s.invoice_threshold, s.test_clock_id, payer.id AS payer_id, payer.external_id AS payer_external_id,
+       payer.has_payment_method,
+       CASE WHEN payer.tax_rate_ids = '{}' THEN '[]' ELSE (
          SELECT coalesce(jsonb_agg(jsonb_build_object('key', r.key, 'name', r.name, 'percent', r.percent::text,
-                'inclusive', r.inclusive) ORDER BY array_position(c.tax_rate_ids, r.id)), '[]')
-         FROM tax_rates r WHERE r.id = ANY (c.tax_rate_ids)) END AS taxes
+                'inclusive', r.inclusive) ORDER BY array_position(payer.tax_rate_ids, r.id)), '[]')
+         FROM tax_rates r WHERE r.id = ANY (payer.tax_rate_ids)) END AS taxes
 FROM subscriptions s JOIN customers c ON c.id = s.customer_id JOIN tenants t ON t.id = s.tenant_id
+JOIN customers payer ON payer.id = coalesce(c.parent_id, c.id)
 """
 
 
@@ -86,16 +89,42 @@ def load_subscription(connection: PgConnection, *, tenant_id: str, subscription_
 
 
 def _with_prices(connection: PgConnection, rows: list[Row]) -> list[BilledSubscription]:
-    versions = {(row["plan_id"], row["plan_version"]) for row in rows}
+    phases = load_phases(connection, [row["id"] for row in rows])
+    return [BilledSubscription(**row, prices=phases[row["id"]][0].prices, phases=phases[row["id"]]) for row in rows]
+
+
+def load_phases(connection: PgConnection, subscription_ids: Sequence[str]) -> dict[str, tuple[Phase, ...]]:
+    """The phases of each subscription by their start. Those of one plan version share its prices."""
+    rows = connection.execute(
+        "SELECT f.subscription_id, f.no, f.starts_at, f.plan_id, f.plan_version, p.key AS plan_key, f.quantities,"
+        " f.price_overrides, f.addons, f.commitment, f.is_paused, f.prorate, f.invoice_now, f.is_late"
+        " FROM subscription_phases f JOIN plans p ON p.id = f.plan_id WHERE f.subscription_id = ANY(%s)"
+        " ORDER BY f.subscription_id, f.starts_at, f.no",
+        (list(subscription_ids),),
+    ).fetchall()
+    prices = _load_prices(connection, rows)
+    phases: dict[str, list[Phase]] = {}
+    for row in rows:
+        phases.setdefault(row.pop("subscription_id"), []).append(
+            Phase(
+                **row,
+                prices=prices[row["plan_id"], row["plan_version"]],
+                addon_prices=[prices[addon["addon_id"], addon["version"]] for addon in row["addons"]],
+            )
+        )
+    return {subscription_id: tuple(own) for subscription_id, own in phases.items()}
+
+
+def _load_prices(connection: PgConnection, phases: Sequence[Row]) -> dict[tuple[str, int], list[dict[str, Any]]]:
+    """The prices of all versions of plans and add-ons that phases name."""
+    versions = {(row["plan_id"], row["plan_version"]) for row in phases}
+    versions |= {(addon["addon_id"], addon["version"]) for row in phases for addon in row["addons"]}
     plans = connection.execute(
         "SELECT plan_id, version, prices FROM plan_versions JOIN unnest(%s::text[], %s::int[]) AS wanted (id, number)"
         " ON plan_id = wanted.id AND version = wanted.number",
         ([plan_id for plan_id, _ in versions], [version for _, version in versions]),
     )
-    prices: dict[tuple[str, int], list[dict[str, Any]]] = {
-        (plan["plan_id"], plan["version"]): plan["prices"] for plan in plans
-    }
-    return [BilledSubscription(**row, prices=prices[row["plan_id"], row["plan_version"]]) for row in rows]
+    return {(plan["plan_id"], plan["version"]): plan["prices"] for plan in plans}
 
 
 def load_meters(connection: PgConnection, tenant_ids: Sequence[str]) -> dict[tuple[str, str], MeterEntry]:
