@@ -1,0 +1,106 @@
+"""What a credit note takes back of an invoice: never more than is left of it, and in the end all of it to the cent.
+
+The total of an invoice, after discounts and with tax, is shared out over its lines; so are its taxes over what is taken
+back. Every share is of what is left, so no rounding is ever lost or taken twice.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+
+from pricing.discounts import spread
+from pricing.explain import ZERO
+from schemas.errors import Reject
+from schemas.money import currency_exponent, exactly, round_ratio
+
+EXCEEDS_INVOICE = "credit_note.exceeds_invoice"
+EXCEEDS_LINE = "credit_note.exceeds_line"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LineCredit:
+    """Of a line: `amount` in terms of the line's own amount, `total` in terms of the invoice's total."""
+
+    amount: Decimal
+    total: Decimal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreditedInvoice:
+    """A final invoice and what credit notes have taken of it so far: of its lines, by place, of its taxes, in order,
+    and in all."""
+
+    currency: str
+    total: Decimal
+    lines: Sequence[Decimal]
+    taxes: Sequence[Decimal]
+    credited: Decimal
+    credited_lines: Mapping[int, LineCredit]
+    credited_taxes: Sequence[Decimal]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Credited:
+    """What one more note takes: `amount` with tax, `taxes` of it in the order of the invoice's, `lines` by place."""
+
+    amount: Decimal
+    taxes: tuple[Decimal, ...]
+    lines: Mapping[int, LineCredit]
+
+
+@exactly
+def credit_amount(invoice: CreditedInvoice, amount: Decimal) -> Credited:
+    """Take back an amount, with tax, of the lines that have something left, in proportion to that. Raises Reject."""
+    left = invoice.total - invoice.credited
+    if amount > left:
+        raise Reject.at("/amount", EXCEEDS_INVOICE, f"only {left} {invoice.currency} are left of the invoice")
+    scale = currency_exponent(invoice.currency)
+    shares = _left_of_lines(invoice, scale)
+    places = [place for place, share in shares.items() if share.total > 0]
+    parts = spread(amount, [shares[place].total for place in places], scale)
+    lines = {
+        place: LineCredit(amount=round_ratio(shares[place].amount * part, shares[place].total, scale), total=part)
+        for place, part in zip(places, parts, strict=True)
+        if part
+    }
+    return Credited(amount=amount, taxes=_taxes(invoice, amount, scale), lines=lines)
+
+
+@exactly
+def credit_lines(invoice: CreditedInvoice, amounts: Mapping[int, tuple[Decimal, str]]) -> Credited:
+    """Take back amounts of lines, each as the line shows it (before invoice discounts and exclusive taxes, which are
+    shared out), by place with the pointer of the field. Raises Reject."""
+    scale = currency_exponent(invoice.currency)
+    shares = _left_of_lines(invoice, scale)
+    lines: dict[int, LineCredit] = {}
+    for place, (amount, pointer) in amounts.items():
+        left = shares[place]
+        if amount > left.amount:
+            raise Reject.at(pointer, EXCEEDS_LINE, f"only {max(left.amount, ZERO)} {invoice.currency} are left of it")
+        lines[place] = LineCredit(amount=amount, total=round_ratio(left.total * amount, left.amount, scale))
+    total = sum((line.total for line in lines.values()), ZERO)
+    if total > invoice.total - invoice.credited:
+        left_of_all = invoice.total - invoice.credited
+        raise Reject.at("/lines", EXCEEDS_INVOICE, f"only {left_of_all} {invoice.currency} are left of the invoice")
+    if total <= 0:
+        raise Reject.at("/lines", EXCEEDS_INVOICE, "these lines came to nothing on the invoice")
+    return Credited(amount=total, taxes=_taxes(invoice, total, scale), lines=lines)
+
+
+def _left_of_lines(invoice: CreditedInvoice, scale: int) -> dict[int, LineCredit]:
+    """What is left of each line. A negative line has nothing that could be taken back."""
+    totals = spread(invoice.total, invoice.lines, scale)
+    none = LineCredit(amount=ZERO, total=ZERO)
+    left: dict[int, LineCredit] = {}
+    for place, (amount, total) in enumerate(zip(invoice.lines, totals, strict=True)):
+        before = invoice.credited_lines.get(place, none)
+        left[place] = LineCredit(amount=amount - before.amount, total=total - before.total) if amount > 0 else none
+    return left
+
+
+def _taxes(invoice: CreditedInvoice, amount: Decimal, scale: int) -> tuple[Decimal, ...]:
+    """The taxes in an amount that is taken back: it is shared out over the net and each tax that are left."""
+    taxes = [tax - before for tax, before in zip(invoice.taxes, invoice.credited_taxes, strict=True)]
+    net = invoice.total - invoice.credited - sum(taxes, ZERO)
+    _, *shared = spread(amount, [net, *taxes], scale)
+    return tuple(shared)
