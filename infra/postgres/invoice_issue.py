@@ -61,7 +61,7 @@ def issue_invoices(connection: PgConnection, invoices: Sequence[NewInvoice], *, 
     ids = [new_id(Prefix.INVOICE) for _ in invoices]
     pairs = list(zip(ids, invoices, strict=True))
     final = [(invoice_id, new) for invoice_id, new in pairs if not _is_draft(new, settings[new.tenant_id])]
-    settlement = settle(connection, [_payable(invoice_id, new) for invoice_id, new in final])
+    settlement = settle(connection, [_payable(invoice_id, new) for invoice_id, new in final], now=now)
     parties = load_parties(connection, {new.customer_id for _, new in final}, settings)
     numbers = draw_numbers(connection, Counter(new.tenant_id for _, new in final))
     crash_point("billing.numbered")
@@ -94,6 +94,7 @@ def _payable(invoice_id: str, new: NewInvoice) -> Payable:
         customer_id=new.customer_id,
         currency=new.invoice.currency,
         total_minor=to_minor(new.invoice.total, new.invoice.currency),
+        kind=new.invoice.kind,
     )
 
 

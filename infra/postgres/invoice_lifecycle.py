@@ -55,7 +55,7 @@ def finalize_drafts(connection: PgConnection, invoice_ids: Sequence[str], *, now
     if not drafts:
         return []
     settings = load_settings(connection, {row["tenant_id"] for row in drafts})
-    settlement = settle(connection, [payable(row) for row in drafts])
+    settlement = settle(connection, [payable(row) for row in drafts], now=now)
     parties = load_parties(connection, {row["customer_id"] for row in drafts}, settings)
     numbers = draw_numbers(connection, Counter(row["tenant_id"] for row in drafts))
     events: list[tuple[object, ...]] = []
@@ -154,6 +154,7 @@ def payable(row: Row) -> Payable:
         customer_id=row["customer_id"],
         currency=row["currency"],
         total_minor=row["total_minor"],
+        kind=row["kind"],
     )
 
 

@@ -1,23 +1,34 @@
-"""What pays invoices by itself when they are finalized: today the customer's credit."""
+"""What pays invoices by itself when they are finalized: the wallets of their customers, and what gives it back.
 
-from collections.abc import Sequence
+The payer's wallet in the invoice's currency pays, in the burn order of its grants. A negative total becomes a grant
+that never expires. Everything is done for many invoices at once, and no invoice costs a query of its own.
+"""
+
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from infra.postgres.credits import CreditEntry, append_entries, lock_balances
-from infra.postgres.pool import PgConnection
-from schemas.money import to_minor
+from infra.postgres.credits import CreditEntry
+from infra.postgres.pool import PgConnection, Row
+from infra.postgres.wallets.save import save_wallets
+from infra.postgres.wallets.state import OpenWallet, load_grants, make_wallet, open_wallets
+from pricing.wallets import catch_up, credit_grant, paid_by_grant, pay
+from pricing.wallets import give_back as return_payment
+from schemas.billing import InvoiceKind
+from schemas.ids import Prefix, new_id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Payable:
-    """An invoice about to be finalized. A negative total is owed to the customer."""
+    """An invoice about to be finalized. A negative total is owed to the customer. One that sells a top-up is paid by
+    no wallet."""
 
     invoice_id: str
     tenant_id: str
     customer_id: str
     currency: str
     total_minor: int
+    kind: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,57 +36,104 @@ class Settlement:
     """What `settle` decided: by invoice id what is applied, from 0 to its total; and what is still to be written."""
 
     applied_minor: dict[str, int]
-    entries: tuple[CreditEntry, ...]
+    wallets: tuple[OpenWallet, ...]
 
 
-def settle(connection: PgConnection, invoices: Sequence[Payable]) -> Settlement:
+def settle(connection: PgConnection, invoices: Sequence[Payable], *, now: datetime) -> Settlement:
     """Decide what pays each of the invoices, in their order: one may use what one before it gave.
 
     Locks the customers' rows in the order of their ids, until the caller's transaction ends. Writes nothing: the
     invoices need not be there yet. `book` does, once they are.
     """
-    balances = {
-        (customer_id, currency): to_minor(balance, currency)
-        for (customer_id, currency), balance in lock_balances(
-            connection, {invoice.customer_id for invoice in invoices if invoice.total_minor}
-        ).items()
-    }
-    applied: dict[str, int] = {}
-    entries: list[CreditEntry] = []
-    for invoice in invoices:
-        place = (invoice.customer_id, invoice.currency)
-        balance = balances.get(place, 0)
-        applied[invoice.invoice_id] = max(min(balance, invoice.total_minor), 0)
-        change = max(-invoice.total_minor, 0) - applied[invoice.invoice_id]
-        balances[place] = balance + change
-        if change:
-            entries.append(_entry(invoice, change))
-    return Settlement(applied_minor=applied, entries=tuple(entries))
-
-
-def give_back(connection: PgConnection, invoice: Payable, *, applied_minor: int, now: datetime) -> None:
-    """Return to the customer what had paid an invoice that is voided now; the invoice's row is locked."""
-    if applied_minor:
-        give_credit(connection, [_entry(invoice, applied_minor, reason="void")], now=now)
-
-
-def give_credit(connection: PgConnection, entries: Sequence[CreditEntry], *, now: datetime) -> None:
-    """Add to customers' balances, in the caller's transaction. Locks the customers' rows."""
-    lock_balances(connection, {entry.customer_id for entry in entries})
-    append_entries(connection, entries, now=now)
+    settled = [invoice for invoice in invoices if invoice.total_minor and invoice.kind != InvoiceKind.TOP_UP]
+    wallets = open_wallets(connection, {invoice.customer_id for invoice in settled})
+    owed = {(invoice.customer_id, invoice.currency) for invoice in settled if invoice.total_minor < 0}
+    wallets |= _make_missing(connection, owed - wallets.keys(), now)
+    for wallet in wallets.values():
+        wallet.postings += catch_up(wallet.state, now)
+    applied = {invoice.invoice_id: 0 for invoice in invoices}
+    for invoice in settled:
+        wallet = wallets.get((invoice.customer_id, invoice.currency))
+        if wallet is None:
+            continue
+        if invoice.total_minor < 0:
+            _give(wallet, -invoice.total_minor, now, invoice_id=invoice.invoice_id)
+            continue
+        paid, postings = pay(wallet.state, invoice.invoice_id, invoice.total_minor, now)
+        wallet.postings += postings
+        applied[invoice.invoice_id] = paid
+    return Settlement(applied_minor=applied, wallets=tuple(wallets.values()))
 
 
 def book(connection: PgConnection, settlement: Settlement, *, now: datetime) -> None:
-    """Write what was decided, in the same transaction; the invoices are there by now."""
-    append_entries(connection, settlement.entries, now=now)
+    """Write what was decided, in the same transaction and with the same `now`; the invoices are there by now."""
+    save_wallets(connection, settlement.wallets, now=now)
 
 
-def _entry(invoice: Payable, amount_minor: int, *, reason: str = "invoice") -> CreditEntry:
-    return CreditEntry(
-        tenant_id=invoice.tenant_id,
-        customer_id=invoice.customer_id,
-        currency=invoice.currency,
-        amount_minor=amount_minor,
-        invoice_id=invoice.invoice_id,
-        reason=reason,
+def give_back(connection: PgConnection, invoice: Payable, *, applied_minor: int, now: datetime) -> None:
+    """Return what had paid an invoice that is voided now to the grants it came from; the invoice's row is locked.
+
+    What came from a grant that has expired or been voided since stays expired.
+    """
+    if not applied_minor:
+        return
+    wallet = open_wallets(connection, [invoice.customer_id])[invoice.customer_id, invoice.currency]
+    entries = connection.execute(
+        "SELECT e.grant_id, e.account, e.amount_minor FROM wallet_entries e"
+        " JOIN wallet_transactions t ON t.id = e.transaction_id WHERE t.invoice_id = %s AND t.type = 'invoice'",
+        (invoice.invoice_id,),
+    ).fetchall()
+    paid = paid_by_grant((row["grant_id"], row["account"], row["amount_minor"]) for row in entries)
+    load_grants(connection, [wallet], also=[grant_id for grant_id in paid if grant_id is not None])
+    wallet.postings += catch_up(wallet.state, now)
+    wallet.postings += return_payment(wallet.state, invoice.invoice_id, paid, now, credit_id=new_id(Prefix.GRANT))
+    save_wallets(connection, [wallet], now=now)
+
+
+def give_credit(connection: PgConnection, entries: Sequence[CreditEntry], *, now: datetime) -> None:
+    """Give customers credit, in the caller's transaction. Locks the customers' rows."""
+    wallets = open_wallets(connection, {entry.customer_id for entry in entries})
+    wallets |= _make_missing(connection, {(e.customer_id, e.currency) for e in entries} - wallets.keys(), now)
+    for wallet in wallets.values():
+        wallet.postings += catch_up(wallet.state, now)
+    for entry in entries:
+        wallet = wallets[entry.customer_id, entry.currency]
+        _give(wallet, entry.amount_minor, now, invoice_id=entry.invoice_id, credit_note_id=entry.credit_note_id)
+    save_wallets(connection, list(wallets.values()), now=now)
+
+
+def _give(
+    wallet: OpenWallet,
+    amount_minor: int,
+    now: datetime,
+    *,
+    invoice_id: str,
+    credit_note_id: str | None = None,
+) -> None:
+    grant = credit_grant(new_id(Prefix.GRANT), amount_minor, now, invoice_id=invoice_id, credit_note_id=credit_note_id)
+    wallet.state.grants[grant.id] = grant
+    wallet.postings += catch_up(wallet.state, now)
+
+
+def _make_missing(
+    connection: PgConnection, keys: Collection[tuple[str, str]], now: datetime
+) -> dict[tuple[str, str], OpenWallet]:
+    """Wallets for customers and currencies that have none; the customers are locked."""
+    if not keys:
+        return {}
+    rows = connection.execute(
+        "SELECT id, tenant_id, external_id, timezone, test_clock_id FROM customers WHERE id = ANY(%s)",
+        (sorted({customer_id for customer_id, _ in keys}),),
     )
+    customers: dict[str, Row] = {row["id"]: row for row in rows}
+    return {
+        (customer_id, currency): make_wallet(
+            wallet_id=new_id(Prefix.WALLET),
+            customer=customers[customer_id],
+            currency=currency,
+            name=currency,
+            is_opened=False,
+            now=now,
+        )
+        for customer_id, currency in sorted(keys)
+    }

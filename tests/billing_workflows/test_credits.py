@@ -40,7 +40,8 @@ def fee(amount: str) -> dict[str, object]:
 
 def entries(world: World) -> Sequence[Row]:
     return world.rows(
-        "SELECT invoice_id, amount_minor FROM customer_credits WHERE tenant_id = %(t)s ORDER BY created_at, invoice_id",
+        "SELECT invoice_id, amount_minor FROM wallet_transactions WHERE tenant_id = %(t)s"
+        " ORDER BY created_at, invoice_id",
         t=world.tenant_id,
     )
 
