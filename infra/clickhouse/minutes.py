@@ -44,11 +44,11 @@ class Added:
         self.events += events
         self.total = EXACT.add(self.total, total)
 
-    def value(self, meter: MeterEntry) -> Decimal | None:
-        """What the meter says of it; None when nothing is left in it."""
+    def value(self, aggregation: Aggregation) -> Decimal | None:
+        """What a meter of this aggregation says of it; None when nothing is left in it."""
         if not self.events:
             return self.total or None  # without events there is no sum: one that is left shows what is wrong
-        match meter.aggregation:
+        match aggregation:
             case Aggregation.COUNT:
                 return Decimal(self.events)
             case Aggregation.AVG:
@@ -67,7 +67,7 @@ def window_values(client: Client, query: UsageQuery, *, after: UsageKey | None, 
     for key, added in _edge_rows(client, query).items():
         if after is None or key > after:
             found.setdefault(key, Added()).add(added.events, added.total)
-    values = ((key, added.value(query.meter)) for key, added in sorted(found.items()))
+    values = ((key, added.value(query.aggregated_by)) for key, added in sorted(found.items()))
     return dict([(key, value) for key, value in values if value is not None][:limit])
 
 
@@ -128,13 +128,13 @@ def span_values(
         added[span].setdefault(groups, Added()).add(events, total)
     for span, found in _span_edges(client, tenant_no, meters, spans):
         added[span].setdefault(found.groups, Added()).add(found.effect, found.value)
-    return {span: _span_usage(meters[span.meter_no], by_group) for span, by_group in added.items()}
+    return {span: _span_usage(meters[span.meter_no].aggregation, by_group) for span, by_group in added.items()}
 
 
-def _span_usage(meter: MeterEntry, by_group: Mapping[GroupKey, Added]) -> SpanUsage:
-    values = ((groups, added.value(meter)) for groups, added in by_group.items())
+def _span_usage(aggregation: Aggregation, by_group: Mapping[GroupKey, Added]) -> SpanUsage:
+    values = ((groups, added.value(aggregation)) for groups, added in by_group.items())
     return SpanUsage(
-        whole=_sum(by_group.values()).value(meter),
+        whole=_sum(by_group.values()).value(aggregation),
         groups={groups: value for groups, value in values if value is not None},
     )
 

@@ -22,7 +22,7 @@ def query_usage(client: Client, query: UsageQuery, *, after: UsageKey | None, li
     Averages (avg, weighted_sum) are rounded to 12 decimals, half away from zero; everything else is exact. Raises
     Reject `usage.edge_too_large` (see `edges`), `usage.too_large` and `usage.too_many_groups` (see `values`, `levels`).
     """
-    match query.meter.aggregation:
+    match query.aggregated_by:
         case Aggregation.WEIGHTED_SUM:
             return levels.window_values(client, query, after=after, limit=limit)
         case aggregation if aggregation in ADDITIVE:

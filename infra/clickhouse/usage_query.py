@@ -8,6 +8,7 @@ from decimal import Decimal
 
 from schemas.catalogue import MeterEntry
 from schemas.instants import to_micros
+from schemas.meters import Aggregation
 
 #: Windows of one query: as a parameter their bounds stay below what ClickHouse takes; more are read in several.
 WINDOWS_A_QUERY = 5_000
@@ -20,6 +21,7 @@ GroupKey = tuple[str, ...]
 class UsageQuery:
     """What of a meter is asked. `bounds` are the windows' ends, ascending; only [start, end) counts within them.
 
+    Its values are aggregated as the meter says, or as `aggregation` does: one of those that BUCKET_AGGREGATIONS allows.
     `group_by` and the keys of `filters` are among the meter's own; values are group texts (`=m1`, or "" for none).
     """
 
@@ -32,6 +34,13 @@ class UsageQuery:
     by_customer: bool = False
     group_by: Sequence[str] = ()
     filters: Mapping[str, Sequence[str]] = field(default_factory=dict[str, Sequence[str]])
+    aggregation: Aggregation | None = None
+
+    @property
+    def aggregated_by(self) -> Aggregation:
+        own = self.meter.aggregation
+        # What a count counts has no value: its sum is the count.
+        return own if self.aggregation is None or own is Aggregation.COUNT else self.aggregation
 
 
 @dataclass(frozen=True, slots=True, order=True)

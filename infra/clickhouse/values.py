@@ -91,7 +91,7 @@ def _slice_rows(client: Client, query: UsageQuery, *, after: UsageKey | None, li
     with bounded_memory():
         rows = client.query(
             "SELECT roundDown(toUnixTimestamp64Micro(occurred_at), {bounds:Array(Int64)}) AS bucket,"  # noqa: S608 - as above
-            f" {KEYS_SQL}, toString({AGGREGATES[query.meter.aggregation]})"
+            f" {KEYS_SQL}, toString({AGGREGATES[query.aggregated_by]})"
             f" FROM usage_values WHERE {kept_sql(f'{SELECTED_SQL} AND {WITHIN_SQL}')}"
             " GROUP BY bucket, customer, groups"
             f" HAVING {AFTER_SQL} ORDER BY bucket, customer, groups LIMIT {{limit:UInt64}}",
