@@ -25,11 +25,13 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from billing_workflows.billing import Doors, bill_chunk, load_due_bills
+from billing_workflows.drafts import finalize_chunk, load_drafts
 from infra.postgres.billing import earliest_bills
 from infra.postgres.due import Due, Moment
+from infra.postgres.due_drafts import earliest_drafts
 from infra.postgres.pool import PgConnection
 from schemas.instants import format_instant, parse_instant
-from schemas.workflows import BILLS, CHUNKS_A_PAGE, ChunkResult, DuePage
+from schemas.workflows import BILLS, CHUNKS_A_PAGE, DRAFTS, ChunkResult, DuePage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +44,10 @@ class Kind:
     earliest: Callable[[PgConnection, Sequence[str]], Mapping[str, datetime]]
 
 
-KINDS = (Kind(name=BILLS, load=load_due_bills, run=bill_chunk, earliest=earliest_bills),)
+KINDS = (
+    Kind(name=DRAFTS, load=load_drafts, run=finalize_chunk, earliest=earliest_drafts),  # what was billed before
+    Kind(name=BILLS, load=load_due_bills, run=bill_chunk, earliest=earliest_bills),
+)
 
 _KIND_OF = {kind.name: kind for kind in KINDS}
 

@@ -13,6 +13,10 @@ BILL_CHUNK = "bill_chunk"  # of any kind of due work; its first kind gave it the
 
 #: Kinds of due work.
 BILLS = "bills"
+DRAFTS = "drafts"
+
+ADVANCE_CLOCK = "advance_clock"
+STEP_CLOCK = "step_clock"
 
 BUILD_METER = "build_meter"
 WAIT_FOR_FLOWS = "wait_for_flows"
@@ -23,6 +27,7 @@ PROVE_PAGE = "prove_page"
 
 CHUNKS_A_PAGE = 50  # and so activities in flight; an id is 36 bytes, a page of 200 x 50 ids 400 kB of payload
 PAGES_A_RUN = 20  # then the sweep goes on as a new run, with a short history
+STEPS_A_RUN = 100  # of a clock; the same
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +86,22 @@ class ChunkResult:
     done: int = 0
     parked: int = 0
     waiting: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClockRequest:
+    """A test clock with something to do. `since`: every event acknowledged before this instant of real time is counted
+    first; empty: the instant the run starts."""
+
+    clock_id: str
+    since: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClockStep:
+    """How far a clock has come: `done`, `more`, or `waiting` for what can't be done yet."""
+
+    progress: str
 
 
 @dataclass(frozen=True, kw_only=True)

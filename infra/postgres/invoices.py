@@ -6,7 +6,8 @@ from infra.postgres.pool import PgConnection, Row
 from schemas.errors import NotFound
 
 INVOICE_SQL = """
-SELECT i.id, i.tenant_id, i.number, i.status, i.kind, i.currency, i.customer_id, c.external_id, i.subscription_id,
+SELECT i.id, i.tenant_id, i.number, i.status, i.kind, i.currency, i.customer_id, c.external_id, c.test_clock_id,
+       i.subscription_id,
        i.period_start, i.period_end, i.subtotal_minor, i.discount_minor, i.tax_minor, i.added_tax_minor, i.total_minor,
        i.credits_applied_minor, i.amount_due_minor, i.amount_paid_minor, i.adjusted_minor, i.credited_minor,
        i.refunded_minor, i.taxes, i.discounts, i.terms, i.as_of, i.metadata, i.created_at, i.draft_until,

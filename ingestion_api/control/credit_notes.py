@@ -16,6 +16,7 @@ from infra.postgres.invoice_lifecycle import check_final, lock_invoice
 from infra.postgres.pool import PgConnection, Row
 from ingestion_api.answers import answer
 from ingestion_api.auth import Reader
+from ingestion_api.clock import clock_now
 from ingestion_api.context import FromContext
 from ingestion_api.control.customers import find as find_customer
 from ingestion_api.control.invoice_views import line_id_of
@@ -147,6 +148,7 @@ def create_credit_note(body: CreditNoteBody, call: AdminCall) -> Response:
 def _create(connection: PgConnection, body: CreditNoteBody, tenant_id: str, now: datetime) -> CreditNoteView:
     invoice = lock_invoice(connection, tenant_id=tenant_id, id_or_number=body.invoice)
     check_final(invoice)
+    now = clock_now(connection, invoice["test_clock_id"], now)
     if invoice["status"] == "void":
         raise Conflict("invoice.void", f"Invoice {invoice['number']} is void: nothing is left of it.")
     credited = _price(body, invoice, credit_notes.load_credited(connection, invoice))

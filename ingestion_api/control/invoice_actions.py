@@ -17,6 +17,7 @@ from infra.postgres.invoice_lifecycle import (
     void_invoice,
 )
 from infra.postgres.pool import PgConnection, Row
+from ingestion_api.clock import clock_now
 from ingestion_api.control.invoice_views import InvoiceView
 from ingestion_api.control.invoices import load_view
 from ingestion_api.control.payments import ProviderName, pay
@@ -78,7 +79,7 @@ def _act(invoice: str, call: Call, effect: Callable[[PgConnection, Row, datetime
 
     def run(connection: PgConnection) -> InvoiceView:
         row = lock_invoice(connection, tenant_id=call.tenant_id, id_or_number=invoice)
-        effect(connection, row, call.now)
+        effect(connection, row, clock_now(connection, row["test_clock_id"], call.now))
         return load_view(connection, call.tenant_id, row["id"])
 
     return call.perform(run, status=200)

@@ -15,7 +15,7 @@ from infra.postgres.invoice_lifecycle import check_draft, lock_invoice
 from infra.postgres.pool import PgConnection, Row
 from ingestion_api.answers import answer
 from ingestion_api.auth import Admin
-from ingestion_api.clock import Now
+from ingestion_api.clock import Now, clock_now
 from ingestion_api.context import FromContext
 from ingestion_api.control.customers import check_not_archived
 from ingestion_api.control.customers import find as find_customer
@@ -117,6 +117,7 @@ def create_invoice(body: InvoiceBody, call: AdminCall) -> Response:
 def _create(connection: PgConnection, body: InvoiceBody, tenant_id: str, now: datetime) -> InvoiceView:
     customer = find_customer(connection, tenant_id, body.customer)
     check_not_archived(customer)
+    now = clock_now(connection, customer["test_clock_id"], now)
     currency = _currency_of(customer, body.currency)
     taxes = _own_taxes(connection, customer) if body.taxes is None else _read_taxes(connection, tenant_id, body.taxes)
     terms = {
@@ -193,7 +194,7 @@ def update_invoice(invoice: str, body: InvoiceChange, principal: Admin, context:
     with context.database.transaction() as connection:
         row = lock_invoice(connection, tenant_id=principal.tenant_id, id_or_number=invoice)
         check_draft(row)
-        _change(connection, body, row, now)
+        _change(connection, body, row, clock_now(connection, row["test_clock_id"], now))
         return answer(load_view(connection, principal.tenant_id, row["id"]))
 
 
@@ -228,6 +229,6 @@ def delete_invoice(invoice: str, principal: Admin, context: FromContext, now: No
         row = lock_invoice(connection, tenant_id=principal.tenant_id, id_or_number=invoice)
         check_draft(row)
         _check_one_off(row)
-        delete_draft(connection, row, now=now)
+        delete_draft(connection, row, now=clock_now(connection, row["test_clock_id"], now))
     view: DeletedView = {"object": "invoice", "id": row["id"], "deleted": True}
     return answer(view)

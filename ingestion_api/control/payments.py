@@ -15,6 +15,7 @@ from infra.postgres.invoice_lifecycle import lock_invoice
 from infra.postgres.pool import PgConnection, Row
 from ingestion_api.answers import answer
 from ingestion_api.auth import Reader
+from ingestion_api.clock import clock_now
 from ingestion_api.context import FromContext
 from ingestion_api.control.customers import find as find_customer
 from ingestion_api.fields import MAX_EXTERNAL_ID_LENGTH, Body, DecimalText, Metadata, Reference
@@ -152,7 +153,7 @@ def create_payment(body: PaymentBody, call: AdminCall) -> Response:
             provider=body.provider,
             reference=body.reference,
             metadata=body.metadata,
-            now=call.now,
+            now=clock_now(connection, invoice["test_clock_id"], call.now),
         )
 
     return call.perform(effect)
