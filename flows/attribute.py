@@ -1,7 +1,8 @@
 """Whose each event is, which meters take it, and what they take: by the catalogue of the batch.
 
-Every event ends in one state. `quarantined`: its subject is unknown, its data can't be read, or a value that a meter
-needs is no number. `unmatched`: no meter's filters let it through. `counted`: those of at least one do.
+Every event ends in one state. `quarantined`: its subject is unknown, it is ahead of its customer's test clock, its data
+can't be read, or a value that a meter needs is no number. `unmatched`: no meter's filters let it through. `counted`:
+those of at least one do.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from flows.attributed import Attributed, Contribution, Giant, Status
 from flows.catalogue import Catalogue
+from flows.clocks import TIME_IN_FUTURE, judge_times
 from flows.columns import judge_columns
 from flows.events import Events, Kind, Rows
 from flows.fields import MAX_WHOLE, SCALE
@@ -29,7 +31,11 @@ FEW_EVENTS = 48
 
 def attribute(events: Events, catalogue: Catalogue) -> Attributed:
     """Judge every event. A function of the events and the catalogue alone."""
-    return judge(events, _customers(events, catalogue), catalogue.meters)
+    customers = _customers(events, catalogue)
+    ahead: Rows | None = None
+    if catalogue.clock_tenants:
+        events, ahead = judge_times(events, customers, catalogue)
+    return judge(events, customers, catalogue.meters, ahead=ahead)
 
 
 def judge(
@@ -37,9 +43,11 @@ def judge(
     customers: NDArray[np.uint64],
     meters_of: Mapping[Kind, Sequence[MeterEntry]],
     *,
+    ahead: Rows | None = None,
     decided: bool = False,
 ) -> Attributed:
-    """Judge events whose customers are known already (0: unknown) by these meters alone.
+    """Judge events whose customers are known already (0: unknown) by these meters alone. Rows that are `ahead` of their
+    customer's clock are quarantined.
 
     `decided`: see `Attributed.decided`.
     """
@@ -51,7 +59,12 @@ def judge(
     )
     for row in np.flatnonzero(customers == 0).tolist():
         judged.quarantine(row, UNKNOWN_SUBJECT)
-    known = np.flatnonzero(customers != 0)
+    if ahead is not None and len(ahead):
+        for row in ahead.tolist():
+            judged.quarantine(row, TIME_IN_FUTURE)
+        known = np.flatnonzero(judged.status != Status.QUARANTINED)
+    else:
+        known = np.flatnonzero(customers != 0)
     order = known[np.argsort(events.kind_codes[known], kind="stable")]
     cuts = np.flatnonzero(np.diff(events.kind_codes[order])) + 1
     for rows in np.split(order, cuts) if len(order) else []:

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 
 from flows.events import Kind
 from infra.postgres.catalogue import Change
-from schemas.catalogue import EntitlementEntry, EntryKind, MeterEntry, SubjectEntry
+from schemas.catalogue import ClockEntry, EntitlementEntry, EntryKind, MeterEntry, SubjectEntry
+from schemas.instants import to_micros
 
 
 @dataclass(slots=True)
@@ -14,6 +15,9 @@ class Catalogue:
     """State at `version`. Changed by `advance` alone, between two batches.
 
     `meters` are all revisions that are counted, by kind; `tenant_meters`, by number, those that readers use.
+
+    `clocks` are what test clocks show, in microseconds since 1970, by the clock's number; `clock_of`, by the
+    customer's, the clock it lives by; `clock_tenants`, who has any.
 
     `changed_entitlements` and `changed_meters` are the numbers of those that `advance` has touched since a reader last
     emptied the sets.
@@ -25,6 +29,9 @@ class Catalogue:
     revisions: dict[str, tuple[int, MeterEntry]] = field(default_factory=dict[str, tuple[int, MeterEntry]])
     tenant_meters: dict[int, tuple[int, MeterEntry]] = field(default_factory=dict[int, tuple[int, MeterEntry]])
     entitlements: dict[int, EntitlementEntry] = field(default_factory=dict[int, EntitlementEntry])
+    clocks: dict[int, int] = field(default_factory=dict[int, int])
+    clock_of: dict[int, int] = field(default_factory=dict[int, int])
+    clock_tenants: set[int] = field(default_factory=set[int])
     changed_entitlements: set[int] = field(default_factory=set[int])
     changed_meters: set[int] = field(default_factory=set[int])
 
@@ -39,6 +46,8 @@ class Catalogue:
                     kinds |= self._put_meter(change)
                 case EntryKind.ENTITLEMENT:
                     self._put_entitlement(change)
+                case EntryKind.CLOCK:
+                    self._put_clock(change)
         for kind in kinds:
             looking = [meter for no, meter in self.revisions.values() if (no, meter.event_type) == kind]
             self.meters[kind] = tuple(sorted(looking, key=lambda meter: (meter.meter_no, meter.revision)))
@@ -47,8 +56,15 @@ class Catalogue:
     def _put_subject(self, change: Change) -> None:
         if isinstance(change.entry, SubjectEntry):
             self.customers[change.tenant_no][change.key] = change.entry.customer_no
+            if change.entry.clock_no:  # for good: a customer keeps its clock
+                self.clock_of[change.entry.customer_no] = change.entry.clock_no
         else:
             self.customers[change.tenant_no].pop(change.key, None)
+
+    def _put_clock(self, change: Change) -> None:
+        if isinstance(change.entry, ClockEntry):
+            self.clocks[int(change.key)] = to_micros(change.entry.now)
+            self.clock_tenants.add(change.tenant_no)
 
     def _put_entitlement(self, change: Change) -> None:
         self.changed_entitlements.add(int(change.key))

@@ -9,7 +9,7 @@ So what an event is now is its last fact, and what counts of it is the sum of al
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -32,7 +32,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """What an event becomes by one change. `event` is any fact about it: all say the same of the event itself."""
+    """What an event becomes by one change. `event` is the last fact about it, which says when it occurred."""
 
     event: Fact
     change_offset: int
@@ -82,6 +82,7 @@ class _Judgement:
     customer_no: int
     status: Status
     code: str
+    occurred_at: int  # one that came without a time may have got that of its customer's test clock
 
 
 def _judge_anew(
@@ -103,7 +104,12 @@ def _judge_anew(
         return {}
     judged = attribute(events_of([latest[place].event for place in wanted]), catalogue)
     return {
-        place: _Judgement(int(judged.customers[row]), Status(int(judged.status[row])), judged.codes.get(row, ""))
+        place: _Judgement(
+            int(judged.customers[row]),
+            Status(int(judged.status[row])),
+            judged.codes.get(row, ""),
+            int(judged.events.occurred_at[row]),
+        )
         for row, place in enumerate(wanted)
     }
 
@@ -114,7 +120,7 @@ def _change(now: Decision, change: Changes, judgement: _Judgement | None) -> Dec
         if now.status is Status.VOIDED:
             return None
         counts = now.status is not Status.QUARANTINED
-        became = _Judgement(now.customer_no, Status.VOIDED, "")
+        became = _Judgement(now.customer_no, Status.VOIDED, "", now.event.occurred_at)
         effect = -1 if counts else 0
     else:
         if now.status is not Status.QUARANTINED or judgement is None:
@@ -124,7 +130,7 @@ def _change(now: Decision, change: Changes, judgement: _Judgement | None) -> Dec
         if effect == 0 and judgement.code == now.code:
             return None
     return Decision(
-        event=now.event,
+        event=replace(now.event, occurred_at=became.occurred_at),
         change_offset=change.offset,
         customer_no=became.customer_no,
         status=became.status,

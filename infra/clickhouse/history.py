@@ -124,6 +124,7 @@ class QuarantineFilter:
     start: datetime | None = None
     end: datetime | None = None
     subjects: Sequence[str] | None = None  # at most SUBJECTS_A_QUERY
+    customers: Sequence[int] | None = None  # by number, as many
 
 
 def quarantined_pages(
@@ -145,6 +146,7 @@ def quarantined_pages(
             " AND occurred_at >= fromUnixTimestamp64Micro({start:Int64})"
             " AND occurred_at < fromUnixTimestamp64Micro({end:Int64})"
             " AND ({any_subject:Bool} OR xxHash64(subject) IN {subjects:Array(UInt64)})"
+            " AND ({any_customer:Bool} OR customer_no IN {customers:Array(UInt64)})"
             " AND hash > toFixedString(unhex({after:String}), 16)"
             " GROUP BY hash ORDER BY hash LIMIT {limit:UInt32}",
             parameters={
@@ -155,6 +157,8 @@ def quarantined_pages(
                 "end": _LAST_MICROS if wanted.end is None else to_micros(wanted.end),
                 "any_subject": wanted.subjects is None,
                 "subjects": [xxhash.xxh64_intdigest(subject.encode()) for subject in wanted.subjects or ()] or [0],
+                "any_customer": wanted.customers is None,
+                "customers": list(wanted.customers or ()) or [0],
                 "after": last,
                 "limit": QUARANTINED_PAGE,
             },

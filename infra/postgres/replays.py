@@ -1,6 +1,8 @@
-"""Subjects that came to the catalogue after events of theirs: up to which version those events have been replayed."""
+"""Subjects that came to the catalogue after events of theirs, and test clocks that were moved on: up to which version
+those events have been replayed."""
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import NamedTuple
 
 from infra.postgres.pool import PgConnection
@@ -53,6 +55,32 @@ def arrived_subjects(
         (versions.after, versions.up_to, *past, limit),
     )
     return [ArrivedSubject(**row) for row in rows]
+
+
+class MovedClock(NamedTuple):
+    """A test clock that shows `now` from this version on, and the numbers of its customers."""
+
+    version: int
+    tenant_no: int
+    clock_no: int
+    now: datetime
+    customers: list[int]
+
+
+def moved_clocks(
+    connection: PgConnection, *, versions: VersionRange, past: tuple[int, int], limit: int
+) -> list[MovedClock]:
+    """The clocks with customers that were moved within these versions, in the order of (version, clock_no), those after
+    `past`."""
+    rows = connection.execute(
+        "SELECT h.version, h.tenant_no, t.no AS clock_no, (h.body ->> 'now')::timestamptz AS now,"
+        " array_agg(c.no ORDER BY c.no) AS customers"
+        " FROM catalogue_changes h JOIN test_clocks t ON t.no::text = h.key JOIN customers c ON c.test_clock_id = t.id"
+        " WHERE h.kind = 'clock' AND h.version > %s AND h.version <= %s AND (h.version, t.no) > (%s, %s)"
+        " GROUP BY h.version, h.tenant_no, t.no, h.body ORDER BY h.version, t.no LIMIT %s",
+        (versions.after, versions.up_to, *past, limit),
+    )
+    return [MovedClock(**row) for row in rows]
 
 
 def record_replayed(connection: PgConnection, *, version: int) -> None:
