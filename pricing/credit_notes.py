@@ -4,48 +4,17 @@ The total of an invoice, after discounts and with tax, is shared out over its li
 back. Every share is of what is left, so no rounding is ever lost or taken twice.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from decimal import Decimal
 
 from pricing.discounts import spread
 from pricing.explain import ZERO
+from schemas.credit_notes import Credited, CreditedInvoice, LineCredit
 from schemas.errors import Reject
 from schemas.money import currency_exponent, exactly, round_ratio
 
 EXCEEDS_INVOICE = "credit_note.exceeds_invoice"
 EXCEEDS_LINE = "credit_note.exceeds_line"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LineCredit:
-    """Of a line: `amount` in terms of the line's own amount, `total` in terms of the invoice's total."""
-
-    amount: Decimal
-    total: Decimal
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CreditedInvoice:
-    """A final invoice and what credit notes have taken of it so far: of its lines, by place, of its taxes, in order,
-    and in all."""
-
-    currency: str
-    total: Decimal
-    lines: Sequence[Decimal]
-    taxes: Sequence[Decimal]
-    credited: Decimal
-    credited_lines: Mapping[int, LineCredit]
-    credited_taxes: Sequence[Decimal]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Credited:
-    """What one more note takes: `amount` with tax, `taxes` of it in the order of the invoice's, `lines` by place."""
-
-    amount: Decimal
-    taxes: tuple[Decimal, ...]
-    lines: Mapping[int, LineCredit]
 
 
 @exactly

@@ -13,7 +13,7 @@ from infra.postgres.invoice_rows import format_number
 from infra.postgres.jsonb import jsonb
 from infra.postgres.pool import PgConnection, Row
 from infra.postgres.settlement import give_credit
-from pricing.credit_notes import Credited, CreditedInvoice, LineCredit
+from schemas.credit_notes import Credited, CreditedInvoice, LineCredit
 from schemas.money import format_amount, from_minor, to_minor
 
 _NOTE_SQL = """

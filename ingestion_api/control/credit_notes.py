@@ -27,7 +27,8 @@ from ingestion_api.paging import DEFAULT_LIMIT, Limit, StartingAfter, check_curs
 from ingestion_api.problems import pointer
 from ingestion_api.routing import house_router
 from ingestion_api.views import ListView, ObjectView
-from pricing.credit_notes import Credited, CreditedInvoice, credit_amount, credit_lines
+from pricing.credit_notes import credit_amount, credit_lines
+from schemas.credit_notes import Credited, CreditedInvoice
 from schemas.errors import Conflict, NotFound, Reject
 from schemas.ids import Prefix, new_id
 from schemas.invoice_lines import line_id

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pricing.credit_notes import Credited, CreditedInvoice, LineCredit, credit_amount, credit_lines
+from pricing.credit_notes import credit_amount, credit_lines
+from schemas.credit_notes import Credited, CreditedInvoice, LineCredit
 from schemas.errors import Reject
 
 CENT = Decimal("0.01")
