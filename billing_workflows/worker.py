@@ -11,12 +11,14 @@ from temporalio.client import Client
 from temporalio.worker import Worker
 
 from billing_workflows.activities.billing import BillingActivities
+from billing_workflows.activities.clocks import ClockActivities
 from billing_workflows.activities.meters import MeterActivities
 from billing_workflows.billing import Doors
-from billing_workflows.build_starter import start_builds
+from billing_workflows.clock_advance import ClockAdvance
 from billing_workflows.due import KINDS
 from billing_workflows.meter_builds import MeterBuild
 from billing_workflows.meter_proofs import MeterProofs
+from billing_workflows.starter import start_waiting
 from billing_workflows.sweep import BillingSweep
 from infra.clickhouse.client import connect as connect_clickhouse
 from infra.postgres.pool import Database
@@ -49,12 +51,12 @@ def sweep_schedule(kind: str) -> str:
 
 def make_worker(client: Client, doors: Doors, executor: ThreadPoolExecutor) -> Worker:
     """A worker with every workflow and activity of billing. `executor` runs the activities."""
-    activities = BillingActivities(doors)
+    activities, clocks = BillingActivities(doors), ClockActivities(doors)
     return Worker(
         client,
         task_queue=BILLING_TASK_QUEUE,
-        workflows=[BillingSweep],
-        activities=[activities.load_due_page, activities.bill_chunk],
+        workflows=[BillingSweep, ClockAdvance],
+        activities=[activities.load_due_page, activities.bill_chunk, clocks.step_clock],
         activity_executor=executor,
         max_concurrent_activities=ACTIVITY_THREADS,
         graceful_shutdown_timeout=GRACEFUL_SHUTDOWN,
@@ -120,7 +122,7 @@ async def run_worker(settings: Settings) -> None:
                 task_queue=METERS_TASK_QUEUE,
                 every_seconds=settings.proof_seconds,
             )
-            starter = asyncio.create_task(start_builds(client, database))
+            starter = asyncio.create_task(start_waiting(client, database))
             log.info("billing worker runs", sweep_seconds=settings.billing_sweep_seconds)
             await _until(stop, starter)
             log.info("billing worker ends")

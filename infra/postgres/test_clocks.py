@@ -3,9 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import LiteralString
 
 from infra.postgres.jsonb import jsonb
 from infra.postgres.pool import PgConnection, Row
+
+_WORKING: LiteralString = "SELECT id, tenant_id, now, advance_to, catalogue_version, replayed_at FROM test_clocks"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,10 +108,7 @@ def begin_advance(
 
 def load_working(connection: PgConnection, clock_id: str) -> Clock | None:
     """The clock as the workers see it."""
-    row = connection.execute(
-        "SELECT id, tenant_id, now, advance_to, catalogue_version, replayed_at FROM test_clocks WHERE id = %s",
-        (clock_id,),
-    ).fetchone()
+    row = connection.execute(_WORKING + " WHERE id = %s", (clock_id,)).fetchone()
     return None if row is None else Clock(**row)
 
 
@@ -145,12 +145,12 @@ def finish_advance(connection: PgConnection, *, clock: Clock) -> Row | None:
     ).fetchone()
 
 
-def load_advancing(connection: PgConnection, *, limit: int) -> list[str]:
+def load_advancing(connection: PgConnection, *, limit: int) -> list[Clock]:
     """Clocks that advance, the first ones asked first."""
     rows = connection.execute(
-        "SELECT id FROM test_clocks WHERE status = 'advancing' ORDER BY advance_requested_at, id LIMIT %s", (limit,)
+        _WORKING + " WHERE status = 'advancing' ORDER BY advance_requested_at, id LIMIT %s", (limit,)
     )
-    return [row["id"] for row in rows]
+    return [Clock(**row) for row in rows]
 
 
 def load_ready(connection: PgConnection) -> dict[str, datetime]:
