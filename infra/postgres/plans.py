@@ -101,3 +101,12 @@ def list_versions(connection: PgConnection, *, plan_id: str, below: int | None, 
         " ORDER BY version DESC LIMIT %(limit)s",
         {"plan_id": plan_id, "below": below, "limit": limit},
     ).fetchall()
+
+
+def load_entitlements(connection: PgConnection, *, plan_id: str, version: int) -> list[dict[str, Any]]:
+    """What a version of a plan or an add-on entitles to."""
+    row = connection.execute(
+        "SELECT entitlements FROM plan_versions WHERE plan_id = %s AND version = %s", (plan_id, version)
+    ).fetchone()
+    assert row is not None, "versions are never removed"
+    return row["entitlements"]

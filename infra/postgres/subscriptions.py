@@ -21,7 +21,7 @@ SELECT * FROM (
            WHEN s.trial_end_at <= moment.now AND s.status IN ('draft', 'trialing')
                 AND (s.trial_end_behavior = 'cancel' OR s.trial_end_behavior = 'cancel_without_payment_method'
                      AND NOT payer.has_payment_method) THEN 'canceled'
-           WHEN s.start_at > moment.now THEN 'draft'
+           WHEN s.start_at > moment.now OR s.status = 'draft' AND s.next_bill_at IS NULL THEN 'draft'
            WHEN f.is_paused THEN 'paused'
            WHEN s.trial_end_at > moment.now THEN 'trialing'
            WHEN s.status IN ('draft', 'trialing', 'paused') THEN 'active'

@@ -9,9 +9,11 @@ from typing_extensions import TypedDict
 
 from infra.postgres import coupons
 from infra.postgres.pool import PgConnection, Row
+from infra.postgres.subscriptions import save_discounts
 from ingestion_api.problems import pointer
 from pricing.discounts import read_discount
 from pricing.fields import Fields
+from schemas.billing import BilledSubscription
 from schemas.errors import Conflict, FieldError, Reject
 from schemas.money import format_decimal
 
@@ -61,6 +63,22 @@ def check_discounts(discounts: Sequence[Mapping[str, Any]]) -> None:
         if reference in seen:
             raise Reject.at(where, "coupon.already_redeemed", "The coupon is named twice.")
         seen.add(reference)
+
+
+def set_discounts(
+    connection: PgConnection, subscription: BilledSubscription, bodies: Sequence[Mapping[str, Any]], *, now: datetime
+) -> None:
+    """Let these be all discounts of a subscription that is stored and locked. Raises as `redeem_all` does."""
+    stored = redeem_all(
+        connection,
+        bodies,
+        subscription.discounts,
+        tenant_id=subscription.tenant_id,
+        subscription_id=subscription.id,
+        currency=subscription.currency,
+        now=now,
+    )
+    save_discounts(connection, subscription_id=subscription.id, discounts=stored)
 
 
 def redeem_all(

@@ -1,75 +1,107 @@
-"""What a subscription entitles to, from its plan: read, written out and stored beside every change of its terms."""
+"""What a subscription entitles to, from the plans and add-ons of its phases: written out with every change."""
 
-from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from collections.abc import Iterator, Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
 from infra.postgres import features, plans
 from infra.postgres.pool import PgConnection
+from ingestion_api.control.subscription_terms import stop_of
 from ingestion_api.control.subscription_view import Account
 from ingestion_api.entitlements.terms import write_entitlements
-from pricing.charges import PlanPrice
 from pricing.grants import Grant, Stretch, write_out
 from pricing.periods import BillingPeriod
-from pricing.terms import Terms, is_usage, read_terms
+from schemas.billing import BilledSubscription, Phase
+from schemas.money import EXACT, format_decimal
+
+PLAN = "plan"
+
+#: Days of a period, about: enough to tell the shorter one.
+_DAYS: Mapping[BillingPeriod, int] = {
+    BillingPeriod.DAY: 1,
+    BillingPeriod.WEEK: 7,
+    BillingPeriod.MONTH: 30,
+    BillingPeriod.QUARTER: 91,
+    BillingPeriod.HALF_YEAR: 182,
+    BillingPeriod.YEAR: 365,
+}
 
 
 def entitle(connection: PgConnection, account: Account) -> None:
-    """Store what the subscription entitles to, as its row now is. Call it last in the transaction."""
-    row, terms = account.row, read_terms(account.billed)
-    plan = plans.load_plan(
-        connection, tenant_id=row["tenant_id"], reference=row["plan_id"], version=row["plan_version"]
-    )
-    assert plan is not None
-    meters = features.load_meter_keys(connection, feature_ids=[each["feature_id"] for each in plan["entitlements"]])
-    grants = tuple(read_grants(plan["entitlements"], terms, meters))
+    """Store what the subscription entitles to, as it now is. Call it last in the transaction."""
+    subscription = account.billed
     write_entitlements(
         connection,
-        write_out([Stretch(start=terms.start_at, end=terms.stop_at, grants=grants)]),
-        tenant_id=row["tenant_id"],
-        tenant_no=row["tenant_no"],
-        subscription_id=row["id"],
-        customer_id=row["customer_id"],
+        write_out(list(_stretches(connection, subscription))),
+        tenant_id=subscription.tenant_id,
+        tenant_no=subscription.tenant_no,
+        subscription_id=subscription.id,
+        customer_id=subscription.customer_id,
     )
 
 
-def read_grants(
-    entitlements: Sequence[Mapping[str, Any]], terms: Terms, meter_of_feature: Mapping[str, str]
-) -> list[Grant]:
-    """A plan's entitlements, each with the billing period that its `billing_period` reset follows.
+def _stretches(connection: PgConnection, subscription: BilledSubscription) -> Iterator[Stretch]:
+    """The phases, each up to the next, within the life of the subscription. One that is not activated grants nothing.
 
-    `meter_of_feature`: the key of a metered feature's meter by feature_id.
+    A trial that ends for want of a payment method is not cut here: there may be one by then.
     """
-    grants: list[Grant] = []
-    for each in entitlements:
-        period, count = reset_period(terms, meter_of_feature.get(each["feature_id"]))
-        grants.append(
-            Grant(
+    if subscription.status == "draft" and subscription.next_bill_at is None:
+        return
+    timeline = subscription.timeline
+    stop = stop_of(subscription)
+    granted: dict[tuple[str, int], Sequence[Mapping[str, Any]]] = {}
+    for phase, following in zip(timeline, [*timeline[1:], None], strict=True):
+        ends = [end for end in (stop, following and following.starts_at) if end is not None]
+        grants = () if phase.is_paused else tuple(_grants(connection, phase, granted))
+        yield Stretch(start=phase.starts_at, end=min(ends, default=None), grants=grants)
+
+
+def _grants(
+    connection: PgConnection,
+    phase: Phase,
+    granted: dict[tuple[str, int], Sequence[Mapping[str, Any]]],
+) -> Iterator[Grant]:
+    prices = [
+        phase.price_overrides.get(price["key"], price)
+        for price in [*phase.prices, *(each for prices in phase.addon_prices for each in prices)]
+    ]
+    sources = [(PLAN, phase.plan_id, phase.plan_version, Decimal(1))]
+    sources += [
+        (each["addon_id"], each["addon_id"], each["version"], Decimal(each["quantity"])) for each in phase.addons
+    ]
+    for source, plan_id, version, quantity in sources:
+        if (plan_id, version) not in granted:
+            granted[plan_id, version] = plans.load_entitlements(connection, plan_id=plan_id, version=version)
+        entitlements = granted[plan_id, version]
+        meters = features.load_meter_keys(connection, feature_ids=[each["feature_id"] for each in entitlements])
+        for each in entitlements:
+            period, count = reset_period(prices, meters.get(each["feature_id"]))
+            yield Grant(
                 feature_id=each["feature_id"],
-                source="plan",
-                limit=each.get("limit"),
+                source=source,
+                limit=_times(each.get("limit"), quantity),
                 reset=each.get("reset"),
                 enforcement=each.get("enforcement"),
                 value=each.get("value"),
                 billing_period=period,
                 billing_period_count=count,
             )
-        )
-    return grants
 
 
-def reset_period(terms: Terms, meter: str | None) -> tuple[BillingPeriod, int]:
-    """Which billing period resets a limit on a meter: that of the meter's own price, else the shortest of the
-    subscription's prices; `once` (never) when nothing recurs."""
-    recurring = [price for price in terms.prices if price.key in terms.grids]
-    own = [price for price in recurring if is_usage(price) and price.meter == meter]
+def _times(limit: str | None, quantity: Decimal) -> str | None:
+    return None if limit is None else format_decimal(EXACT.multiply(Decimal(limit), quantity))
+
+
+def reset_period(prices: Sequence[Mapping[str, Any]], meter: str | None) -> tuple[BillingPeriod, int]:
+    """Which billing period resets a limit on a meter: that of the meter's own price, else the shortest of these
+    prices; `once` (never) when nothing recurs."""
+    recurring = [price for price in prices if price["billing_period"] != BillingPeriod.ONCE]
+    own = [price for price in recurring if meter is not None and price.get("meter") == meter]
     candidates = own or recurring
     if not candidates:
         return BillingPeriod.ONCE, 1
-    shortest = min(candidates, key=lambda price: _length(terms, price))
-    return shortest.billing_period, shortest.billing_period_count
+    return min(map(_period_of, candidates), key=lambda period: _DAYS[period[0]] * period[1])
 
 
-def _length(terms: Terms, price: PlanPrice) -> timedelta:
-    period = terms.grids[price.key].containing(terms.start_at)
-    return period.end - period.start
+def _period_of(price: Mapping[str, Any]) -> tuple[BillingPeriod, int]:
+    return BillingPeriod(price["billing_period"]), price["billing_period_count"]

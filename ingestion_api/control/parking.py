@@ -28,6 +28,6 @@ def _unpark(connection: PgConnection, subscription_id: str, call: Call) -> Subsc
         raise NotFound("subscription.not_found", f"There is no subscription {subscription_id!r}.")
     if not unpark(connection, subscription_id=subscription_id):
         raise Conflict("subscription.not_parked", "The subscription is not parked: billing does not pass it by.")
-    view = to_view(find(connection, call.tenant_id, subscription_id, call.now), call.now)
+    view = to_view(find(connection, call.tenant_id, subscription_id, call.now))
     tell(connection, call.principal, SystemEvent.SUBSCRIPTION_UPDATED, view, call.now)
     return view

@@ -11,11 +11,11 @@ from infra.postgres.pool import PgConnection, Row
 from ingestion_api.control.plan_terms import check_billable
 from ingestion_api.problems import pointer
 from pricing.changes import amended
-from pricing.charges import PlanPrice, PriceType, parse_plan_price, read_commitment, serialize
-from pricing.discounts import read_discounts
+from pricing.charges import PriceType, parse_plan_price, read_commitment, serialize
 from pricing.fields import Fields
+from pricing.periods import BillingPeriod, add_units, resolve, zone
 from pricing.terms import Terms, read_terms
-from schemas.billing import BilledSubscription
+from schemas.billing import BilledSubscription, TrialEnd
 from schemas.errors import Reject
 from schemas.instants import Period
 
@@ -60,30 +60,20 @@ def _load_meter(connection: PgConnection, tenant_id: str, key: str | None) -> Ro
     return None if key is None else load_meters(connection, tenant_id=tenant_id, references=[key]).get(key)
 
 
-def check_quantities(quantities: Mapping[str, str], prices: Sequence[PlanPrice]) -> None:
-    """Quantities are of the plan's fixed prices, from 0 to MAX_QUANTITY. Raises Reject."""
-    by_key = {price.key: price for price in prices}
+def check_quantities(quantities: Mapping[str, str], prices: Sequence[Mapping[str, Any]]) -> None:
+    """Quantities are of fixed prices among these bodies, from 0 to MAX_QUANTITY. Raises Reject."""
+    by_key = {price["key"]: price for price in prices}
     for key, quantity in quantities.items():
         where = pointer("quantities", key)
         price = by_key.get(key)
         if price is None:
-            raise Reject.at(where, "subscription.unknown_price", f"The plan has no price {key!r}.")
-        if price.price.type is not PriceType.FIXED:
+            raise Reject.at(where, "subscription.unknown_price", f"Neither the plan nor an add-on has a price {key!r}.")
+        if price["type"] != PriceType.FIXED:
             raise Reject.at(
                 where, "subscription.invalid_quantity", f"{key!r} is priced by usage: its meter gives the quantity."
             )
         if not 0 <= Decimal(quantity) <= MAX_QUANTITY:
             raise Reject.at(where, "subscription.invalid_quantity", f"Must be from 0 to {MAX_QUANTITY}.")
-
-
-def check_discounts(discounts: Sequence[Mapping[str, Any]]) -> None:
-    """Discounts are `{percent}` or `{amount}` in this release. Raises Reject."""
-    for index, discount in enumerate(discounts):
-        if "coupon" in discount:
-            raise Reject.at(
-                pointer("discounts", index, "coupon"), "request.unsupported_field", "Coupons are not supported yet."
-            )
-    read_discounts(Fields({"discounts": list(discounts)}))
 
 
 def check_commitment(commitment: Mapping[str, Any] | None) -> None:
@@ -119,6 +109,23 @@ def current_period(terms: Terms, now: datetime) -> Period | None:
     return Period(start=max(period.start, terms.start_at), end=end)
 
 
-def with_cancellation(subscription: BilledSubscription, cancel_at: datetime, *, prorate: bool) -> BilledSubscription:
-    """The subscription as it will be once it is to be canceled at an instant."""
+def stop_of(subscription: BilledSubscription) -> datetime | None:
+    """The instant from which on the subscription entitles to nothing, as far as it is known."""
+    stops = [subscription.end_at, subscription.cancel_at]
+    if subscription.trial_end_behavior == TrialEnd.CANCEL:
+        stops.append(subscription.trial_end_at)
+    return min((stop for stop in stops if stop is not None), default=None)
+
+
+def with_cancellation(
+    subscription: BilledSubscription, cancel_at: datetime | None, *, prorate: bool
+) -> BilledSubscription:
+    """The subscription as it will be once it is to be canceled at an instant, or is not to be any more."""
     return replace(subscription, cancel_at=cancel_at, cancel_proration=prorate)
+
+
+def trial_end_of(start_at: datetime, days: int, timezone: str) -> datetime:
+    """The end of a trial of so many days: the same time of the day in the billing timezone."""
+    tz = zone(timezone)
+    local = start_at.astimezone(tz).replace(tzinfo=None)
+    return resolve(add_units(local, BillingPeriod.DAY, days), tz)

@@ -114,7 +114,7 @@ def test_one_that_has_not_started_is_withdrawn_and_never_billed(api: Api, at: st
         ({"at": "2026-03-10T11:59:59Z"}, "subscription.invalid_cancel_at", "/at"),
         ({"at": "now", "proration": "full"}, "request.invalid_field", "/proration"),
         ({"at": "now", "preview": "yes"}, "request.invalid_field", "/preview"),
-        ({"at": "now", "invoice": "now"}, "request.unsupported_field", "/invoice"),
+        ({"at": "now", "invoice": "next"}, "request.invalid_field", "/invoice"),
     ],
 )
 def test_a_bad_cancellation_is_422_at_its_field(

@@ -187,11 +187,38 @@ BAD: list[tuple[dict[str, Any], int, str, str | None]] = [
         "subscription.invalid_override",
         "/price_overrides/seats/key",
     ),
-    ({"discounts": [{"coupon": "x"}]}, 422, "request.unsupported_field", "/discounts/0/coupon"),
+    ({"discounts": [{"coupon": "x"}]}, 422, "coupon.not_found", "/discounts/0/coupon"),
+    ({"discounts": [{"coupon": "x", "percent": "5"}]}, 422, "request.unknown_field", "/discounts/0/percent"),
     ({"discounts": [{"percent": "-1"}]}, 422, "pricing.invalid_decimal", "/discounts/0/percent"),
     ({"commitment": {"amount": "-1"}}, 422, "pricing.invalid_decimal", "/commitment/amount"),
-    ({"trial_days": 14}, 422, "request.unsupported_field", "/trial_days"),
-    ({"addons": ["x"]}, 422, "request.unsupported_field", "/addons"),
+    ({"trial_days": -1}, 422, "request.invalid_field", "/trial_days"),
+    (
+        {"trial_days": 14, "billing_anchor": "2026-04-01T00:00:00Z"},
+        422,
+        "subscription.invalid_anchor",
+        "/billing_anchor",
+    ),
+    ({"trial_end_behavior": "explode"}, 422, "request.invalid_field", "/trial_end_behavior"),
+    ({"addons": ["x"]}, 422, "addon.not_found", "/addons/0/addon"),
+    ({"addons": ["clash"]}, 422, "subscription.duplicate_price", "/addons/0/addon"),
+    ({"addons": ["extra", "again"]}, 422, "subscription.duplicate_price", "/addons/1/addon"),
+    ({"addons": ["extra", "extra"]}, 422, "subscription.duplicate_addon", "/addons/1/addon"),
+    ({"addons": ["euro"]}, 422, "subscription.currency_mismatch", "/addons/0/addon"),
+    ({"addons": [{"addon": "extra", "version": 7}]}, 422, "addon.not_found", "/addons/0/addon"),
+    ({"addons": [{"addon": "extra", "quantity": "0"}]}, 422, "subscription.invalid_quantity", "/addons/0/quantity"),
+    ({"phases": [{"starts_at": "2026-03-10T12:00:00Z"}]}, 422, "subscription.invalid_phase", "/phases/0/starts_at"),
+    (
+        {"phases": [{"starts_at": "2026-05-01T00:00:00Z", "quantities": {"none": "1"}}]},
+        422,
+        "subscription.unknown_price",
+        "/phases/0/quantities/none",
+    ),
+    (
+        {"end_at": "2026-05-01T00:00:00Z", "phases": [{"starts_at": "2026-05-01T00:00:00Z"}]},
+        422,
+        "subscription.after_end",
+        "/phases/0/starts_at",
+    ),
 ]
 
 
@@ -201,6 +228,13 @@ def test_a_bad_subscription_is_refused_and_leaves_nothing(
 ) -> None:
     daily = {"key": "fee", "type": "fixed", "model": "flat", "amount": "1", "billing_period": "day"}
     catalog.post("/v1/plans", {"key": "daily", "currency": "USD", "prices": [daily]})
+    for key, price, currency in (
+        ("clash", "base", "USD"),
+        ("extra", "x", "USD"),
+        ("again", "x", "USD"),
+        ("euro", "y", "EUR"),
+    ):
+        catalog.post("/v1/addons", {"key": key, "currency": currency, "prices": [{**daily, "key": price}]})
     problem = subscribe(catalog, status=status, **change)
     assert problem["code"] == code
     assert pointer is None or problem["errors"][0]["pointer"] == pointer

@@ -1,0 +1,94 @@
+"""The timeline of a subscription as changes write it: one more phase, and what is billed next under it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from infra.postgres import subscriptions
+from infra.postgres.pool import PgConnection
+from ingestion_api.control.contracts import Contract, load_addons
+from ingestion_api.control.versions import find as find_plan
+from pricing.statements import NextBill, next_statement
+from pricing.terms import read_terms
+from schemas.billing import BilledSubscription, Phase
+from schemas.errors import Conflict
+
+MAX_PHASES = 1_000  # of one subscription
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """When a phase starts, whether fees are shared out by time there, and whether that makes an invoice of its own."""
+
+    at: datetime
+    prorate: bool = True
+    invoice_now: bool = False
+
+
+def contract_of(connection: PgConnection, subscription: BilledSubscription, phase: Phase) -> Contract:
+    """What is agreed to in a phase."""
+    tenant_id = subscription.tenant_id
+    return Contract(
+        plan=find_plan(connection, tenant_id, phase.plan_id, phase.plan_version),
+        quantities=phase.quantities,
+        price_overrides=phase.price_overrides,
+        addons=[
+            {
+                "addon": each["addon"],
+                "addon_id": each["addon_id"],
+                "version": each["version"],
+                "quantity": each["quantity"],
+            }
+            for each in phase.addons
+        ],
+        addon_plans=load_addons(connection, phase.addons, tenant_id=tenant_id),
+        commitment=phase.commitment,
+    )
+
+
+def to_phase(contract: Contract, timing: Timing, *, is_paused: bool = False) -> Phase:
+    """The phase in which a contract is in force; its number and whether it is late follow from its subscription."""
+    return Phase(
+        no=0,
+        starts_at=timing.at,
+        plan_id=contract.plan["id"],
+        plan_version=contract.plan["version"],
+        plan_key=contract.plan["key"],
+        prices=contract.plan["prices"],
+        quantities=dict(contract.quantities),
+        price_overrides=dict(contract.price_overrides),
+        addons=[{**each} for each in contract.addons],
+        addon_prices=[row["prices"] for row in contract.addon_plans],
+        commitment=contract.commitment,
+        is_paused=is_paused,
+        prorate=timing.prorate,
+        invoice_now=timing.invoice_now,
+    )
+
+
+def put_phase(
+    connection: PgConnection, subscription: BilledSubscription, phase: Phase, *, now: datetime
+) -> BilledSubscription:
+    """Store one more phase of a subscription that is locked, in place of those that were to start after it; the
+    subscription with it. Raises Conflict `subscription.too_many_changes`."""
+    changed = subscription.with_phase(phase)
+    if len(changed.phases) > MAX_PHASES:
+        raise Conflict("subscription.too_many_changes", f"A subscription has at most {MAX_PHASES} phases.")
+    bill = next_bill_of(changed)
+    subscriptions.save_phases(connection, changed, bill_at=bill.at, usage_due=bill.usage_due, now=now)
+    return changed
+
+
+def next_bill_of(subscription: BilledSubscription) -> NextBill:
+    """What a subscription's row says of its next statement."""
+    statement = next_statement(read_terms(subscription))
+    if statement is None:
+        return NextBill(at=None, usage_due=False)
+    return NextBill(at=statement.at, usage_due=statement.has_usage)
+
+
+def without_scheduled(subscription: BilledSubscription, now: datetime) -> BilledSubscription:
+    """The subscription without the phases that are to start later than now; the first one stays."""
+    timeline = subscription.timeline
+    kept: Sequence[Phase] = [phase for phase in timeline if phase.starts_at <= now] or timeline[:1]
+    return replace(subscription, phases=tuple(kept))
