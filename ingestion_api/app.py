@@ -35,6 +35,8 @@ from ingestion_api.control import (
     test_clocks,
 )
 from ingestion_api.entitlements import routes as entitlements
+    wallet_grants,
+    wallets,
 from ingestion_api.health import Readier
 from ingestion_api.queries import event_changes, event_voids, events, usage
 from ingestion_api.routing import check_names
@@ -70,6 +72,8 @@ ROUTERS = (
     tenants.router,
     api_keys.router,
     health.router,
+    wallets.router,
+    wallet_grants.router,
 )
 
 

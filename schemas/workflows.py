@@ -13,6 +13,7 @@ BILL_CHUNK = "bill_chunk"  # of any kind of due work; its first kind gave it the
 
 #: Kinds of due work.
 BILLS = "bills"
+WALLETS = "wallets"
 DRAFTS = "drafts"
 
 ADVANCE_CLOCK = "advance_clock"

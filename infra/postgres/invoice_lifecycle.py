@@ -13,7 +13,8 @@ from infra.postgres.invoice_rows import draw_numbers, format_number
 from infra.postgres.invoices import INVOICE_SQL
 from infra.postgres.jsonb import jsonb
 from infra.postgres.pool import PgConnection, Row
-from infra.postgres.settlement import Payable, book, give_back, settle
+from infra.postgres.settlement import Payable, book, drop_top_up, give_back, settle, start_top_up
+from schemas.billing import InvoiceKind
 from schemas.errors import Conflict, NotFound
 from schemas.topics import SystemEvent
 
@@ -104,6 +105,8 @@ def void_invoice(connection: PgConnection, row: Row, *, now: datetime) -> None:
     if row["credited_minor"]:
         raise Conflict("invoice.has_credit_notes", f"Invoice {number} has credit notes; credit what is left of it.")
     if row["total_minor"] < 0:
+    if row["kind"] == InvoiceKind.TOP_UP:
+        drop_top_up(connection, payable(row), now=now)
         raise Conflict("invoice.gave_credit", f"Invoice {number} gave its customer credit, which may be used by now.")
     give_back(connection, payable(row), applied_minor=row["credits_applied_minor"], now=now)
     connection.execute(
@@ -141,6 +144,8 @@ def reduce_due(
         {"paid": paid_minor, "adjusted": adjusted_minor, "now": now, "id": row["id"]},
     ).fetchone()
     assert changed is not None
+        if row["kind"] == InvoiceKind.TOP_UP:
+            start_top_up(connection, payable(row), paid_minor=changed["amount_paid_minor"], now=now)
     if changed["status"] == "paid" and row["status"] != "paid":
         copy_events(connection, [event_row(SystemEvent.INVOICE_PAID, state_of({**row, **changed}), now=now)])
     return changed["status"]

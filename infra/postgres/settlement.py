@@ -12,10 +12,11 @@ from infra.postgres.credits import CreditEntry
 from infra.postgres.pool import PgConnection, Row
 from infra.postgres.wallets.save import save_wallets
 from infra.postgres.wallets.state import OpenWallet, load_grants, make_wallet, open_wallets
-from pricing.wallets import catch_up, credit_grant, paid_by_grant, pay
+from pricing.wallets import WalletGrant, catch_up, credit_grant, paid_by_grant, pay, void_grant
 from pricing.wallets import give_back as return_payment
 from schemas.billing import InvoiceKind
 from schemas.ids import Prefix, new_id
+from schemas.wallets import GrantStatus
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,3 +138,39 @@ def _make_missing(
         )
         for customer_id, currency in sorted(keys)
     }
+
+
+def start_top_up(connection: PgConnection, invoice: Payable, *, paid_minor: int, now: datetime) -> None:
+    """Let the grant that a paid invoice sold take effect, as far as money has paid it (a credit note may have lowered
+    what was due); the invoice's row is locked."""
+    wallet, grant = _sold(connection, invoice)
+    if grant is None or grant.status is not GrantStatus.UNPAID:
+        return  # somebody has voided it
+    wallet.postings += catch_up(wallet.state, now)
+    if paid_minor == 0:
+        void_grant(grant, now)
+    else:
+        grant.status, grant.amount_minor, grant.is_changed = GrantStatus.SCHEDULED, paid_minor, True
+        if grant.expires_at is None or grant.expires_at > now:
+            grant.effective_at = now
+        wallet.postings += catch_up(wallet.state, now)
+    save_wallets(connection, [wallet], now=now)
+
+
+def drop_top_up(connection: PgConnection, invoice: Payable, *, now: datetime) -> None:
+    """Void the grant that waited for the payment of an invoice that is voided now; its row is locked."""
+    wallet, grant = _sold(connection, invoice)
+    if grant is not None and grant.status is GrantStatus.UNPAID:
+        void_grant(grant, now)
+        save_wallets(connection, [wallet], now=now)
+
+
+def _sold(connection: PgConnection, invoice: Payable) -> tuple[OpenWallet, WalletGrant | None]:
+    wallet = open_wallets(connection, [invoice.customer_id])[invoice.customer_id, invoice.currency]
+    row = connection.execute(
+        "SELECT id FROM wallet_grants WHERE invoice_id = %s AND kind = 'paid'", (invoice.invoice_id,)
+    ).fetchone()
+    if row is None:
+        return wallet, None
+    load_grants(connection, [wallet], also=[row["id"]])
+    return wallet, wallet.state.grants[row["id"]]

@@ -178,15 +178,17 @@ def _update_grants(connection: PgConnection, wallets: Sequence[OpenWallet], now:
         return
     connection.execute(
         "UPDATE wallet_grants AS g SET status = new.status, refilled_until = new.refilled_until,"
-        " effective_at = new.effective_at, voided_at = CASE WHEN new.status = 'voided' THEN %s::timestamptz END"
-        " FROM unnest(%s::text[], %s::text[], %s::timestamptz[], %s::timestamptz[])"
-        " AS new (id, status, refilled_until, effective_at) WHERE g.id = new.id",
+        " effective_at = new.effective_at, amount_minor = new.amount_minor,"
+        " voided_at = CASE WHEN new.status = 'voided' THEN %s::timestamptz END"
+        " FROM unnest(%s::text[], %s::text[], %s::timestamptz[], %s::timestamptz[], %s::bigint[])"
+        " AS new (id, status, refilled_until, effective_at, amount_minor) WHERE g.id = new.id",
         (
             now,
             [grant.id for grant in changed],
             [grant.status for grant in changed],
             [grant.refilled_until for grant in changed],
             [grant.effective_at for grant in changed],
+            [grant.amount_minor for grant in changed],
         ),
     )
 
