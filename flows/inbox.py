@@ -20,7 +20,7 @@ from infra.kafka.inbox import InboxMessage, InboxReader
 from infra.kafka.producer import Headers, Producer
 from infra.postgres.poison import PoisonMessage, record_poison
 from infra.postgres.pool import PgConnection
-from infra.postgres.tenants import ROOT_TENANT_ID, load_tenant_numbers
+from infra.postgres.tenants import ROOT_TENANT_ID, load_clocked_tenants, load_tenant_numbers
 from infra.settings import Settings
 from schemas.errors import MeterlineError, Reject, Retry
 from schemas.events import HEADER_COUNT, HEADER_TENANT_NO
@@ -68,13 +68,15 @@ def move(
 
     An event is received when its message was stamped: at the same instant each time it is read.
     """
-    numbers = _tenant_numbers(messages, connection)
+    numbers, clocked = _tenants(messages, connection)
     events: dict[int, list[Columns]] = {}
     poison: list[PoisonMessage] = []
     for message in messages:
         try:
             tenant_no = _tenant_no(message, numbers)
-            columns = read_message(message.value, message.headers, min(message.stamped_at_ms * 1000, now_micros))
+            stamped_micros = min(message.stamped_at_ms * 1000, now_micros)
+            any_time = _tenant_id(message) in clocked
+            columns = read_message(message.value, message.headers, stamped_micros, any_time=any_time)
         except MeterlineError as error:
             poison.append(_poison(message, error))
         else:
@@ -116,9 +118,11 @@ def _tenant_id(message: InboxMessage) -> str:
     return message.headers.get(TENANT_HEADER, ROOT_TENANT_ID.encode()).decode("utf-8", "replace").replace("\0", "?")
 
 
-def _tenant_numbers(messages: list[InboxMessage], connection: PgConnection) -> dict[str, int]:
+def _tenants(messages: list[InboxMessage], connection: PgConnection) -> tuple[dict[str, int], set[str]]:
+    """The numbers of the messages' tenants, by id, and which of them have test clocks."""
+    ids = list({_tenant_id(message) for message in messages})
     with connection.transaction():
-        return load_tenant_numbers(connection, list({_tenant_id(message) for message in messages}))
+        return load_tenant_numbers(connection, ids), load_clocked_tenants(connection, ids)
 
 
 def _tenant_no(message: InboxMessage, numbers: dict[str, int]) -> int:

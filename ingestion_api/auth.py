@@ -24,6 +24,7 @@ SECRET_PREFIX = "mtr_"  # noqa: S105 - it opens nothing; it lets scanners recogn
 MAX_SECRET_LENGTH = 256  # characters; a longer bearer is no key of ours
 STALE_SECONDS = 3600  # how long a cached key outlives PostgreSQL
 MAX_CACHED_KEYS = 10_000
+RECHECK_SECONDS = 0.2
 RENEW_SHARE = 0.5  # of its freshness after which a key in use is looked up again
 
 
@@ -58,12 +59,13 @@ SCOPES: dict[Role, frozenset[Scope]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Principal:
-    """The key that asks, and the tenant everything it touches belongs to."""
+    """The key that asks, and the tenant everything it touches belongs to. `has_clocks`: the tenant has test clocks."""
 
     tenant_no: int
     tenant_id: str
     key_id: str
     role: Role
+    has_clocks: bool = False
 
     def may(self, scope: Scope) -> bool:
         return scope in SCOPES[self.role]
@@ -74,6 +76,7 @@ class _Entry:
     principal: Principal
     loaded_at: float  # time.monotonic() before PostgreSQL was asked
     asked_at: float  # the same; later than `loaded_at` when PostgreSQL was away then
+    rechecked_at: float = 0  # the same, if `recheck` asked
 
 
 def new_secret() -> str:
@@ -145,6 +148,26 @@ class KeyCache:
             raise _invalid_key()
         return principal
 
+    def recheck(self, bearer: str) -> Principal:
+        """The principal as it is now, whatever is cached: asked at most once in RECHECK_SECONDS a key. May wait for
+        PostgreSQL, and raises as `lookup` does."""
+        digest = secret_sha256(bearer)
+        now = self._monotonic()
+        entry = self._good.get(digest)
+        if entry is not None and now - entry.rechecked_at < RECHECK_SECONDS:
+            return entry.principal
+        principal = self._reload(digest, entry, now, rechecked_at=now)
+        if principal is None:
+            raise _invalid_key()
+        return principal
+
+    def forget_tenant(self, tenant_id: str) -> None:
+        """Ask PostgreSQL again for the keys of this tenant: something of it has just changed that they carry."""
+        with self._lock:
+            self._forgotten += 1
+            for digest in [key for key, entry in self._good.items() if entry.principal.tenant_id == tenant_id]:
+                del self._good[digest]
+
     def forget(self, digest: bytes) -> None:
         """Ask PostgreSQL again for the key with this SHA-256: it has just been made or revoked."""
         with self._lock:
@@ -152,7 +175,7 @@ class KeyCache:
             self._good.pop(digest, None)
             self._bad.pop(digest, None)
 
-    def _reload(self, digest: bytes, known: _Entry | None, now: float) -> Principal | None:
+    def _reload(self, digest: bytes, known: _Entry | None, now: float, *, rechecked_at: float = 0) -> Principal | None:
         forgotten = self._forgotten
         try:
             with self._database.transaction() as connection:
@@ -164,7 +187,9 @@ class KeyCache:
             self._keep(digest, replace(known, asked_at=now), forgotten)
             return known.principal
         principal = None if row is None else _map_principal(row)
-        self._keep(digest, None if principal is None else _Entry(principal, now, now), forgotten, bad_since=now)
+        self._keep(
+            digest, None if principal is None else _Entry(principal, now, now, rechecked_at), forgotten, bad_since=now
+        )
         return principal
 
     def _keep(self, digest: bytes, entry: _Entry | None, forgotten: int, *, bad_since: float = 0) -> None:
@@ -191,7 +216,11 @@ def _invalid_key() -> Unauthenticated:
 
 def _map_principal(row: Row) -> Principal:
     return Principal(
-        tenant_no=row["tenant_no"], tenant_id=row["tenant_id"], key_id=row["key_id"], role=Role(row["role"])
+        tenant_no=row["tenant_no"],
+        tenant_id=row["tenant_id"],
+        key_id=row["key_id"],
+        role=Role(row["role"]),
+        has_clocks=row["has_clocks"],
     )
 
 

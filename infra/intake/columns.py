@@ -86,11 +86,14 @@ def build_columns(events: Sequence[IncomingEvent], times: Int64s) -> Columns:
     )
 
 
-def check_columns(events: Sequence[IncomingEvent], received_micros: int) -> Columns:
-    """Columns of decoded events whose text is UTF-8, if all of them are surely good. Raises Suspect."""
+def check_columns(events: Sequence[IncomingEvent], received_micros: int, *, any_time: bool = False) -> Columns:
+    """Columns of decoded events whose text is UTF-8, if all of them are surely good. Raises Suspect.
+
+    `any_time`: see `check_event`.
+    """
     if len(events) < MIN_VECTORIZED:
         try:
-            times = np.array([check_event(event, received_micros) for event in events], np.int64)
+            times = np.array([check_event(event, received_micros, any_time=any_time) for event in events], np.int64)
         except Reject:
             raise Suspect from None
         return build_columns(events, times)
@@ -101,7 +104,9 @@ def check_columns(events: Sequence[IncomingEvent], received_micros: int) -> Colu
         types=[event.type for event in events],
         subjects=_check_names([event.subject for event in events]),
         data=_check_data([event.data for event in events]),
-        times=_check_times(stamps, received_micros),
+        times=_check_times(
+            stamps, received_micros, MAX_MICROS if any_time else received_micros + MAX_FUTURE_MICROS + 1
+        ),
         untimed=[index for index, stamp in enumerate(stamps) if stamp is None] if None in stamps else [],
     )
     if not "".join([*dict.fromkeys(columns.types), *dict.fromkeys(columns.sources)]).isprintable():
@@ -136,8 +141,8 @@ def _check_data(data: list[msgspec.Raw]) -> list[bytes]:
     return texts
 
 
-def _check_times(stamps: list[str | None], received_micros: int) -> Int64s:
-    """Microseconds of all events' times; of their receipt where they have none."""
+def _check_times(stamps: list[str | None], received_micros: int, end_micros: int) -> Int64s:
+    """Microseconds of all events' times, which lie before `end_micros`; of their receipt where they have none."""
     texts = [stamp for stamp in stamps if stamp is not None]
     times = np.full(len(stamps), received_micros)
     if texts:
@@ -148,7 +153,7 @@ def _check_times(stamps: list[str | None], received_micros: int) -> Int64s:
             times = read
         else:
             times[[index for index, stamp in enumerate(stamps) if stamp is not None]] = read
-    if times.min() < MIN_MICROS or times.max() >= min(MAX_MICROS, received_micros + MAX_FUTURE_MICROS + 1):
+    if times.min() < MIN_MICROS or times.max() >= min(MAX_MICROS, end_micros):
         raise Suspect
     return times
 

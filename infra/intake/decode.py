@@ -36,17 +36,20 @@ class Decoded:
     rejections: list[Rejection]
 
 
-def decode(body: bytes, form: Form, received_micros: int) -> Decoded:
-    """Raises Malformed (`request.invalid_json`) when nothing can be read, TooLarge for too many events."""
+def decode(body: bytes, form: Form, received_micros: int, *, any_time: bool = False) -> Decoded:
+    """Raises Malformed (`request.invalid_json`) when nothing can be read, TooLarge for too many events.
+
+    `any_time`: see `check_event`.
+    """
     try:
         if not body.isascii():
             body = body.removeprefix(BYTE_ORDER_MARK)
             body.decode()
         events = _read(body, form)
         if 0 < len(events) <= MAX_EVENTS_A_REQUEST:
-            return Decoded(check_columns(events, received_micros), [])
+            return Decoded(check_columns(events, received_micros, any_time=any_time), [])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, Suspect):
-        return _decode_each(_split(body, form), received_micros)
+        return _decode_each(_split(body, form), received_micros, any_time)
     if events:
         raise too_many_events()
     return Decoded(None, [])
@@ -88,13 +91,13 @@ def _split(body: bytes, form: Form) -> list[bytes]:
     return [body.strip()]
 
 
-def _decode_each(texts: list[bytes], received_micros: int) -> Decoded:
+def _decode_each(texts: list[bytes], received_micros: int, any_time: bool) -> Decoded:
     good: list[ReadEvent] = []
     rejections: list[Rejection] = []
     unreadable: list[Unreadable] = []
     for index, text in enumerate(texts):
         try:
-            good.append(read_element(text, received_micros))
+            good.append(read_element(text, received_micros, any_time=any_time))
         except Reject as error:
             rejections.append(Rejection(index=index, id=id_of(text), code=error.code, detail=error.detail))
             if isinstance(error, Unreadable):

@@ -53,7 +53,7 @@ class ReadEvent:
     extensions: str | None  # JSON object text
 
 
-def read_element(text: bytes, received_micros: int) -> ReadEvent:
+def read_element(text: bytes, received_micros: int, *, any_time: bool = False) -> ReadEvent:
     """An event from its JSON text. Raises Reject, and Unreadable when it is no JSON at all."""
     check_size(len(text) if len(text) > MAX_ELEMENT_BYTES else 0)
     fields = _read_fields(text)
@@ -71,7 +71,7 @@ def read_element(text: bytes, received_micros: int) -> ReadEvent:
     for name in ("datacontenttype", "dataschema"):
         if name in fields:
             _text(fields, name)
-    micros = check_event(event, received_micros)
+    micros = check_event(event, received_micros, any_time=any_time)
     known = {*IncomingEvent.__struct_fields__, "data_base64"}
     extensions = _extensions({name: raw for name, raw in fields.items() if name not in known})
     if extensions is not None:

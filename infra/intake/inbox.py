@@ -14,7 +14,7 @@ BINARY_ID = "ce_id"
 MAX_MESSAGE_BYTES = 4 * MAX_EVENT_BYTES
 
 
-def read_message(value: bytes, headers: dict[str, bytes], received_micros: int) -> Columns:
+def read_message(value: bytes, headers: dict[str, bytes], received_micros: int, *, any_time: bool = False) -> Columns:
     """The event of a message: binary mode (`ce_…` headers and the data) or structured (the whole event as JSON).
 
     `headers` has names in lower case. Raises Malformed, Reject with the code of what is wrong.
@@ -25,7 +25,7 @@ def read_message(value: bytes, headers: dict[str, bytes], received_micros: int) 
         value = _structured(value, headers)
     if value.lstrip()[:1] != b"{":
         raise Malformed("request.invalid_json", "a message holds one event: a JSON object")
-    decoded = decode(value, Form.JSON, received_micros)
+    decoded = decode(value, Form.JSON, received_micros, any_time=any_time)
     if decoded.events is None:
         [rejection] = decoded.rejections
         raise Reject(rejection.code, rejection.detail)

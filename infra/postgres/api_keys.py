@@ -6,9 +6,11 @@ from infra.postgres.pool import PgConnection, Row
 
 
 def load_principal(connection: PgConnection, *, secret_sha256: bytes) -> Row | None:
-    """tenant_no, tenant_id, key_id and role of the key that is good now; None when there is none."""
+    """tenant_no, tenant_id, key_id and role of the key that is good now, and whether its tenant has test clocks; None
+    when there is no such key."""
     return connection.execute(
-        "SELECT tenants.no AS tenant_no, api_keys.tenant_id, api_keys.id AS key_id, api_keys.role"
+        "SELECT tenants.no AS tenant_no, api_keys.tenant_id, api_keys.id AS key_id, api_keys.role,"
+        " EXISTS (SELECT FROM test_clocks WHERE test_clocks.tenant_id = tenants.id) AS has_clocks"
         " FROM api_keys JOIN tenants ON tenants.id = api_keys.tenant_id"
         " WHERE secret_sha256 = %s AND revoked_at IS NULL",
         (secret_sha256,),

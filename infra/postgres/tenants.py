@@ -42,6 +42,12 @@ def ensure_root_key(connection: PgConnection, *, secret_sha256: bytes, now: date
     )
 
 
+def load_clocked_tenants(connection: PgConnection, tenant_ids: list[str]) -> set[str]:
+    """Those of the tenants that have test clocks: their events may have any time."""
+    rows = connection.execute("SELECT DISTINCT tenant_id FROM test_clocks WHERE tenant_id = ANY(%s)", (tenant_ids,))
+    return {row["tenant_id"] for row in rows}
+
+
 def load_tenant_numbers(connection: PgConnection, tenant_ids: list[str]) -> dict[str, int]:
     """The numbers of those tenants that there are, by id."""
     rows = connection.execute("SELECT id, no FROM tenants WHERE id = ANY(%s)", (tenant_ids,)).fetchall()
