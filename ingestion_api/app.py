@@ -29,14 +29,16 @@ from ingestion_api.control import (
     preview,
     pricing,
     settings,
+    subscription_changes,
+    subscription_pauses,
     subscriptions,
     tax_rates,
     tenants,
     test_clocks,
-)
-from ingestion_api.entitlements import routes as entitlements
     wallet_grants,
     wallets,
+)
+from ingestion_api.entitlements import routes as entitlements
 from ingestion_api.health import Readier
 from ingestion_api.queries import event_changes, event_voids, events, usage
 from ingestion_api.routing import check_names
@@ -55,6 +57,8 @@ ROUTERS = (
     addons.router,
     coupons.router,
     subscriptions.router,
+    subscription_changes.router,
+    subscription_pauses.router,
     cancellation.router,
     parking.router,
     preview.router,
@@ -68,12 +72,12 @@ ROUTERS = (
     simulation.router,
     settings.router,
     tax_rates.router,
+    wallets.router,
+    wallet_grants.router,
     test_clocks.router,
     tenants.router,
     api_keys.router,
     health.router,
-    wallets.router,
-    wallet_grants.router,
 )
 
 

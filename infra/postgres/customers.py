@@ -172,3 +172,23 @@ def load_external_ids(connection: PgConnection, *, tenant_id: str, numbers: Sequ
         "SELECT no, external_id FROM customers WHERE tenant_id = %s AND no = ANY(%s)", (tenant_id, list(numbers))
     )
     return {row["no"]: row["external_id"] for row in rows}
+
+
+def set_payer(connection: PgConnection, *, customer_id: str, parent_id: str | None, has_payment_method: bool) -> None:
+    """Write who pays for a customer that is locked or new, and whether money can be collected without asking."""
+    connection.execute(
+        "UPDATE customers SET parent_id = %s, has_payment_method = %s WHERE id = %s",
+        (parent_id, has_payment_method, customer_id),
+    )
+
+
+def has_children(connection: PgConnection, *, customer_id: str) -> bool:
+    """Whether the customer is somebody's parent."""
+    row = connection.execute("SELECT 1 FROM customers WHERE parent_id = %s LIMIT 1", (customer_id,)).fetchone()
+    return row is not None
+
+
+def load_names(connection: PgConnection, customer_ids: Sequence[str]) -> dict[str, str]:
+    """The external_id of each of these customers, by id."""
+    rows = connection.execute("SELECT id, external_id FROM customers WHERE id = ANY(%s)", (list(customer_ids),))
+    return {row["id"]: row["external_id"] for row in rows}

@@ -1,20 +1,26 @@
-"""What of a customer stands on its invoices: address, tax id, locale, and the tax rates that apply to it."""
+"""What of a customer stands on its invoices, and who pays them: address, tax id, locale, tax rates, the parent."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+from pydantic import Field
 from typing_extensions import TypedDict
 
 from infra.postgres import customers, tax_rates
 from infra.postgres.pool import PgConnection, Row
 from ingestion_api.control.settings import AddressBody, Line, LocaleName
 from ingestion_api.control.tax_rates import TaxRates, find_all
-from ingestion_api.fields import Body
+from ingestion_api.fields import Body, Reference
+from schemas.errors import Reject
 from schemas.invoicing import Address
 
 
 class BillingFields(Body):
-    """`tax_rates` are keys; `locale` is that of documents, the tenant's when it is null."""
+    """`tax_rates` are keys; `locale` is that of documents, the tenant's when it is null. Invoices of a customer's
+    subscriptions are its `parent`'s, if it has one. `has_payment_method`: money can be collected without asking."""
+
+    parent: Annotated[Reference | None, Field(description="The customer who pays, by id or external_id.")] = None
+    has_payment_method: bool | None = None
 
     tax_rates: TaxRates | None = None
     tax_id: Line | None = None
@@ -23,6 +29,8 @@ class BillingFields(Body):
 
 
 class BillingFieldsView(TypedDict):
+    parent: str | None
+    has_payment_method: bool
     tax_rates: list[str]
     tax_id: str | None
     address: dict[str, Any] | None
@@ -33,8 +41,10 @@ FIELDS = frozenset(BillingFields.model_fields)
 
 
 def to_view(row: Row, keys: dict[str, str]) -> BillingFieldsView:
-    """`keys` of tax rates by their ids, of `keys_of`."""
+    """`keys` of tax rates and parents by their ids, of `keys_of`."""
     return {
+        "parent": None if row["parent_id"] is None else keys[row["parent_id"]],
+        "has_payment_method": row["has_payment_method"],
         "tax_rates": [keys[tax_rate_id] for tax_rate_id in row["tax_rate_ids"]],
         "tax_id": row["tax_id"],
         "address": None if row["address"] is None else msgspec.to_builtins(msgspec.convert(row["address"], Address)),
@@ -43,17 +53,18 @@ def to_view(row: Row, keys: dict[str, str]) -> BillingFieldsView:
 
 
 def keys_of(connection: PgConnection, *rows: Row) -> dict[str, str]:
-    """The keys of all tax rates of these customers, by id."""
-    ids = sorted({tax_rate_id for row in rows for tax_rate_id in row["tax_rate_ids"]})
-    if not ids:
-        return {}
-    return {tax_rate_id: row["key"] for tax_rate_id, row in tax_rates.load_by_ids(connection, ids).items()}
+    """The keys of all tax rates and the external_ids of all parents of these customers, by id."""
+    rate_ids = sorted({tax_rate_id for row in rows for tax_rate_id in row["tax_rate_ids"]})
+    parent_ids = sorted({row["parent_id"] for row in rows if row["parent_id"] is not None})
+    rates = tax_rates.load_by_ids(connection, rate_ids) if rate_ids else {}
+    parents = customers.load_names(connection, parent_ids) if parent_ids else {}
+    return {**{rate_id: rate["key"] for rate_id, rate in rates.items()}, **parents}
 
 
 def store(connection: PgConnection, body: BillingFields, row: Row) -> Row:
     """Write what of these fields is given for a customer whose row is locked or new; the row after it.
 
-    Raises Reject `tax_rate.not_found`.
+    Raises Reject `tax_rate.not_found`, `customer.not_found` and `customer.invalid_parent`.
     """
     given = body.model_fields_set & FIELDS
     if not given:
@@ -64,6 +75,15 @@ def store(connection: PgConnection, body: BillingFields, row: Row) -> Row:
     address = row["address"]
     if "address" in given:
         address = None if body.address is None else body.address.model_dump(exclude_none=True)
+    if {"parent", "has_payment_method"} & given:
+        customers.set_payer(
+            connection,
+            customer_id=row["id"],
+            parent_id=_read_parent(connection, body.parent, row) if "parent" in given else row["parent_id"],
+            has_payment_method=bool(body.has_payment_method)
+            if "has_payment_method" in given
+            else row["has_payment_method"],
+        )
     return customers.set_billing(
         connection,
         customer_id=row["id"],
@@ -72,3 +92,26 @@ def store(connection: PgConnection, body: BillingFields, row: Row) -> Row:
         address=address,
         locale=body.locale if "locale" in given else row["locale"],
     )
+
+
+def _read_parent(connection: PgConnection, reference: str | None, row: Row) -> str | None:
+    """The id of the parent, locked: it stays one that may have children. Families are one level deep, live by one test
+    clock or by none, and pay in one currency. Raises Reject."""
+    if reference is None:
+        return None
+    parent = customers.load_customer(connection, tenant_id=row["tenant_id"], reference=reference, lock=True)
+    if parent is None:
+        raise Reject.at("/parent", "customer.not_found", f"There is no customer {reference!r}.")
+    reasons = {
+        "A customer is not its own parent.": parent["id"] == row["id"],
+        "The parent is archived.": parent["archived_at"] is not None,
+        "The parent has a parent itself; name that one.": parent["parent_id"] is not None,
+        "The customer has children itself.": customers.has_children(connection, customer_id=row["id"]),
+        "The parent lives by another test clock, or by none.": parent["test_clock_id"] != row["test_clock_id"],
+        "The parent pays in another currency.": None not in (parent["currency"], row["currency"])
+        and parent["currency"] != row["currency"],
+    }
+    for reason, holds in reasons.items():
+        if holds:
+            raise Reject.at("/parent", "customer.invalid_parent", reason)
+    return parent["id"]

@@ -131,7 +131,7 @@ def _rank(row: Row) -> tuple[str, bool, int]:
 
 def in_effect(row: Row, now: datetime) -> bool:
     """Whether an entitlement holds at an instant."""
-    return row["effective_at"] <= now and (row["ends_at"] is None or now < row["ends_at"])
+    return row["effective_at"] <= now and (row["holds_until"] is None or now < row["holds_until"])
 
 
 def _weigh(

@@ -193,7 +193,22 @@ def test_a_bad_value_is_422_at_its_field(api: Api, field: str, value: object) ->
     assert problem["errors"][0]["pointer"].startswith(f"/{field}")
 
 
-def test_a_field_of_a_later_release_is_refused_by_name(api: Api) -> None:
-    problem = api.post("/v1/customers", {"external_id": "acme", "test_clock": "clk_1"}, status=422)
-    assert problem["code"] == "request.unsupported_field"
-    assert problem["errors"][0]["pointer"] == "/test_clock"
+def test_a_customer_has_a_parent_who_pays(api: Api) -> None:
+    for name in ("head", "branch", "leaf", "other"):
+        api.post("/v1/customers", {"external_id": name, "currency": "EUR" if name == "other" else "USD"})
+    branch = api.http.patch("/v1/customers/branch", json={"parent": "head", "has_payment_method": True}).json()
+    assert (branch["parent"], branch["has_payment_method"]) == ("head", True)
+    assert api.get("/v1/customers/head")["parent"] is None
+    assert api.get("/v1/customers")["data"][2]["parent"] == "head"
+    for child, parent, code in (
+        ("branch", "none", "customer.not_found"),
+        ("branch", "branch", "customer.invalid_parent"),
+        ("leaf", "branch", "customer.invalid_parent"),
+        ("head", "leaf", "customer.invalid_parent"),
+        ("leaf", "other", "customer.invalid_parent"),
+    ):
+        response = api.http.patch(f"/v1/customers/{child}", json={"parent": parent})
+        assert (response.status_code, response.json()["code"]) == (422, code), (child, parent)
+        assert response.json()["errors"][0]["pointer"] == "/parent"
+    assert api.http.patch("/v1/customers/branch", json={"parent": None}).json()["parent"] is None
+    assert api.post("/v1/customers", {"external_id": "new", "parent": "head"})["parent"] == "head"
