@@ -11,20 +11,22 @@ from datetime import UTC, datetime, timedelta
 import structlog
 
 from infra.clickhouse.client import Client
-from infra.clickhouse.metering import Measured, measure
+from infra.clickhouse.metering import Measured, batches, measure
 from infra.crash_points import crash_point
+from infra.postgres.billed_usage import load_usage_billed
 from infra.postgres.billing import load_due, load_meters, load_stored_seqs, load_subscriptions, park
 from infra.postgres.billing_steps import save_steps
 from infra.postgres.due import Due, Moment
 from infra.postgres.meters import load_unbuilt
 from infra.postgres.pool import Database
 from infra.postgres.shards import usage_as_of
-from pricing.billing import price_statement, usage_needs
+from pricing.billing import apply_discounts, price_statement, usage_needs
 from pricing.statements import Statement, next_bill, next_statement
 from pricing.terms import Terms, read_terms
 from schemas.billing import BilledSubscription, BillingStep, MeteredUsage, UsageNeed
 from schemas.catalogue import MeterEntry
 from schemas.errors import InvariantBroken, MeterlineError, Retry
+from schemas.money import from_minor
 from schemas.workflows import ChunkResult
 
 log = structlog.get_logger()
@@ -176,16 +178,29 @@ def _price(
                 needs[subscription.id] = wanted
         except MeterlineError as error:
             found.parked[subscription.id] = _reason(subscription, error)
-    ready = [account for account in accounts if account.subscription.id in needs]
-    measured = _measure(doors, ready, needs, stored, found)
-    for account in ready:
+    ready = {account.subscription.id: account for account in accounts}
+    for batch in batches(needs):
+        _price_batch(doors, [ready[subscription_id] for subscription_id in batch], needs, stored, found)
+
+
+def _price_batch(
+    doors: Doors,
+    accounts: Sequence[Account],
+    needs: Mapping[str, Sequence[UsageNeed]],
+    stored: Stored,
+    found: Round,
+) -> None:
+    """Accounts whose usage may be held at once; see `infra.clickhouse.metering.batches`."""
+    measured = _measure(doors, accounts, needs, stored, found)
+    billed = _usage_billed(doors, accounts)
+    for account in accounts:
         subscription = account.subscription
         if subscription.id in found.parked:
             continue
         try:
             if subscription.id in measured.broken:
                 raise InvariantBroken("billing.windows_differ", measured.broken[subscription.id])
-            found.steps.append(_step(account, measured.of(subscription.id), stored))
+            found.steps.append(_step(account, measured.of(subscription.id), billed, stored))
         except Exception as error:
             found.parked[subscription.id] = _reason(subscription, error)
 
@@ -222,17 +237,37 @@ def _measure(
     return measured
 
 
-def _step(account: Account, usage: Mapping[str, MeteredUsage], stored: Stored) -> BillingStep:
-    subscription, statement = account.subscription, account.statement
-    following = next_bill(account.terms, statement)
+def _usage_billed(doors: Doors, accounts: Sequence[Account]) -> Mapping[str, int]:
+    """By subscription, what was billed already of the period of a commitment that spans statements, in minor units."""
+    wanted = [
+        (account.subscription.id, due.period)
+        for account in accounts
+        if (due := account.statement.commitment) is not None and due.spans_statements
+    ]
+    if not wanted:
+        return {}
+    with doors.database.transaction() as connection:
+        return load_usage_billed(connection, wanted)
+
+
+def _step(
+    account: Account, usage: Mapping[str, MeteredUsage], billed: Mapping[str, int], stored: Stored
+) -> BillingStep:
+    subscription, terms, statement = account.subscription, account.terms, account.statement
+    following = next_bill(terms, statement)
+    invoice = None
+    if not statement.is_empty:
+        usage_billed = from_minor(billed.get(subscription.id, 0), terms.currency)
+        invoice = price_statement(terms, statement, usage, usage_billed=usage_billed)
     return BillingStep(
         subscription=subscription,
-        invoice=price_statement(account.terms, statement, usage) if statement.lines else None,
+        invoice=None if invoice is None or not invoice.lines else invoice,
         billed_until=statement.at,
         next_bill_at=following.at,
         usage_due=following.usage_due,
         status=_status_after(account),
         as_of=stored.as_of if statement.has_usage else None,
+        discounts=apply_discounts(subscription, terms, invoice) if invoice is not None and invoice.discount else None,
     )
 
 

@@ -3,21 +3,22 @@
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
-from typing import cast
+from typing import Any, cast
 from zoneinfo import ZoneInfo
 
 from pricing.charges import PlanPrice
-from pricing.discounts import read_discounts
+from pricing.discounts import read_discount
 from pricing.explain import ZERO, ExplainRow, to_wire
 from pricing.fields import Fields
 from pricing.invoice_taxes import list_taxes
 from pricing.invoices import AmountLine, ComputedInvoice, ComputedLine, InvoiceInput, Line, PricedLine, compute
+from pricing.lines import StatementLine
 from pricing.metered import billed_quantity, detail_of, usage_of
 from pricing.models import NAMES, Flat, PerUnit
 from pricing.periods import zone
 from pricing.proration import prorate
 from pricing.rating import quote
-from pricing.statements import Statement, StatementLine
+from pricing.statements import CommitmentDue, Statement
 from pricing.terms import Terms
 from pricing.usage import Usage
 from schemas.billing import (
@@ -59,7 +60,7 @@ def usage_needs(
         needs.append(
             UsageNeed(
                 subscription_id=subscription.id,
-                key=line.price.key,
+                key=line.name,
                 tenant_no=subscription.tenant_no,
                 customer_no=subscription.customer_no,
                 meter=meter,
@@ -72,19 +73,24 @@ def usage_needs(
 
 
 @exactly
-def price_statement(terms: Terms, statement: Statement, usage: Mapping[str, MeteredUsage]) -> Invoice:
-    """The invoice of a statement. `usage` has, by the key of its price, what each usage line counted.
+def price_statement(
+    terms: Terms, statement: Statement, usage: Mapping[str, MeteredUsage], *, usage_billed: Decimal = ZERO
+) -> Invoice:
+    """The invoice of a statement. `usage` has, by the name of each usage line, what it counted; `usage_billed` is what
+    other invoices have billed for usage of the period of the statement's commitment.
 
     Raises Reject when a price can't be applied to the usage: a group that no cell matches, a model that needs more
     than totals. And when an amount is beyond MAX_MINOR.
     """
+    due = statement.commitment
     computed = compute(
         InvoiceInput(
             currency=terms.currency,
             lines=[_line_input(terms, line, usage) for line in statement.lines],
-            discounts=read_discounts(Fields({"discounts": list(terms.discounts)})),
+            discounts=[read_discount(Fields(_value(discount.body))) for discount in terms.discounts],
             taxes=[rate.tax for rate in terms.taxes],
-            commitment=terms.commitment if statement.has_usage else None,
+            commitment=None if due is None else due.agreed.commitment,
+            usage_billed=usage_billed if due is not None and due.spans_statements else ZERO,
         )
     )
     check_size([line.amount for line in computed.lines], terms.currency)
@@ -93,7 +99,8 @@ def price_statement(terms: Terms, statement: Statement, usage: Mapping[str, Mete
         _map_line(terms, line, found, usage)
         for line, found in zip(statement.lines, computed.lines, strict=False)  # a commitment's line may follow
     ]
-    lines.extend(_map_commitment(terms, statement, found) for found in computed.lines[len(statement.lines) :])
+    if due is not None:
+        lines.extend(_map_commitment(terms, due, found) for found in computed.lines[len(statement.lines) :])
     return Invoice(
         kind=statement.kind,
         period=statement.period,
@@ -106,8 +113,22 @@ def price_statement(terms: Terms, statement: Statement, usage: Mapping[str, Mete
         credits_applied=computed.credits_applied,
         amount_due=computed.amount_due,
         taxes=list_taxes(terms.taxes, computed),
-        discounts=list_discounts(terms.discounts, computed),
+        discounts=list_discounts([discount.body for discount in terms.discounts], computed),
     )
+
+
+def apply_discounts(subscription: BilledSubscription, terms: Terms, invoice: Invoice) -> list[dict[str, Any]]:
+    """The subscription's discounts once the invoice is saved: those that took something off have applied once more."""
+    discounts = [*subscription.discounts]
+    for agreed, found in zip(terms.discounts, invoice.discounts, strict=True):
+        if found.taken:
+            body = discounts[agreed.place]
+            discounts[agreed.place] = {**body, "applied": body.get("applied", 0) + 1}
+    return discounts
+
+
+def _value(discount: Mapping[str, object]) -> dict[str, object]:
+    return {name: discount[name] for name in ("percent", "amount") if name in discount}
 
 
 def list_discounts(terms: Sequence[Mapping[str, object]], computed: ComputedInvoice) -> tuple[InvoiceDiscount, ...]:
@@ -127,7 +148,7 @@ def check_size(amounts: Sequence[Decimal], currency: str) -> None:
 def _line_input(terms: Terms, line: StatementLine, usage: Mapping[str, MeteredUsage]) -> Line:
     price = line.price
     if line.is_usage:
-        return PricedLine(price=price.price, usage=usage_of(price.price, usage[price.key]), key=price.key)
+        return PricedLine(price=price.price, usage=usage_of(price.price, usage[line.name]), key=price.key)
     if line.is_part:
         return _part(terms, line)
     return PricedLine(price=price.price, usage=Usage(quantity=line.quantity), key=price.key)
@@ -152,7 +173,7 @@ def _map_line(
     terms: Terms, line: StatementLine, computed: ComputedLine, usage: Mapping[str, MeteredUsage]
 ) -> InvoiceLine:
     price = line.price
-    metered = usage[price.key] if line.is_usage else None
+    metered = usage[line.name] if line.is_usage else None
     quantity = line.quantity if metered is None else billed_quantity(price.price, metered)
     assert quantity is not None, "a line has the quantity of its terms or of its meter"
     unit_amount = _unit_amount(price, quantity, computed.exact)
@@ -164,28 +185,28 @@ def _map_line(
         exact=computed.exact,
         amount=computed.amount,
         period=line.period,
-        price=terms.body(price),
+        price=line.body,
         explain=wire_rows(computed.explain),
         meter_no=None if metered is None else metered.meter_no,
     )
 
 
-def _map_commitment(terms: Terms, statement: Statement, computed: ComputedLine) -> InvoiceLine:
-    assert terms.commitment is not None
-    amount = format_amount(terms.commitment.amount, terms.currency)
+def _map_commitment(terms: Terms, due: CommitmentDue, computed: ComputedLine) -> InvoiceLine:
+    commitment = due.agreed.commitment
+    amount = format_amount(commitment.amount, terms.currency)
     return InvoiceLine(
         key=computed.key or "commitment",
-        description=f"Commitment of {amount} {terms.currency} {_dates(statement.period, terms.timezone)}",
+        description=f"Commitment of {amount} {terms.currency} {_dates(due.period, terms.timezone)}",
         quantity=None,
         unit_amount=None,
         exact=computed.exact,
         amount=computed.amount,
-        period=statement.period,
+        period=due.period,
         price={
             "commitment": {
-                "amount": format_decimal(terms.commitment.amount),
-                "overage_factor": format_decimal(terms.commitment.overage_factor),
-                "true_up": terms.commitment.true_up,
+                "amount": format_decimal(commitment.amount),
+                "overage_factor": format_decimal(commitment.overage_factor),
+                "true_up": commitment.true_up,
             }
         },
         explain=wire_rows(computed.explain),

@@ -52,7 +52,8 @@ Line: TypeAlias = PricedLine | AmountLine
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InvoiceInput:
-    """`credits` is the money available to pay with; `commitment` is the subscription's, over its usage lines."""
+    """`credits` is the money available to pay with; `commitment` is the subscription's, over its usage lines and
+    `usage_billed`, the usage that other invoices have billed of the same commitment's period."""
 
     currency: str
     lines: Sequence[Line]
@@ -60,6 +61,7 @@ class InvoiceInput:
     taxes: Sequence[Tax] = ()
     credits: Decimal = ZERO
     commitment: Commitment | None = None
+    usage_billed: Decimal = ZERO
 
 
 class ComputedLine(msgspec.Struct, frozen=True, gc=False):
@@ -105,7 +107,7 @@ def compute(invoice: InvoiceInput) -> ComputedInvoice:
         except Reject as reject:
             raise reject.under(f"/lines/{number}") from None
     if invoice.commitment is not None:
-        lines.extend(commitment_lines(invoice.commitment, lines, scale))
+        lines.extend(commitment_lines(invoice.commitment, lines, scale, billed=invoice.usage_billed))
     subtotal = sum([line.amount for line in lines], ZERO)
     discounts = discount_invoice(invoice.discounts, subtotal, scale)
     discount = sum(discounts, ZERO)
@@ -158,9 +160,11 @@ def explained_amount(line: AmountLine) -> Explanation:
     return explanation
 
 
-def commitment_lines(commitment: Commitment, lines: Sequence[ComputedLine], scale: int) -> Sequence[ComputedLine]:
+def commitment_lines(
+    commitment: Commitment, lines: Sequence[ComputedLine], scale: int, *, billed: Decimal
+) -> Sequence[ComputedLine]:
     """The line of a subscription's commitment over its rounded usage lines; none when nothing is to be added."""
-    row = commitment_row(sum([line.amount for line in lines if line.is_usage], ZERO), commitment)
+    row = commitment_row(sum([line.amount for line in lines if line.is_usage], billed), commitment)
     if row is None or not (amount := round_half_away(row.amount, scale)):
         return ()
     return (ComputedLine(COMMITMENT_KEY, row.amount, amount, (row,), True),)

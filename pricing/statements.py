@@ -1,45 +1,38 @@
 """Statements: which invoice of a subscription comes next, when, and with which lines. Nothing is priced here.
 
-A subscription's life is cut at instants: its start, every end of a period of one of its prices, and its stop. Each
-instant makes one statement due. It has the advance fees of the periods that begin there, and the arrears fees and the
-usage of the periods that end there. So the first statement has advance lines alone, usage of period n stands beside
-the advance lines of period n + 1, and the closing one has no advance lines. The periods of the statements tile the
-subscription's life: no gap, no overlap.
+A subscription's life is cut at instants: its start, every end of a period of one of its prices, changes that are to be
+invoiced at once, and its stop. Each instant makes one statement due. It has the advance fees of the periods that begin
+there, the arrears fees and the usage of the periods that end there, and what changes since the statement before cut
+off, credit and charge. So the first statement has advance lines alone, usage of period n stands beside the advance
+lines of period n + 1, and the closing one has no advance lines. The periods of the statements tile the subscription's
+life: no gap, no overlap.
+
+All of it follows from the terms and from `billed_until`; a change that is scheduled makes the same lines as one that is
+made when it comes.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
-from decimal import Decimal
 
-from pricing.charges import PlanPrice, Timing
-from pricing.periods import BillingPeriod
-from pricing.terms import Terms, is_usage
+from pricing.commitments import AgreedCommitment
+from pricing.lines import StatementLine, run_lines
+from pricing.runs import MOMENT, Run
+from pricing.terms import PhaseTerms, Terms
 from schemas.billing import InvoiceKind
 from schemas.instants import Period
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StatementLine:
-    """One line to be priced. `period` is what it is for, `whole` the period of its grid that this is a part of.
+class CommitmentDue:
+    """A commitment that is held against usage: of the statement, or of all that was billed for `period`."""
 
-    `quantity` is None for usage: it is what the meter counted in `period`. A credit gives back an advance fee.
-    """
-
-    price: PlanPrice
+    agreed: AgreedCommitment
     period: Period
-    whole: Period
-    quantity: Decimal | None
-    is_credit: bool = False
 
     @property
-    def is_usage(self) -> bool:
-        return self.quantity is None
-
-    @property
-    def is_part(self) -> bool:
-        """Whether the line's price is shared out by time: for less than a whole period, or given back."""
-        return self.is_credit or (self.price.prorate and self.period != self.whole)
+    def spans_statements(self) -> bool:
+        return self.agreed.billing_period is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +43,7 @@ class Statement:
     kind: InvoiceKind
     period: Period
     lines: tuple[StatementLine, ...]
+    commitment: CommitmentDue | None = None
 
     @property
     def has_usage(self) -> bool:
@@ -58,6 +52,11 @@ class Statement:
     @property
     def is_closing(self) -> bool:
         return self.kind is InvoiceKind.CLOSING
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it makes no invoice."""
+        return not self.lines and self.commitment is None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,32 +72,34 @@ def next_instant(terms: Terms) -> datetime | None:
 
     A stop that lies before what is billed already comes due at once, with nothing but credits.
     """
-    billed_until, stop_at = terms.billed_until, terms.stop_at
-    if billed_until is None:
-        return terms.start_at if stop_at is None else min(terms.start_at, stop_at)
-    instants = [grid.containing(billed_until).end for grid in set(terms.grids.values())]
+    since, stop_at = terms.billed_until, terms.stop_at
+    if since is None:
+        return terms.begins_at if stop_at is None else min(terms.begins_at, stop_at)
+    instants = {at for run in terms.runs if (at := _next_cut(run, since)) is not None}
+    instants.update(_invoiced_changes(terms, since))
+    instants.update(_commitment_ends(terms, since))
+    if not instants:
+        dues = (due for run in terms.runs for due in (run.starts_due, run.ends_due) if due is not None)
+        instants.update(due for due in dues if due > since)
     if stop_at is not None:
-        instants.append(max(stop_at, billed_until))
+        instants.add(max(stop_at, since))
     return min(instants, default=None)
 
 
 def next_statement(terms: Terms) -> Statement | None:
-    """The statement after `billed_until`; None when there is none. One without lines makes no invoice."""
+    """The statement after `billed_until`; None when there is none. An empty one makes no invoice."""
     at = next_instant(terms)
     if at is None:
         return None
     since = terms.billed_until
     closing = terms.stop_at is not None and at >= terms.stop_at
-    lines: list[StatementLine] = []
-    for price in terms.prices:
-        if since is not None and since < at:
-            lines.extend(_arrears(terms, price, at, closing=closing))
-        lines.extend(_credit(terms, price, at) if closing else _advance(terms, price, at))
+    lines = [line for run in terms.runs for line in run_lines(terms, run, at, closing=closing)]
     return Statement(
         at=at,
         kind=InvoiceKind.CLOSING if closing else InvoiceKind.SUBSCRIPTION,
         period=Period(start=at if since is None else since, end=at),
-        lines=tuple(lines),
+        lines=_named(lines),
+        commitment=_commitment(terms, lines, at, closing=closing),
     )
 
 
@@ -110,9 +111,14 @@ def after(terms: Terms, statement: Statement) -> Terms:
 def next_bill(terms: Terms, statement: Statement) -> NextBill:
     """What comes once the statement is billed. Nothing comes after a closing one."""
     following = None if statement.is_closing else next_statement(after(terms, statement))
-    if following is None:
+    return bill_of(following)
+
+
+def bill_of(statement: Statement | None) -> NextBill:
+    """What a subscription's row says of this statement that comes next."""
+    if statement is None:
         return NextBill(at=None, usage_due=False)
-    return NextBill(at=following.at, usage_due=following.has_usage)
+    return NextBill(at=statement.at, usage_due=statement.has_usage)
 
 
 def statements(terms: Terms) -> Iterator[Statement]:
@@ -129,84 +135,79 @@ def statement_at(terms: Terms, instant: datetime) -> Statement | None:
 
     None when the subscription has ended before it.
     """
-    life = statements(replace(terms, billed_until=_last_cut(terms, instant)))
-    return next((statement for statement in life if statement.at >= instant), None)
+    if terms.billed_until is None or terms.billed_until >= instant:
+        terms = replace(terms, billed_until=None)
+    while (at := next_instant(terms)) is not None and at < instant:
+        if terms.stop_at is not None and at >= terms.stop_at:
+            return None
+        terms = replace(terms, billed_until=at)
+    return next_statement(terms)
 
 
 def paid_until(terms: Terms, instant: datetime) -> datetime:
     """The end of the longest running period at the instant: no fee paid in advance reaches beyond it.
 
-    This is what "cancel at period end" means. Before the start it is the start; without recurring prices the instant.
+    This is what "cancel at period end" means. Before the start, or in a trial, it is the end of that; without recurring
+    prices the instant.
     """
-    if instant < terms.start_at:
-        return terms.start_at
-    ends = [grid.containing(instant).end for grid in terms.grids.values()]
+    if instant < terms.begins_at:
+        return terms.begins_at
+    ends = [run.grid.containing(instant).end for run in terms.runs if run.grid is not None and run.is_open_at(instant)]
     return max(ends, default=instant)
 
 
-def _last_cut(terms: Terms, instant: datetime) -> datetime | None:
-    """The last instant before the given one at which a period begins; None when there is none."""
-    if instant <= terms.start_at or not terms.grids:
+def _next_cut(run: Run, since: datetime) -> datetime | None:
+    """The end of the period in which the run has something that is not billed yet; None when it has nothing."""
+    if run.grid is None:
         return None
-    last_cut = max(grid.ending(instant).start for grid in terms.grids.values())
-    return max(last_cut, terms.start_at)
+    if run.starts_due > since:
+        at = run.grid.ending(run.start).end
+        return at if at > since else run.grid.containing(run.start).end
+    if run.end is None or run.end > since or (run.ends_due is not None and run.ends_due > since):
+        return run.grid.containing(since).end
+    return None
 
 
-def _arrears(terms: Terms, price: PlanPrice, at: datetime, *, closing: bool) -> Iterator[StatementLine]:
-    """The line of the period that ends at `at`, or that the closing statement cuts off there."""
-    if price.timing is not Timing.ARREARS or at <= terms.start_at:
-        return
-    grid = terms.grids.get(price.key)
-    if grid is None:
-        if closing and price.billing_period is BillingPeriod.ONCE:
-            whole = Period(start=terms.start_at, end=at)
-            yield _line(terms, price, period=whole, whole=whole)
-        return
-    whole = grid.ending(at)
-    if closing or whole.end == at:
-        yield _line(terms, price, period=Period(start=max(whole.start, terms.start_at), end=at), whole=whole)
+def _invoiced_changes(terms: Terms, since: datetime) -> Iterator[datetime]:
+    for phase in terms.phases:
+        due = phase.starts_at + MOMENT if phase.is_late else phase.starts_at
+        if phase.invoice_now and due > max(since, terms.begins_at):
+            yield due
 
 
-def _advance(terms: Terms, price: PlanPrice, at: datetime) -> Iterator[StatementLine]:
-    """The line of the period that begins at `at`; of a price that is billed once, at the start alone."""
-    if price.timing is not Timing.ADVANCE:
-        return
-    grid = terms.grids.get(price.key)
-    if grid is None:
-        if at == terms.start_at:
-            whole = Period(start=at, end=at)
-            yield _line(terms, price, period=whole, whole=whole)
-        return
-    whole = grid.containing(at)
-    if at in (whole.start, terms.start_at):
-        yield _line(terms, price, period=_charged(terms, whole), whole=whole)
+def _commitment_ends(terms: Terms, since: datetime) -> Iterator[datetime]:
+    """Ends of periods of the commitments' own."""
+    for phase in terms.phases:
+        if phase.commitment_grid is not None:
+            end = phase.commitment_grid.containing(max(since, phase.starts_at)).end
+            if _phase_before(terms, end) is phase:
+                yield end
 
 
-def _credit(terms: Terms, price: PlanPrice, at: datetime) -> Iterator[StatementLine]:
-    """What is left, at a cancellation, of the period that an advance fee was charged for."""
-    since, grid = terms.billed_until, terms.grids.get(price.key)
-    if not terms.cancel_proration or since is None or grid is None:
-        return
-    if price.timing is not Timing.ADVANCE or not price.prorate:
-        return
-    whole = grid.containing(at)
-    charged = _charged(terms, whole)
-    unused = Period(start=at, end=charged.end)
-    if since >= charged.start and unused.start < unused.end:
-        yield replace(_line(terms, price, period=charged, whole=whole), period=unused, is_credit=True)
+def _phase_before(terms: Terms, instant: datetime) -> PhaseTerms:
+    return terms.phase_at(instant - MOMENT)
 
 
-def _charged(terms: Terms, whole: Period) -> Period:
-    """The part of a period that an advance fee is charged for: from the start on, up to the agreed end."""
-    end = whole.end if terms.end_at is None else min(whole.end, terms.end_at)
-    return Period(start=max(whole.start, terms.start_at), end=end)
+def _commitment(terms: Terms, lines: list[StatementLine], at: datetime, *, closing: bool) -> CommitmentDue | None:
+    since, phase = terms.billed_until, _phase_before(terms, at)
+    if phase.commitment is None:
+        return None
+    if phase.commitment_grid is None:
+        if not any(line.is_usage for line in lines):
+            return None
+        return CommitmentDue(agreed=phase.commitment, period=Period(start=at if since is None else since, end=at))
+    whole = phase.commitment_grid.ending(at)
+    if since is None or since >= at or not (closing or whole.end == at):
+        return None
+    return CommitmentDue(agreed=phase.commitment, period=Period(start=max(whole.start, terms.begins_at), end=at))
 
 
-def _line(terms: Terms, price: PlanPrice, *, period: Period, whole: Period) -> StatementLine:
-    """The line of a period, by the price that was in effect when the period began."""
-    return StatementLine(
-        price=price.in_effect(period.start),
-        period=period,
-        whole=whole,
-        quantity=None if is_usage(price) else terms.quantity(price),
-    )
+def _named(lines: list[StatementLine]) -> tuple[StatementLine, ...]:
+    """Lines of usage with names that tell them from each other: a price that has changed has several."""
+    seen: dict[str, int] = {}
+    named: list[StatementLine] = []
+    for line in lines:
+        key = line.price.key
+        number = seen[key] = seen.get(key, 0) + 1 if line.is_usage else 1
+        named.append(line if number == 1 else replace(line, name=f"{key}/{number}"))
+    return tuple(named)

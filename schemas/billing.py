@@ -263,7 +263,8 @@ class Invoice:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BillingStep:
     """One statement of one subscription, ready to be saved: its invoice, if it has lines, and what the subscription
-    is after it. `status` None: as before. `as_of`: every event acknowledged before it is in the invoice's usage."""
+    is after it. `status`, `discounts` None: as before. `as_of`: every event acknowledged before it is in the invoice's
+    usage."""
 
     subscription: BilledSubscription
     invoice: Invoice | None
@@ -272,3 +273,4 @@ class BillingStep:
     usage_due: bool
     status: str | None
     as_of: datetime | None
+    discounts: list[dict[str, Any]] | None = None

@@ -55,8 +55,8 @@ def _new_invoice(step: BillingStep, invoice: Invoice) -> NewInvoice:
     subscription = step.subscription
     return NewInvoice(
         tenant_id=subscription.tenant_id,
-        customer_id=subscription.customer_id,
-        external_id=subscription.external_id,
+        customer_id=subscription.payer_id or subscription.customer_id,
+        external_id=subscription.payer_external_id or subscription.external_id,
         subscription_id=subscription.id,
         invoice=invoice,
         as_of=step.as_of,
@@ -92,16 +92,18 @@ def _update_subscriptions(connection: PgConnection, steps: Sequence[BillingStep]
     connection.execute(
         "UPDATE subscriptions AS s SET billed_until = new.billed_until, next_bill_at = new.next_bill_at,"
         " usage_due = new.usage_due, status = coalesce(new.status, s.status),"
+        " discounts = coalesce(new.discounts, s.discounts),"
         " canceled_at = CASE WHEN new.status = 'canceled' THEN coalesce(s.canceled_at, s.cancel_at)"
         " ELSE s.canceled_at END"
-        " FROM unnest(%s::text[], %s::timestamptz[], %s::timestamptz[], %s::boolean[], %s::text[])"
-        " AS new (id, billed_until, next_bill_at, usage_due, status) WHERE s.id = new.id",
+        " FROM unnest(%s::text[], %s::timestamptz[], %s::timestamptz[], %s::boolean[], %s::text[], %s::jsonb[])"
+        " AS new (id, billed_until, next_bill_at, usage_due, status, discounts) WHERE s.id = new.id",
         (
             [step.subscription.id for step in steps],
             [step.billed_until for step in steps],
             [step.next_bill_at for step in steps],
             [step.usage_due for step in steps],
             [step.status for step in steps],
+            [None if step.discounts is None else jsonb(step.discounts) for step in steps],
         ),
     )
 

@@ -87,6 +87,6 @@ def draft_at(
         statement = statement_at(terms, at)
     else:
         statement = next_statement(terms)
-    if statement is None or not statement.lines:
+    if statement is None or statement.is_empty:
         return None
     return preview.make_draft(connection, context, subscription, terms, statement)

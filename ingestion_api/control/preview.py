@@ -15,6 +15,7 @@ from starlette.responses import Response
 from typing_extensions import TypedDict
 
 from infra.clickhouse.metering import measure
+from infra.postgres.billed_usage import load_usage_billed
 from infra.postgres.billing import load_meters, load_subscription
 from infra.postgres.credits import load_balances
 from infra.postgres.meters import complete_until
@@ -36,7 +37,7 @@ from schemas.billing import BilledSubscription, Invoice, InvoiceLine, UsageNeed
 from schemas.errors import Conflict, MeterlineError, NotFound
 from schemas.instants import Period as Span
 from schemas.invoice_lines import line_id
-from schemas.money import EXACT, format_amount, format_decimal
+from schemas.money import EXACT, format_amount, format_decimal, from_minor
 
 router = house_router("invoices")
 
@@ -71,7 +72,8 @@ class Draft:
     terms: Terms
     statement: Statement
     needs: Sequence[UsageNeed]
-    credit: Decimal  # the customer's balance
+    credit: Decimal  # the payer's balance
+    usage_billed: Decimal  # by other invoices, of the period of the statement's commitment
     complete_until: datetime | None
 
 
@@ -150,13 +152,18 @@ def make_draft(
     needs = usage_needs(subscription, statement, load_meters(connection, [subscription.tenant_id]))
     if as_of is not None:
         needs = [_clip(need, as_of) for need in needs]
-    balances = load_balances(connection, customer_ids=[subscription.customer_id])[subscription.customer_id]
+    payer_id = subscription.payer_id or subscription.customer_id
+    balances = load_balances(connection, customer_ids=[payer_id])[payer_id]
+    due = statement.commitment
+    wanted = [(subscription.id, due.period)] if due is not None and due.spans_statements else []
+    billed = load_usage_billed(connection, wanted)
     return Draft(
         subscription=subscription,
         terms=terms,
         statement=statement,
         needs=needs,
         credit=balances.get(terms.currency, Decimal(0)),
+        usage_billed=from_minor(billed.get(subscription.id, 0), terms.currency),
         complete_until=complete_until(
             connection, meter_nos=sorted({need.meter.meter_no for need in needs}), as_of=stored_until
         ),
@@ -166,7 +173,8 @@ def make_draft(
 def price_draft(context: Context, draft: Draft) -> Preview:
     """Measure and price a draft, outside of any transaction: this may take ClickHouse a while."""
     measured = measure(context.clickhouse, draft.needs)
-    invoice = price_statement(draft.terms, draft.statement, measured.of(draft.subscription.id))
+    usage = measured.of(draft.subscription.id)
+    invoice = price_statement(draft.terms, draft.statement, usage, usage_billed=draft.usage_billed)
     return Preview(
         subscription=draft.subscription,
         statement=draft.statement,
@@ -200,8 +208,8 @@ def to_view(preview: Preview, *, now: datetime) -> InvoiceView:
         "number": None,
         "status": "draft",
         "kind": invoice.kind.value,
-        "customer": subscription.external_id,
-        "customer_id": subscription.customer_id,
+        "customer": subscription.payer_external_id or subscription.external_id,
+        "customer_id": subscription.payer_id or subscription.customer_id,
         "subscription": subscription.id,
         "currency": currency,
         "period": {"start": invoice.period.start, "end": invoice.period.end},

@@ -11,8 +11,8 @@ from infra.postgres.pool import PgConnection, Row
 from ingestion_api.control.plan_terms import check_billable
 from ingestion_api.problems import pointer
 from pricing.changes import amended
-from pricing.charges import PriceType, parse_plan_price, read_commitment, serialize
-from pricing.fields import Fields
+from pricing.charges import PriceType, parse_plan_price, serialize
+from pricing.commitments import read_agreed_commitment
 from pricing.periods import BillingPeriod, add_units, resolve, zone
 from pricing.terms import Terms, read_terms
 from schemas.billing import BilledSubscription, TrialEnd
@@ -77,9 +77,9 @@ def check_quantities(quantities: Mapping[str, str], prices: Sequence[Mapping[str
 
 
 def check_commitment(commitment: Mapping[str, Any] | None) -> None:
-    """A commitment has an `amount`, an `overage_factor` and `true_up`. Raises Reject."""
+    """A commitment has an `amount`, an `overage_factor`, `true_up`, and maybe a billing period. Raises Reject."""
     if commitment is not None:
-        read_commitment(Fields(commitment, "/commitment"))
+        read_agreed_commitment(commitment, "/commitment")
 
 
 def check_terms(subscription: BilledSubscription, *, now: datetime) -> Terms:
