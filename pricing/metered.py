@@ -47,6 +47,14 @@ SHORTEST: Mapping[Bucket, timedelta] = {
     Bucket.HALF_YEAR: timedelta(days=181),
     Bucket.YEAR: timedelta(days=365),
 }
+LONGEST: Mapping[BillingPeriod, timedelta] = {
+    BillingPeriod.DAY: timedelta(days=1),
+    BillingPeriod.WEEK: timedelta(days=7),
+    BillingPeriod.MONTH: timedelta(days=31),
+    BillingPeriod.QUARTER: timedelta(days=92),
+    BillingPeriod.HALF_YEAR: timedelta(days=184),
+    BillingPeriod.YEAR: timedelta(days=366),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,11 +79,28 @@ def check_meter(price: Price, aggregation: Aggregation, where: str = "") -> None
             raise Reject.at(f"{where}/{name}", INVALID_FIELD, f"Single transactions have no {name}: leave one out.")
         if aggregation is not Aggregation.SUM:
             detail = f"It prices every transaction: that needs a meter that sums their amounts, not {aggregation}."
-            raise Reject.at(f"{where}/meter", UNFIT_METER, detail)
+            raise Reject.at(f"{where}/model", UNFIT_METER, detail)
     if price.bucket is not None and price.bucket_aggregation not in BUCKET_AGGREGATIONS[aggregation]:
         known = ", ".join(sorted(BUCKET_AGGREGATIONS[aggregation]))
         detail = f"Buckets of a meter of {aggregation} are aggregated by one of: {known}."
         raise Reject.at(f"{where}/bucket_aggregation", UNFIT_METER, detail)
+
+
+def check_fixed(price: Price, where: str = "") -> None:
+    """Raise Reject `pricing.invalid_field` for a price of transactions that has no meter to take them from."""
+    if needs_each(price):
+        detail = "A fixed price has no transactions: with fixed_amount, allowances or bounds it must be of usage."
+        raise Reject.at(f"{where}/model", INVALID_FIELD, detail)
+
+
+def check_buckets(price: Price, billing_period: BillingPeriod, count: int, where: str = "") -> None:
+    """Raise Reject `pricing.too_many_buckets` when a period may have more than MAX_BUCKETS. What is billed once has
+    no longest period: that is seen when it is billed."""
+    if price.bucket is None or billing_period is BillingPeriod.ONCE:
+        return
+    if LONGEST[billing_period] * count / SHORTEST[price.bucket] > MAX_BUCKETS:
+        detail = f"A period may have more than {MAX_BUCKETS:,} buckets: take larger ones, or bill more often."
+        raise Reject.at(f"{where}/bucket", TOO_MANY_BUCKETS, detail)
 
 
 def detail_of(price: Price, aggregation: Aggregation, period: Period, timezone: str) -> Detail:

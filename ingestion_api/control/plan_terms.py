@@ -13,11 +13,11 @@ from ingestion_api.fields import read_decimal
 from ingestion_api.problems import pointer
 from pricing.charges import PlanPrice, Price, parse_plan_price, serialize
 from pricing.matrix import Matrix
-from pricing.models import Percentage
+from pricing.metered import check_buckets, check_fixed, check_meter
 from schemas.errors import Reject
+from schemas.meters import Aggregation
 from schemas.money import format_decimal
 
-UNSUPPORTED_PRICE = "pricing.unsupported"
 MAX_STATIC_VALUE_BYTES = 4 * 1024
 RESETS = frozenset({"billing_period", "hour", "day", "week", "month", "year", "never"})
 ENFORCEMENTS = frozenset({"hard", "soft"})
@@ -33,7 +33,7 @@ def read_prices(
     """The prices as they are stored: every default written out, decimals as text, meters by key.
 
     Raises Reject: `pricing.*` for what the engine refuses, `meter.not_found`, `plan.duplicate_price`,
-    `pricing.unsupported`; each with the pointer of the field.
+    `pricing.unfit_meter`; each with the pointer of the field.
     """
     prices = [parse_plan_price(body, pointer("prices", index), currency=currency) for index, body in enumerate(bodies)]
     references = [price.meter for price in prices if price.meter is not None]
@@ -54,23 +54,20 @@ def read_prices(
 
 
 def check_billable(price: PlanPrice, meter: Row | None, where: str) -> None:
-    """Raise Reject for a price, as it is or as it will be, that the engine knows but that can't be billed from a
-    meter's totals yet."""
-    _check_billable(price.price, meter, where)
+    """Raise Reject for a price, as it is or as it will be, that can't be billed: the meter can't give what it needs, or
+    a period has too many buckets."""
+    _check_billable(price, price.price, meter, where)
     for index, change in enumerate(price.changes):
-        _check_billable(change.price, meter, f"{where}/changes/{index}")
+        _check_billable(price, change.price, meter, f"{where}/changes/{index}")
 
 
-def _check_billable(price: Price, meter: Row | None, where: str) -> None:
+def _check_billable(terms: PlanPrice, price: Price, meter: Row | None, where: str) -> None:
+    if meter is None:
+        check_fixed(price, where)
+    else:
+        check_meter(price, Aggregation(meter["aggregation"]), where)
+    check_buckets(price, terms.billing_period, terms.billing_period_count, where)
     model = price.model
-    if price.bucket is not None:
-        raise Reject.at(f"{where}/bucket", UNSUPPORTED_PRICE, "Prices by bucket are not billed yet.")
-    if isinstance(model, Percentage) and not model.is_rate_alone:
-        raise Reject.at(
-            f"{where}/model",
-            UNSUPPORTED_PRICE,
-            "A percentage with allowances or amounts a transaction is not billed yet; a rate alone is.",
-        )
     if isinstance(model, Matrix):
         groups = [] if meter is None else meter["group_by"]
         missing = [dimension for dimension in model.dimensions if dimension not in groups]

@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Any, cast
 
 from infra.clickhouse.client import Client
-from infra.clickhouse.metering import measure
+from infra.clickhouse.metering import batches, measure
 from infra.postgres import simulation as store
 from infra.postgres.billing import load_meters
 from infra.postgres.meters import complete_until
@@ -21,7 +21,7 @@ from ingestion_api.control.versions import find as find_plan
 from ingestion_api.simulation.body import MAX_CUSTOMERS, SimulateBody
 from pricing.fields import INVALID_FIELD, Fields
 from pricing.simulation import Scenario, Simulated, invoiced_within, make_scenario, scenario_needs, simulate
-from schemas.billing import BilledSubscription
+from schemas.billing import BilledSubscription, UsageNeed
 from schemas.catalogue import MeterEntry
 from schemas.errors import NotFound, Reject
 from schemas.money import EXACT, currency_exponent, format_decimal, from_minor
@@ -88,22 +88,37 @@ def load_task(context: Context, body: SimulateBody, principal: Principal) -> Tas
 
 
 def run_task(clickhouse: Client, task: Task) -> Iterator[tuple[str, Simulated | Reject]]:
-    """What each customer would have paid, by id, or why that can't be said. One measurement a chunk."""
+    """What each customer would have paid, by id, or why that can't be said. One measurement a batch."""
     numbers = {row["id"]: row["no"] for row in task.customers}
     for ids in _chunks(list(numbers)):
-        needs = [
-            need
-            for customer_id in ids
-            for need in scenario_needs(
+        needs = {
+            customer_id: scenario_needs(
                 task.scenarios[customer_id], task.meters, customer_id=customer_id, customer_no=numbers[customer_id]
             )
-        ]
-        usage = measure(clickhouse, needs).usage
-        for customer_id in ids:
-            try:
-                yield customer_id, simulate(task.scenarios[customer_id], usage, customer_id=customer_id)
-            except Reject as error:
-                yield customer_id, error
+            for customer_id in ids
+        }
+        for batch in batches(needs):
+            yield from _run_batch(clickhouse, task, {customer_id: needs[customer_id] for customer_id in batch})
+
+
+def _run_batch(
+    clickhouse: Client, task: Task, needs: Mapping[str, Sequence[UsageNeed]]
+) -> Iterator[tuple[str, Simulated | Reject]]:
+    """Customers who can't be measured together are measured one by one: then it is known whose usage is too much."""
+    try:
+        usage = measure(clickhouse, [need for own in needs.values() for need in own]).usage
+    except Reject as error:
+        if len(needs) == 1:
+            yield from ((customer_id, error) for customer_id in needs)
+            return
+        for customer_id, own in needs.items():
+            yield from _run_batch(clickhouse, task, {customer_id: own})
+        return
+    for customer_id in needs:
+        try:
+            yield customer_id, simulate(task.scenarios[customer_id], usage, customer_id=customer_id)
+        except Reject as error:
+            yield customer_id, error
 
 
 def _find_plan(connection: PgConnection, body: SimulateBody, tenant_id: str) -> Plan:

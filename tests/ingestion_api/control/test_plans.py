@@ -8,12 +8,16 @@ from tests.support.api import Api
 
 FLAT = {"key": "base", "type": "fixed", "model": "flat", "amount": "49"}
 USAGE = {"key": "usage", "type": "usage", "meter": "tokens", "model": "per_unit", "unit_amount": "0.01"}
+PAYMENTS = {
+    "key": "payments", "type": "usage", "meter": "tokens", "model": "percentage", "rate": "1", "fixed_amount": "0.3",
+}  # fmt: skip
 
 
 @pytest.fixture
 def catalog(api: Api) -> Api:
     """A tenant with a metered, a boolean and a static feature."""
     api.post("/v1/meters", METER)
+    api.post("/v1/meters", {"key": "requests", "event_type": "llm.request", "aggregation": "count"})
     api.post("/v1/features", FEATURE)
     api.post("/v1/features", {"key": "sso", "type": "boolean"})
     api.post("/v1/features", {"key": "region", "type": "static"})
@@ -62,6 +66,7 @@ MODELS: list[dict[str, Any]] = [
     {"model": "volume", "tiers": TIERS},
     {"model": "stairstep", "tiers": [{"up_to": "10", "amount": "5"}, {"up_to": None, "amount": "9"}]},
     {"model": "percentage", "rate": "2.5"},
+    {"model": "percentage", "rate": "2.5", "fixed_amount": "0.3", "free_transactions": 2},
     {"model": "graduated_percentage", "tiers": [{"up_to": None, "rate": "1"}]},
     {
         "model": "matrix",
@@ -73,8 +78,8 @@ MODELS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("model", MODELS, ids=lambda model: model["model"])
-def test_every_model_that_totals_suffice_for_is_taken(catalog: Api, model: dict[str, Any]) -> None:
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: "-".join([model["model"], *list(model)[2:]]))
+def test_every_model_is_taken(catalog: Api, model: dict[str, Any]) -> None:
     price = {"key": "usage", "type": "usage", "meter": "tokens", **model}
     assert catalog.post("/v1/plans", {"key": "p", "currency": "USD", "prices": [price]})["prices"][0]["model"]
 
@@ -87,15 +92,31 @@ BAD_PRICES: list[tuple[dict[str, Any], str, str]] = [
     ({**FLAT, "currency": "EUR"}, "pricing.invalid_currency", "/prices/1/currency"),
     ({**USAGE, "meter": "none"}, "meter.not_found", "/prices/1/meter"),
     ({**USAGE, "timing": "advance"}, "pricing.invalid_field", "/prices/1/timing"),
-    ({**USAGE, "bucket": "day", "bucket_aggregation": "max"}, "pricing.unsupported", "/prices/1/bucket"),
     (
-        {**USAGE, "changes": [{"at": "2030-01-01T00:00:00Z", "bucket": "day", "bucket_aggregation": "max"}]},
-        "pricing.unsupported",
-        "/prices/1/changes/0/bucket",
+        {**USAGE, "bucket": "day", "bucket_aggregation": "max"},
+        "pricing.unfit_meter",
+        "/prices/1/bucket_aggregation",
     ),
     (
-        {"key": "p", "type": "usage", "meter": "tokens", "model": "percentage", "rate": "1", "fixed_amount": "0.3"},
-        "pricing.unsupported",
+        {**USAGE, "changes": [{"at": "2030-01-01T00:00:00Z", "bucket": "day", "bucket_aggregation": "max"}]},
+        "pricing.unfit_meter",
+        "/prices/1/changes/0/bucket_aggregation",
+    ),
+    (
+        {**USAGE, "bucket": "minute", "bucket_aggregation": "sum", "billing_period": "quarter"},
+        "pricing.too_many_buckets",
+        "/prices/1/bucket",
+    ),
+    ({**PAYMENTS, "meter": "requests"}, "pricing.unfit_meter", "/prices/1/model"),
+    ({**PAYMENTS, "included_quantity": "1"}, "pricing.invalid_field", "/prices/1/included_quantity"),
+    (
+        {**PAYMENTS, "bucket": "day", "bucket_aggregation": "sum"},
+        "pricing.invalid_field",
+        "/prices/1/bucket",
+    ),
+    (
+        {"key": "p", "type": "fixed", "model": "percentage", "rate": "1", "fixed_amount": "0.3"},
+        "pricing.invalid_field",
         "/prices/1/model",
     ),
     (
