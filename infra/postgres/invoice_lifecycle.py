@@ -18,8 +18,6 @@ from schemas.billing import InvoiceKind
 from schemas.errors import Conflict, NotFound
 from schemas.topics import SystemEvent
 
-MAX_FINALIZED_AT_ONCE = 200  # drafts in one transaction
-
 
 def lock_invoice(connection: PgConnection, *, tenant_id: str, id_or_number: str) -> Row:
     """The tenant's invoice by its id or number; nobody changes it before we commit. Raises NotFound."""
@@ -105,10 +103,10 @@ def void_invoice(connection: PgConnection, row: Row, *, now: datetime) -> None:
     if row["credited_minor"]:
         raise Conflict("invoice.has_credit_notes", f"Invoice {number} has credit notes; credit what is left of it.")
     if row["total_minor"] < 0:
-    if row["kind"] == InvoiceKind.TOP_UP:
-        drop_top_up(connection, payable(row), now=now)
         raise Conflict("invoice.gave_credit", f"Invoice {number} gave its customer credit, which may be used by now.")
     give_back(connection, payable(row), applied_minor=row["credits_applied_minor"], now=now)
+    if row["kind"] == InvoiceKind.TOP_UP:
+        drop_top_up(connection, payable(row), now=now)
     connection.execute(
         "UPDATE invoices SET status = 'void', voided_at = %s, paid_at = NULL WHERE id = %s", (now, row["id"])
     )
@@ -144,10 +142,10 @@ def reduce_due(
         {"paid": paid_minor, "adjusted": adjusted_minor, "now": now, "id": row["id"]},
     ).fetchone()
     assert changed is not None
-        if row["kind"] == InvoiceKind.TOP_UP:
-            start_top_up(connection, payable(row), paid_minor=changed["amount_paid_minor"], now=now)
     if changed["status"] == "paid" and row["status"] != "paid":
         copy_events(connection, [event_row(SystemEvent.INVOICE_PAID, state_of({**row, **changed}), now=now)])
+        if row["kind"] == InvoiceKind.TOP_UP:
+            start_top_up(connection, payable(row), paid_minor=changed["amount_paid_minor"], now=now)
     return changed["status"]
 
 
