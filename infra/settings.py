@@ -60,6 +60,9 @@ class Settings(BaseSettings):
     billing_grace_seconds: int = 3600
     billing_chunk_size: int = 200
 
+    # Documents
+    document_fonts: str = ""  # a folder of fonts for scripts that the bundled ones do not have
+
     # Proof that windows are what the stored events give
     proof_seconds: int = 300  # of what has come since the last one
     proof_full_hours: int = 24  # of everything

@@ -1,6 +1,7 @@
 """Invoices and their lines, read back as they were issued."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from infra.postgres.pool import PgConnection, Row
 from schemas.errors import NotFound
@@ -72,3 +73,9 @@ def find_invoice_id(connection: PgConnection, tenant_id: str, id_or_number: str)
     if row is None:
         raise NotFound("invoice.not_found", f"There is no invoice {id_or_number!r}.")
     return row["id"]
+
+
+def load_parties(connection: PgConnection, invoice_id: str) -> dict[str, Any] | None:
+    """Who stands on an invoice, as they were at its finalization; None for a draft and for the oldest invoices."""
+    row = connection.execute("SELECT parties FROM invoices WHERE id = %s", (invoice_id,)).fetchone()
+    return None if row is None else row["parties"]
