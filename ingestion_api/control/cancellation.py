@@ -11,7 +11,7 @@ from infra.postgres import subscriptions
 from infra.postgres.pool import PgConnection
 from ingestion_api.context import FromContext
 from ingestion_api.control.lifecycle import ChangedView, change
-from ingestion_api.control.phases import next_bill_of
+from ingestion_api.control.phases import next_bill_of, waits
 from ingestion_api.control.subscription_terms import with_cancellation
 from ingestion_api.control.subscription_view import Account
 from ingestion_api.control.when import When, instant_of
@@ -54,7 +54,7 @@ def _cancel(connection: PgConnection, account: Account, body: CancelBody) -> dat
     if cancel_at < account.now:
         raise Reject.at("/at", "subscription.invalid_cancel_at", "That has passed: cancel `now`, or at a time to come.")
     is_draft = account.row["status_now"] == "draft"
-    if is_draft and (cancel_at <= terms.start_at or account.billed.next_bill_at is None):
+    if is_draft and (cancel_at <= terms.start_at or waits(account.billed)):
         subscriptions.withdraw_subscription(connection, subscription_id=account.billed.id, now=account.now)
         return None
     bill = next_bill_of(with_cancellation(account.billed, cancel_at, prorate=body.proration == "prorate"))

@@ -6,6 +6,7 @@ from typing import Any
 
 from infra.postgres import features, plans
 from infra.postgres.pool import PgConnection
+from ingestion_api.control.phases import waits
 from ingestion_api.control.subscription_terms import stop_of
 from ingestion_api.control.subscription_view import Account
 from ingestion_api.entitlements.terms import write_entitlements
@@ -45,7 +46,7 @@ def _stretches(connection: PgConnection, subscription: BilledSubscription) -> It
 
     A trial that ends for want of a payment method is not cut here: there may be one by then.
     """
-    if subscription.status == "draft" and subscription.next_bill_at is None:
+    if waits(subscription):
         return
     timeline = subscription.timeline
     stop = stop_of(subscription)

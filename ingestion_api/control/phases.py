@@ -74,7 +74,7 @@ def put_phase(
     changed = subscription.with_phase(phase)
     if len(changed.phases) > MAX_PHASES:
         raise Conflict("subscription.too_many_changes", f"A subscription has at most {MAX_PHASES} phases.")
-    bill = next_bill_of(changed)
+    bill = NextBill(at=None, usage_due=False) if waits(subscription) else next_bill_of(changed)
     subscriptions.save_phases(connection, changed, bill_at=bill.at, usage_due=bill.usage_due, now=now)
     return changed
 
@@ -85,6 +85,11 @@ def next_bill_of(subscription: BilledSubscription) -> NextBill:
     if statement is None:
         return NextBill(at=None, usage_due=False)
     return NextBill(at=statement.at, usage_due=statement.has_usage)
+
+
+def waits(subscription: BilledSubscription) -> bool:
+    """Whether it is a draft that nothing but its activation lets begin."""
+    return subscription.status == "draft" and subscription.next_bill_at is None
 
 
 def without_scheduled(subscription: BilledSubscription, now: datetime) -> BilledSubscription:

@@ -13,11 +13,20 @@ from ingestion_api.context import FromContext
 from ingestion_api.control.contracts import TERMS, TermsBody, amend
 from ingestion_api.control.discount_terms import MAX_DISCOUNTS, check_discounts, set_discounts
 from ingestion_api.control.lifecycle import ChangedView, change
-from ingestion_api.control.phases import Timing, contract_of, next_bill_of, put_phase, to_phase, without_scheduled
+from ingestion_api.control.phases import (
+    Timing,
+    contract_of,
+    next_bill_of,
+    put_phase,
+    to_phase,
+    waits,
+    without_scheduled,
+)
 from ingestion_api.control.subscription_view import Account
 from ingestion_api.control.when import NOW, When, check_not_billed, check_within, instant_of, refused
 from ingestion_api.idempotency import AdminCall
 from ingestion_api.routing import house_router
+from pricing.statements import NextBill
 from pricing.terms import read_terms
 from schemas.errors import Conflict, Reject
 
@@ -96,7 +105,7 @@ def withdraw_scheduled_changes(subscription: str, call: AdminCall, context: From
         changed = without_scheduled(account.billed, account.now)
         if len(changed.phases) == len(account.billed.timeline):
             raise Conflict("subscription.nothing_scheduled", "No change is scheduled.")
-        bill = next_bill_of(changed)
+        bill = NextBill(at=None, usage_due=False) if waits(account.billed) else next_bill_of(changed)
         store.drop_scheduled_phases(connection, changed, bill_at=bill.at, usage_due=bill.usage_due)
         return None
 

@@ -11,7 +11,7 @@ from infra.postgres.pool import PgConnection
 from ingestion_api.context import FromContext
 from ingestion_api.control.lifecycle import ChangedView, change
 from ingestion_api.control.new_subscription import status_of
-from ingestion_api.control.phases import Timing, contract_of, next_bill_of, put_phase, to_phase
+from ingestion_api.control.phases import Timing, contract_of, next_bill_of, put_phase, to_phase, waits
 from ingestion_api.control.subscription_terms import check_terms, trial_end_of
 from ingestion_api.control.subscription_view import Account
 from ingestion_api.control.when import NOW, When, check_not_billed, check_within, instant_of, refused
@@ -118,7 +118,7 @@ def activate_subscription(subscription: str, body: ActivateBody, call: AdminCall
     """Let a draft begin: from now on it is billed and entitles."""
 
     def effect(connection: PgConnection, account: Account) -> datetime | None:
-        if account.billed.status != "draft" or account.billed.next_bill_at is not None:
+        if not waits(account.billed):
             raise Conflict("subscription.not_draft", "The subscription is no draft that waits to be activated.")
         subscription = begun(account.billed, body.start_at, account.now)
         check_terms(subscription, now=account.now)
