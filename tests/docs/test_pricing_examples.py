@@ -5,8 +5,11 @@ import re
 
 import pytest
 
+from infra.clickhouse.transactions import MAX_TRANSACTIONS
 from pricing.cases import quote_given, run_case
+from pricing.metered import MAX_BUCKETS
 from pricing.models import READERS
+from schemas.meters import BUCKET_AGGREGATIONS
 from tests.support.pages import DOCS, ROOT, blocks
 
 README = ROOT / "pricing" / "README.md"
@@ -46,3 +49,13 @@ def test_the_code_of_the_readme_runs() -> None:
 
 def test_the_readme_is_short_enough_to_be_read() -> None:
     assert len(README.read_text(encoding="utf-8").splitlines()) <= 80
+
+
+def test_the_page_says_which_buckets_a_meter_can_give_and_how_many() -> None:
+    page = MODELS.read_text(encoding="utf-8")
+    names = re.compile(r"`(\w+)`")
+    rows = re.findall(r"^\| (`.*`) \| (`.*`) \|$", page, re.MULTILINE)
+    said = {meter: set(names.findall(given)) for meters, given in rows for meter in names.findall(meters)}
+    assert said == {meter.value: {each.value for each in given} for meter, given in BUCKET_AGGREGATIONS.items()}
+    assert f"{MAX_BUCKETS:,} buckets" in page
+    assert f"Up to {MAX_TRANSACTIONS:,} a period" in page
