@@ -91,8 +91,8 @@ def finalize_drafts(connection: PgConnection, invoice_ids: Sequence[str], *, now
 def void_invoice(connection: PgConnection, row: Row, *, now: datetime) -> None:
     """Void a locked invoice that no money has paid. What credit had paid goes back to the customer.
 
-    Its lines stay, and from now on say nothing of what has been billed: whoever asks that reads invoices whose status
-    is not `void`. Raises Conflict.
+    Its lines stay and say what had been billed: it is not billed again. Whoever adds up what is owed passes by invoices
+    whose status is `void`. Raises Conflict.
     """
     check_final(row)
     number = row["number"]
