@@ -10,7 +10,7 @@ import pytest
 from infra.postgres.invoice_invariants import find_broken
 from tests.support.api import Api
 
-STEPS = 40
+STEPS = 80
 REFUSALS = {409, 422}
 
 
