@@ -13,6 +13,7 @@ import structlog
 from infra.clickhouse.client import Client
 from infra.clickhouse.metering import Measured, batches, measure
 from infra.crash_points import crash_point
+from infra.late_usage import load_late
 from infra.postgres.billed_usage import load_usage_billed
 from infra.postgres.billing import load_due, load_meters, load_stored_seqs, load_subscriptions, park
 from infra.postgres.billing_steps import save_steps
@@ -20,10 +21,11 @@ from infra.postgres.due import Due, Moment
 from infra.postgres.meters import load_unbuilt
 from infra.postgres.pool import Database
 from infra.postgres.shards import usage_as_of
+from pricing.adjustments import adjustment_needs, watch
 from pricing.billing import apply_discounts, price_statement, usage_needs
 from pricing.statements import Statement, next_bill, next_statement
 from pricing.terms import Terms, read_terms
-from schemas.billing import BilledSubscription, BillingStep, MeteredUsage, UsageNeed
+from schemas.billing import BilledSubscription, BilledUsage, BillingStep, MeteredUsage, UsageNeed
 from schemas.catalogue import MeterEntry
 from schemas.errors import InvariantBroken, MeterlineError, Retry
 from schemas.money import from_minor
@@ -60,11 +62,12 @@ class Stored:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
-    """One due subscription with its statement."""
+    """One due subscription with its statement; `late` is what was billed before and is measured again."""
 
     subscription: BilledSubscription
     terms: Terms
     statement: Statement
+    late: list[BilledUsage] = field(default_factory=list[BilledUsage])
 
 
 @dataclass(slots=True, kw_only=True)
@@ -178,9 +181,33 @@ def _price(
                 needs[subscription.id] = wanted
         except MeterlineError as error:
             found.parked[subscription.id] = _reason(subscription, error)
-    ready = {account.subscription.id: account for account in accounts}
+    ready = {account.subscription.id: account for account in accounts if account.subscription.id in needs}
+    _add_late(doors, ready, needs, meters, unbuilt, stored, found)
     for batch in batches(needs):
         _price_batch(doors, [ready[subscription_id] for subscription_id in batch], needs, stored, found)
+
+
+def _add_late(
+    doors: Doors,
+    accounts: Mapping[str, Account],
+    needs: dict[str, list[UsageNeed]],
+    meters: Mapping[tuple[str, str], MeterEntry],
+    unbuilt: Set[int],
+    stored: Stored,
+    found: Round,
+) -> None:
+    """Let what was billed and has changed since be measured again. A meter that is counted anew is left for later."""
+    looked_at = (watch(each.subscription, each.terms, each.statement, meters) for each in accounts.values())
+    watched = [each for each in looked_at if each is not None]
+    by_no = {meter.meter_no: meter for each in watched for meter in each.meters}
+    for subscription_id, billed in load_late(doors.database, doors.clickhouse, watched, stored.seqs).items():
+        account = accounts[subscription_id]
+        try:
+            account.late.extend(each for each in billed if each.meter_no not in unbuilt)
+            needs[subscription_id] += adjustment_needs(account.subscription, account.late, by_no)
+        except MeterlineError as error:
+            found.parked[subscription_id] = _reason(account.subscription, error)
+            del needs[subscription_id]
 
 
 def _price_batch(
@@ -258,7 +285,7 @@ def _step(
     invoice = None
     if not statement.is_empty:
         usage_billed = from_minor(billed.get(subscription.id, 0), terms.currency)
-        invoice = price_statement(terms, statement, usage, usage_billed=usage_billed)
+        invoice = price_statement(terms, statement, usage, usage_billed=usage_billed, late=account.late)
     return BillingStep(
         subscription=subscription,
         invoice=None if invoice is None or not invoice.lines else invoice,
@@ -268,6 +295,7 @@ def _step(
         status=_status_after(account),
         as_of=stored.as_of if statement.has_usage else None,
         discounts=apply_discounts(subscription, terms, invoice) if invoice is not None and invoice.discount else None,
+        billed_seqs=stored.seqs if statement.has_usage else None,
     )
 
 

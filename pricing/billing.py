@@ -6,6 +6,7 @@ from decimal import Decimal
 from typing import Any, cast
 from zoneinfo import ZoneInfo
 
+from pricing.adjustments import Adjustment, adjustments
 from pricing.charges import PlanPrice
 from pricing.discounts import read_discount
 from pricing.explain import ZERO, ExplainRow, to_wire
@@ -23,6 +24,7 @@ from pricing.terms import Terms
 from pricing.usage import Usage
 from schemas.billing import (
     BilledSubscription,
+    BilledUsage,
     ExplainedRow,
     Invoice,
     InvoiceDiscount,
@@ -74,19 +76,28 @@ def usage_needs(
 
 @exactly
 def price_statement(
-    terms: Terms, statement: Statement, usage: Mapping[str, MeteredUsage], *, usage_billed: Decimal = ZERO
+    terms: Terms,
+    statement: Statement,
+    usage: Mapping[str, MeteredUsage],
+    *,
+    usage_billed: Decimal = ZERO,
+    late: Sequence[BilledUsage] = (),
 ) -> Invoice:
     """The invoice of a statement. `usage` has, by the name of each usage line, what it counted; `usage_billed` is what
-    other invoices have billed for usage of the period of the statement's commitment.
+    other invoices have billed for usage of the period of the statement's commitment, `late` the billed usage that was
+    measured again: what has changed of it is adjusted.
 
     Raises Reject when a price can't be applied to the usage: a group that no cell matches, a model that needs more
     than totals. And when an amount is beyond MAX_MINOR.
     """
     due = statement.commitment
+    adjusted = adjustments(late, usage, terms.currency)
+    if due is not None and due.spans_statements:
+        usage_billed += sum((each.line.amount for each in adjusted if each.billed.period.start in due.period), ZERO)
     computed = compute(
         InvoiceInput(
             currency=terms.currency,
-            lines=[_line_input(terms, line, usage) for line in statement.lines],
+            lines=[*(_line_input(terms, line, usage) for line in statement.lines), *(each.line for each in adjusted)],
             discounts=[read_discount(Fields(_value(discount.body))) for discount in terms.discounts],
             taxes=[rate.tax for rate in terms.taxes],
             commitment=None if due is None else due.agreed.commitment,
@@ -99,8 +110,13 @@ def price_statement(
         _map_line(terms, line, found, usage)
         for line, found in zip(statement.lines, computed.lines, strict=False)  # a commitment's line may follow
     ]
+    rest = computed.lines[len(statement.lines) :]
+    lines.extend(
+        _map_adjustment(terms, each, found)
+        for each, found in zip(adjusted, rest, strict=False)  # as above
+    )
     if due is not None:
-        lines.extend(_map_commitment(terms, due, found) for found in computed.lines[len(statement.lines) :])
+        lines.extend(_map_commitment(terms, due, found) for found in rest[len(adjusted) :])
     return Invoice(
         kind=statement.kind,
         period=statement.period,
@@ -191,6 +207,22 @@ def _map_line(
     )
 
 
+def _map_adjustment(terms: Terms, adjusted: Adjustment, computed: ComputedLine) -> InvoiceLine:
+    billed = adjusted.billed
+    return InvoiceLine(
+        key=billed.key,
+        description=f"{_title(billed.key)}: correction {_dates(billed.period, terms.timezone)}",
+        quantity=adjusted.quantity,
+        unit_amount=None,
+        exact=computed.exact,
+        amount=computed.amount,
+        period=billed.period,
+        price=billed.price,
+        explain=wire_rows(computed.explain),
+        meter_no=billed.meter_no,
+    )
+
+
 def _map_commitment(terms: Terms, due: CommitmentDue, computed: ComputedLine) -> InvoiceLine:
     commitment = due.agreed.commitment
     amount = format_amount(commitment.amount, terms.currency)
@@ -229,8 +261,7 @@ def _unit_amount(price: PlanPrice, quantity: Decimal, exact: Decimal) -> Decimal
 
 def _describe(terms: Terms, line: StatementLine, quantity: Decimal, unit_amount: Decimal | None) -> str:
     """One sentence for a person: what, how many at which price, for when."""
-    name = line.price.key.replace("_", " ").replace("-", " ")
-    name = name[:1].upper() + name[1:]
+    name = _title(line.price.key)
     if line.is_credit:
         text = f"{name}: unused part"
     elif line.is_part:
@@ -244,6 +275,11 @@ def _describe(terms: Terms, line: StatementLine, quantity: Decimal, unit_amount:
     if line.period.start == line.period.end:
         return text
     return f"{text} {_dates(line.period, terms.timezone)}"
+
+
+def _title(key: str) -> str:
+    name = key.replace("_", " ").replace("-", " ")
+    return name[:1].upper() + name[1:]
 
 
 def _shown(number: Decimal) -> str:

@@ -169,6 +169,32 @@ class UsageNeed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Watched:
+    """Usage of a customer that was billed up to `until`, by shard with the batches up to `seqs`; of a shard that is not
+    named there were none."""
+
+    subscription_id: str
+    customer_no: int
+    meters: tuple[MeterEntry, ...]
+    until: datetime
+    seqs: Mapping[int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BilledUsage:
+    """What invoices have billed for one price's usage from `period.start` on, all lines together; `price` is its body
+    as the lines have it."""
+
+    subscription_id: str
+    key: str
+    meter_no: int
+    period: Period
+    price: Mapping[str, Any]
+    quantity: Decimal
+    amount_minor: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GroupQuantity:
     """Usage of one group of a meter. None stands for a property that the events did not have."""
 
@@ -274,3 +300,4 @@ class BillingStep:
     status: str | None
     as_of: datetime | None
     discounts: list[dict[str, Any]] | None = None
+    billed_seqs: Mapping[int, int] | None = None  # by shard, the last batch in what was measured; None: as before

@@ -1,8 +1,10 @@
 """What was billed for usage, read back from the lines of invoices. What a void invoice was for is not billed again."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 
-from infra.postgres.pool import PgConnection
+from infra.postgres.pool import PgConnection, Row
+from schemas.billing import BilledUsage
 from schemas.instants import Period
 
 
@@ -23,3 +25,43 @@ def load_usage_billed(connection: PgConnection, wanted: Sequence[tuple[str, Peri
         ),
     )
     return {row["subscription_id"]: int(row["amount_minor"]) for row in rows}
+
+
+def load_billed_since(
+    connection: PgConnection, wanted: Mapping[tuple[str, int], datetime], *, until: Mapping[str, datetime]
+) -> list[BilledUsage]:
+    """What was billed of usage of (subscription_id, meter_no) in periods that end after an instant, and no later than
+    `until`, by subscription: each price and start of a period once, oldest first."""
+    if not wanted:
+        return []
+    rows = connection.execute(
+        "SELECT i.subscription_id, l.key, l.meter_no, l.period_start, max(l.period_end) AS period_end,"
+        " (array_agg(l.price ORDER BY i.period_end DESC))[1] AS price, sum(coalesce(l.quantity, 0)) AS quantity,"
+        " sum(l.amount_minor)::bigint AS amount_minor"
+        " FROM unnest(%s::text[], %s::int[], %s::timestamptz[], %s::timestamptz[])"
+        " AS wanted (id, meter_no, since, until)"
+        " JOIN invoices i ON i.subscription_id = wanted.id AND i.period_end > wanted.since"
+        " JOIN invoice_lines l ON l.invoice_id = i.id AND l.meter_no = wanted.meter_no"
+        " AND l.period_end > wanted.since AND l.period_end <= wanted.until"
+        " GROUP BY i.subscription_id, l.key, l.meter_no, l.period_start"
+        " ORDER BY i.subscription_id, l.period_start, l.key",
+        (
+            [subscription_id for subscription_id, _ in wanted],
+            [meter_no for _, meter_no in wanted],
+            list(wanted.values()),
+            [until[subscription_id] for subscription_id, _ in wanted],
+        ),
+    ).fetchall()
+    return [_billed(row) for row in rows]
+
+
+def _billed(row: Row) -> BilledUsage:
+    return BilledUsage(
+        subscription_id=row["subscription_id"],
+        key=row["key"],
+        meter_no=row["meter_no"],
+        period=Period(start=row["period_start"], end=row["period_end"]),
+        price=row["price"],
+        quantity=row["quantity"],
+        amount_minor=row["amount_minor"],
+    )

@@ -92,11 +92,12 @@ def _update_subscriptions(connection: PgConnection, steps: Sequence[BillingStep]
     connection.execute(
         "UPDATE subscriptions AS s SET billed_until = new.billed_until, next_bill_at = new.next_bill_at,"
         " usage_due = new.usage_due, status = coalesce(new.status, s.status),"
-        " discounts = coalesce(new.discounts, s.discounts),"
+        " discounts = coalesce(new.discounts, s.discounts), billed_seqs = coalesce(new.billed_seqs, s.billed_seqs),"
         " canceled_at = CASE WHEN new.status = 'canceled' THEN coalesce(s.canceled_at, s.cancel_at)"
         " ELSE s.canceled_at END"
-        " FROM unnest(%s::text[], %s::timestamptz[], %s::timestamptz[], %s::boolean[], %s::text[], %s::jsonb[])"
-        " AS new (id, billed_until, next_bill_at, usage_due, status, discounts) WHERE s.id = new.id",
+        " FROM unnest(%s::text[], %s::timestamptz[], %s::timestamptz[], %s::boolean[], %s::text[], %s::jsonb[],"
+        " %s::jsonb[]) AS new (id, billed_until, next_bill_at, usage_due, status, discounts, billed_seqs)"
+        " WHERE s.id = new.id",
         (
             [step.subscription.id for step in steps],
             [step.billed_until for step in steps],
@@ -104,6 +105,7 @@ def _update_subscriptions(connection: PgConnection, steps: Sequence[BillingStep]
             [step.usage_due for step in steps],
             [step.status for step in steps],
             [None if step.discounts is None else jsonb(step.discounts) for step in steps],
+            [None if step.billed_seqs is None else jsonb(dict(step.billed_seqs)) for step in steps],
         ),
     )
 

@@ -15,8 +15,9 @@ from starlette.responses import Response
 from typing_extensions import TypedDict
 
 from infra.clickhouse.metering import measure
+from infra.late_usage import load_late
 from infra.postgres.billed_usage import load_usage_billed
-from infra.postgres.billing import load_meters, load_subscription
+from infra.postgres.billing import load_meters, load_stored_seqs, load_subscription
 from infra.postgres.credits import load_balances
 from infra.postgres.meters import complete_until
 from infra.postgres.pool import PgConnection
@@ -30,10 +31,11 @@ from ingestion_api.fields import Body, Instant, Reference
 from ingestion_api.idempotency import Call, ReadCall
 from ingestion_api.routing import house_router
 from ingestion_api.views import Period
+from pricing.adjustments import adjustment_needs, watch
 from pricing.billing import price_statement, usage_needs
 from pricing.statements import Statement, next_statement, statement_at
 from pricing.terms import Terms, read_terms
-from schemas.billing import BilledSubscription, Invoice, InvoiceLine, UsageNeed
+from schemas.billing import BilledSubscription, Invoice, InvoiceLine, UsageNeed, Watched
 from schemas.errors import Conflict, MeterlineError, NotFound
 from schemas.instants import Period as Span
 from schemas.invoice_lines import line_id
@@ -75,6 +77,8 @@ class Draft:
     credit: Decimal  # the payer's balance
     usage_billed: Decimal  # by other invoices, of the period of the statement's commitment
     complete_until: datetime | None
+    watched: Watched | None  # what was billed before and may have changed
+    shards: Sequence[int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,7 +153,8 @@ def make_draft(
     """The draft of a statement's invoice, with usage up to `as_of` if given."""
     settings = context.settings
     stored_until = usage_as_of(connection, topic=settings.events_topic, partitions=settings.events_partitions)
-    needs = usage_needs(subscription, statement, load_meters(connection, [subscription.tenant_id]))
+    meters = load_meters(connection, [subscription.tenant_id])
+    needs = usage_needs(subscription, statement, meters)
     if as_of is not None:
         needs = [_clip(need, as_of) for need in needs]
     payer_id = subscription.payer_id or subscription.customer_id
@@ -167,14 +172,20 @@ def make_draft(
         complete_until=complete_until(
             connection, meter_nos=sorted({need.meter.meter_no for need in needs}), as_of=stored_until
         ),
+        watched=watch(subscription, terms, statement, meters),
+        shards=sorted(load_stored_seqs(connection)),
     )
 
 
 def price_draft(context: Context, draft: Draft) -> Preview:
     """Measure and price a draft, outside of any transaction: this may take ClickHouse a while."""
-    measured = measure(context.clickhouse, draft.needs)
-    usage = measured.of(draft.subscription.id)
-    invoice = price_statement(draft.terms, draft.statement, usage, usage_billed=draft.usage_billed)
+    watched = [] if draft.watched is None else [draft.watched]
+    found = load_late(context.database, context.clickhouse, watched, draft.shards)
+    late = found.get(draft.subscription.id, [])
+    by_no = {meter.meter_no: meter for each in watched for meter in each.meters}
+    again = adjustment_needs(draft.subscription, late, by_no)
+    usage = measure(context.clickhouse, [*draft.needs, *again]).of(draft.subscription.id)
+    invoice = price_statement(draft.terms, draft.statement, usage, usage_billed=draft.usage_billed, late=late)
     return Preview(
         subscription=draft.subscription,
         statement=draft.statement,
