@@ -18,7 +18,11 @@ OPERATIONS = [
 
 BODIES: dict[str, Any] = {
     "/v1/subscriptions/{subscription}/cancel": {"at": "now"},
+    "/v1/subscriptions/{subscription}/change": {"quantities": {"seats": "5"}},
     "/v1/plans/{plan}/versions": {"prices": []},
+    "/v1/test_clocks/{test_clock}/advance": {"to": "2026-02-01T00:00:00Z"},
+    "/v1/wallets/{wallet}/grants": {"amount": "5"},
+    "/v1/wallets/{wallet}/top_up": {"amount": "5"},
 }
 
 
@@ -27,7 +31,22 @@ def ids(operator: Api) -> dict[str, str]:
     """An object of every kind, of another tenant."""
     other = operator.new_tenant()
     subscription = make_example(other)
+    other.post("/v1/addons", {"key": "support", "currency": "USD"})
+    other.post("/v1/coupons", {"key": "half", "percent": "50", "duration": "once"})
+    other.post("/v1/tax_rates", {"key": "vat", "name": "VAT", "percent": "19", "inclusive": False})
+    clock = other.post("/v1/test_clocks", {"now": "2026-01-01T00:00:00Z"})
+    wallet = other.post("/v1/wallets", {"customer": "acme", "currency": "USD"})
+    grant = other.post(f"/v1/wallets/{wallet['id']}/grants", {"amount": "5"})
     return {
+        "addon": other.get("/v1/addons/support")["id"],
+        "coupon": other.get("/v1/coupons/half")["id"],
+        "tax_rate": other.get("/v1/tax_rates/vat")["id"],
+        "test_clock": clock["id"],
+        "clock": clock["id"],
+        "wallet": wallet["id"],
+        "grant": grant["id"],
+        "credit_note": "crn_0198f2c3a1b27c3d8e4f5a6b7c8d9e0f",
+        "payment": "pay_0198f2c3a1b27c3d8e4f5a6b7c8d9e0f",
         "customer": other.get("/v1/customers/acme")["id"],
         "meter": other.get("/v1/meters/tokens")["id"],
         "feature": other.get("/v1/features/tokens")["id"],
@@ -66,6 +85,7 @@ REFERENCES = [
     ),
     ("/v1/plans", {"key": "p", "currency": "USD", "entitlements": [{"feature": "{feature}", "limit": "1"}]}, 422),
     ("/v1/subscriptions", {"customer": "{customer}", "plan": "{plan}"}, 404),
+    ("/v1/customers", {"external_id": "child", "parent": "{customer}"}, 422),
     ("/v1/entitlements/check", {"customer": "{customer}", "feature": "{feature}"}, 404),
     ("/v1/entitlements/check", {"checks": [{"customer": "{customer}", "feature": "{feature}"}]}, 404),
 ]
@@ -87,7 +107,7 @@ def test_another_tenants_object_can_not_be_referred_to(
     assert problem["code"].endswith(".not_found")
 
 
-@pytest.mark.parametrize("kind", ["customers", "meters", "features", "plans", "subscriptions"])
+@pytest.mark.parametrize("kind", ["customers", "meters", "features", "plans", "addons", "coupons", "subscriptions"])
 def test_a_list_has_nothing_of_another_tenant(api: Api, ids: dict[str, str], kind: str) -> None:
     assert ids
     assert api.get(f"/v1/{kind}") == {"object": "list", "data": [], "has_more": False, "next_cursor": None}
