@@ -17,7 +17,7 @@ _TERMS = (
     "  AND (s.status = 'canceled' AND s.cancel_at IS NULL"
     "   OR s.status IN ('draft', 'trialing') AND NOT payer.has_payment_method)"
     "  THEN least(e.ends_at, s.trial_end_at) ELSE e.ends_at END AS holds_until,"
-    " c.no AS customer_no, c.external_id AS customer, s.timezone, s.alignment, s.billing_anchor"
+    " c.no AS customer_no, c.external_id AS customer, c.test_clock_id, s.timezone, s.alignment, s.billing_anchor"
     " FROM entitlements e JOIN features f ON f.id = e.feature_id LEFT JOIN meters m ON m.id = f.meter_id"
     " JOIN customers c ON c.id = e.customer_id JOIN subscriptions s ON s.id = e.subscription_id"
     " JOIN customers payer ON payer.id = coalesce(c.parent_id, c.id)"

@@ -12,6 +12,7 @@ from infra.clickhouse.client import Client
 from infra.postgres import entitlements
 from infra.postgres.pool import PgConnection, Row
 from infra.settings import Settings
+from ingestion_api.clock import clock_nows
 from ingestion_api.entitlements.terms import period_at
 from ingestion_api.entitlements.used import Counters, Used, load_counters, measure_missing
 from ingestion_api.fields import MAX_INSTANT, MIN_INSTANT
@@ -88,17 +89,23 @@ def load_basis(
         customer_ids=sorted({question.customer["id"] for question in questions}),
         feature_ids=sorted({question.feature["id"] for question in questions}),
     )
-    return basis_of(connection, questions, rows, now=now, settings=settings)
+    return basis_of(connection, questions, at_their_now(connection, rows, now), now=now, settings=settings)
+
+
+def at_their_now(connection: PgConnection, rows: Sequence[Row], now: datetime) -> list[Row]:
+    """Entitlements with the `now` of their customers: that of a test clock, or the real one."""
+    nows = clock_nows(connection, {row["test_clock_id"] for row in rows}, now)
+    return [{**row, "now": nows[row["test_clock_id"]]} for row in rows]
 
 
 def basis_of(
     connection: PgConnection, questions: Sequence[Question], rows: Sequence[Row], *, now: datetime, settings: Settings
 ) -> Basis:
-    """The same from the entitlements of these customers, in effect or not."""
+    """The same from the entitlements of these customers, in effect or not, of `at_their_now`."""
     by_pair: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         by_pair.setdefault((row["customer_id"], row["feature_id"]), []).append(row)
-    metered = [(row, period_at(row, now)) for row in rows if row["type"] == "metered" and in_effect(row, now)]
+    metered = [(row, period_at(row, row["now"])) for row in rows if row["type"] == "metered" and in_effect(row)]
     return Basis(
         questions=questions,
         rows=by_pair,
@@ -114,7 +121,7 @@ def decide(clickhouse: Client, basis: Basis, *, tenant_no: int, now: datetime) -
     answers: list[CheckView] = []
     for question in basis.questions:
         own = basis.rows.get((question.customer["id"], question.feature["id"]), [])
-        present = sorted((row for row in own if in_effect(row, now)), key=_rank)
+        present = sorted((row for row in own if in_effect(row)), key=_rank)
         if not present:
             answers.append(_refusal(question, SUBSCRIPTION_INACTIVE if own else NO_ENTITLEMENT, now))
         elif question.feature["type"] == "metered":
@@ -129,9 +136,10 @@ def _rank(row: Row) -> tuple[str, bool, int]:
     return row["subscription_id"], row["source"] != "plan", row["no"]
 
 
-def in_effect(row: Row, now: datetime) -> bool:
-    """Whether an entitlement holds at an instant."""
-    return row["effective_at"] <= now and (row["holds_until"] is None or now < row["holds_until"])
+def in_effect(row: Row) -> bool:
+    """Whether an entitlement holds at its customer's `now`, which is in the row."""
+    now, until = row["now"], row["holds_until"]
+    return row["effective_at"] <= now and (until is None or now < until)
 
 
 def _weigh(

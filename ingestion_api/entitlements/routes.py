@@ -18,7 +18,7 @@ from ingestion_api.clock import Now
 from ingestion_api.context import FromContext
 from ingestion_api.control.customers import find as find_customer
 from ingestion_api.control.preview import answer_unheld
-from ingestion_api.entitlements.decide import CheckView, Question, basis_of, decide, in_effect, load_basis
+from ingestion_api.entitlements.decide import CheckView, Question, at_their_now, basis_of, decide, in_effect, load_basis
 from ingestion_api.fields import Body, DecimalText, Reference
 from ingestion_api.idempotency import CheckCall
 from ingestion_api.problems import VARIANT, pointer
@@ -118,13 +118,10 @@ def list_customer_entitlements(customer: str, principal: CheckerOrReader, contex
     """What the customer is entitled to now, a feature each, with what is used and left of it. All on one page."""
     with context.database.transaction() as connection:
         found = find_customer(connection, principal.tenant_id, customer)
-        rows = [
-            row
-            for row in entitlements.load_of_customers(
-                connection, tenant_id=principal.tenant_id, customer_ids=[found["id"]], feature_ids=None
-            )
-            if in_effect(row, now)
-        ]
+        own = entitlements.load_of_customers(
+            connection, tenant_id=principal.tenant_id, customer_ids=[found["id"]], feature_ids=None
+        )
+        rows = [row for row in at_their_now(connection, own, now) if in_effect(row)]
         features = {row["feature_id"]: _feature_of(row) for row in rows}
         questions = [
             Question(customer=found, feature=feature, quantity=None)

@@ -59,7 +59,8 @@ class Counters:
 def load_counters(
     connection: PgConnection, periods: Sequence[tuple[Row, EntitlementPeriod]], *, now: datetime, settings: Settings
 ) -> Counters:
-    """The counters of metered entitlements in their present periods."""
+    """The counters of metered entitlements in their present periods. A row has the `now` of its customer, by a test
+    clock maybe; `now` itself is the real one."""
     if not periods:
         return Counters(counted={}, missing={}, meters={}, stored_fresh=UNKNOWN)
     topic, partitions = settings.events_topic, settings.events_partitions
@@ -80,7 +81,7 @@ def load_counters(
     meters = load_entries(connection, meter_nos=sorted({row["meter_no"] for row, _ in missing}))
     return Counters(
         counted=counted,
-        missing={row["no"]: _span(row, period, meters[row["meter_no"]], now) for row, period in missing},
+        missing={row["no"]: _span(row, period, meters[row["meter_no"]], row["now"]) for row, period in missing},
         meters=meters,
         stored_fresh=_freshness(complete_until(connection, meter_nos=sorted(meters), as_of=stored_until), now),
     )

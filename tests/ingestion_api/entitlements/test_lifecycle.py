@@ -162,3 +162,13 @@ def test_without_a_payment_method_the_trial_ends_the_entitlements_and_with_one_i
     assert check(shop, "tokens", at=end)["reason"] == "subscription_inactive"
     assert shop.http.patch("/v1/customers/acme", json={"has_payment_method": True}).status_code == 200
     assert check(shop, "tokens", at=end)["allowed"] is True
+
+
+def test_a_check_asks_at_the_now_of_the_customers_test_clock(shop: Api) -> None:
+    clock = shop.post("/v1/test_clocks", {"now": START})
+    shop.post("/v1/customers", {"external_id": "timed", "test_clock": clock["id"]})
+    made = shop.post("/v1/subscriptions", {"customer": "timed", "plan": "small"})
+    assert (made["start_at"], made["test_clock"]) == (START, clock["id"])
+    found = shop.post("/v1/entitlements/check", {"customer": "timed", "feature": "tokens"}, status=200)
+    assert (found["limit"], found["period"]["start"]) == ("100", START)
+    assert len(shop.get("/v1/customers/timed/entitlements")["data"]) == 2
