@@ -14,14 +14,14 @@ from infra.clickhouse.client import Client
 from infra.clickhouse.metering import Measured, batches, measure
 from infra.crash_points import crash_point
 from infra.late_usage import load_late
-from infra.postgres.billed_usage import load_usage_billed
+from infra.postgres.billed_usage import load_begun, load_usage_billed
 from infra.postgres.billing import load_due, load_meters, load_stored_seqs, load_subscriptions, park
 from infra.postgres.billing_steps import save_steps
 from infra.postgres.due import Due, Moment
 from infra.postgres.meters import load_unbuilt
 from infra.postgres.pool import Database
 from infra.postgres.shards import usage_as_of
-from pricing.adjustments import adjustment_needs, watch
+from pricing.adjustments import adjustment_needs, watch, without_open
 from pricing.billing import apply_discounts, price_statement, usage_needs
 from pricing.statements import Statement, next_bill, next_statement
 from pricing.terms import Terms, read_terms
@@ -84,11 +84,11 @@ def load_due_bills(doors: Doors, moment: Moment, after: Due | None, limit: int) 
     complete before the clock moves."""
     with doors.database.transaction() as connection:
         as_of = usage_as_of(connection, topic=doors.events_topic, partitions=doors.events_partitions)
-        usage_until = _complete_until(doors, as_of, moment)
+        usage_until = complete_usage_until(doors, as_of, moment)
         return load_due(connection, moment=moment, usage_until=usage_until, after=after, limit=limit)
 
 
-def _complete_until(doors: Doors, as_of: datetime | None, moment: Moment) -> datetime:
+def complete_usage_until(doors: Doors, as_of: datetime | None, moment: Moment) -> datetime:
     """Before which instant the usage of a period must end to be complete."""
     if moment.clock_id is not None:
         return FOREVER
@@ -131,7 +131,7 @@ def _bill_round(doors: Doors, subscription_ids: Sequence[str], moment: Moment) -
         found.id: found for found in loaded if found.next_bill_at is not None and found.next_bill_at <= now
     }
     found = Round()
-    accounts = _prepare(subscriptions.values(), _complete_until(doors, stored.as_of, moment), now, found)
+    accounts = _prepare(subscriptions.values(), complete_usage_until(doors, stored.as_of, moment), now, found)
     _price(doors, accounts, meters, unbuilt, stored, found)
     crash_point("billing.priced")
     return _save(doors, subscriptions, found, now)
@@ -203,7 +203,8 @@ def _add_late(
     for subscription_id, billed in load_late(doors.database, doors.clickhouse, watched, stored.seqs).items():
         account = accounts[subscription_id]
         try:
-            account.late.extend(each for each in billed if each.meter_no not in unbuilt)
+            closed = without_open(billed, account.statement)
+            account.late.extend(each for each in closed if each.meter_no not in unbuilt)
             needs[subscription_id] += adjustment_needs(account.subscription, account.late, by_no)
         except MeterlineError as error:
             found.parked[subscription_id] = _reason(account.subscription, error)
@@ -219,7 +220,7 @@ def _price_batch(
 ) -> None:
     """Accounts whose usage may be held at once; see `infra.clickhouse.metering.batches`."""
     measured = _measure(doors, accounts, needs, stored, found)
-    billed = _usage_billed(doors, accounts)
+    before = _load_before(doors, accounts)
     for account in accounts:
         subscription = account.subscription
         if subscription.id in found.parked:
@@ -227,7 +228,7 @@ def _price_batch(
         try:
             if subscription.id in measured.broken:
                 raise InvariantBroken("billing.windows_differ", measured.broken[subscription.id])
-            found.steps.append(_step(account, measured.of(subscription.id), billed, stored))
+            found.steps.append(_step(account, measured.of(subscription.id), before, stored))
         except Exception as error:
             found.parked[subscription.id] = _reason(subscription, error)
 
@@ -264,28 +265,43 @@ def _measure(
     return measured
 
 
-def _usage_billed(doors: Doors, accounts: Sequence[Account]) -> Mapping[str, int]:
-    """By subscription, what was billed already of the period of a commitment that spans statements, in minor units."""
-    wanted = [
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Before:
+    """What invoices have billed before, by subscription: of the period of a commitment that spans statements, in minor
+    units; and of the periods of the statement's own usage lines."""
+
+    committed: Mapping[str, int]
+    begun: Mapping[str, Sequence[BilledUsage]]
+
+
+def _load_before(doors: Doors, accounts: Sequence[Account]) -> Before:
+    committed = [
         (account.subscription.id, due.period)
         for account in accounts
         if (due := account.statement.commitment) is not None and due.spans_statements
     ]
-    if not wanted:
-        return {}
+    starts = {
+        account.subscription.id: min(line.period.start for line in account.statement.lines if line.is_usage)
+        for account in accounts
+        if account.statement.has_usage
+    }
     with doors.database.transaction() as connection:
-        return load_usage_billed(connection, wanted)
+        return Before(committed=load_usage_billed(connection, committed), begun=load_begun(connection, starts))
 
 
-def _step(
-    account: Account, usage: Mapping[str, MeteredUsage], billed: Mapping[str, int], stored: Stored
-) -> BillingStep:
+def _step(account: Account, usage: Mapping[str, MeteredUsage], before: Before, stored: Stored) -> BillingStep:
     subscription, terms, statement = account.subscription, account.terms, account.statement
     following = next_bill(terms, statement)
     invoice = None
     if not statement.is_empty:
-        usage_billed = from_minor(billed.get(subscription.id, 0), terms.currency)
-        invoice = price_statement(terms, statement, usage, usage_billed=usage_billed, late=account.late)
+        invoice = price_statement(
+            terms,
+            statement,
+            usage,
+            usage_billed=from_minor(before.committed.get(subscription.id, 0), terms.currency),
+            late=account.late,
+            progress=before.begun.get(subscription.id, ()),
+        )
     return BillingStep(
         subscription=subscription,
         invoice=None if invoice is None or not invoice.lines else invoice,

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
-from pricing.charges import PlanPrice, parse_plan_price
+from pricing.charges import PlanPrice, Price, parse_plan_price
 from pricing.explain import ZERO, ExplainRow
 from pricing.invoices import AmountLine
 from pricing.metered import billed_quantity, detail_of, usage_of
@@ -85,6 +85,19 @@ def adjustments(billed: Sequence[BilledUsage], usage: Mapping[str, MeteredUsage]
 @exactly
 def _adjust(billed: BilledUsage, metered: MeteredUsage, currency: str) -> Adjustment:
     price = _price_of(billed, currency).price
+    return Adjustment(
+        billed=billed,
+        quantity=billed_quantity(price, metered) - billed.quantity,
+        line=difference(price, metered, billed, currency, is_usage=False),
+    )
+
+
+@exactly
+def difference(
+    price: Price, metered: MeteredUsage, billed: BilledUsage, currency: str, *, is_usage: bool
+) -> AmountLine:
+    """What usage costs by a price, rounded, less what was billed of it. `is_usage`: it counts towards the commitment of
+    the invoice."""
     explanation = rate(price, usage_of(price, metered))
     rounded = round_half_away(explanation.total, currency_exponent(currency))
     before = from_minor(billed.amount_minor, currency)
@@ -92,11 +105,13 @@ def _adjust(billed: BilledUsage, metered: MeteredUsage, currency: str) -> Adjust
     if rounded != explanation.total:
         rows.append(ExplainRow("rounded", None, None, rounded - explanation.total))
     rows.append(ExplainRow("less what was billed before", None, None, ZERO - before))
-    return Adjustment(
-        billed=billed,
-        quantity=billed_quantity(price, metered) - billed.quantity,
-        line=AmountLine(amount=rounded - before, explain=rows, key=billed.key),
-    )
+    return AmountLine(amount=rounded - before, explain=rows, key=billed.key, is_usage=is_usage)
+
+
+def without_open(billed: Sequence[BilledUsage], statement: Statement) -> list[BilledUsage]:
+    """What was billed of other periods than those of the statement's own lines, which bill the rest of theirs."""
+    own = {(line.price.key, line.period.start) for line in statement.lines if line.is_usage}
+    return [each for each in billed if (each.key, each.period.start) not in own]
 
 
 def _price_of(billed: BilledUsage, currency: str) -> PlanPrice:

@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 from zoneinfo import ZoneInfo
 
-from pricing.adjustments import Adjustment, adjustments
+from pricing.adjustments import Adjustment, adjustments, difference
 from pricing.charges import PlanPrice
 from pricing.discounts import read_discount
 from pricing.explain import ZERO, ExplainRow, to_wire
@@ -35,7 +35,7 @@ from schemas.billing import (
 from schemas.catalogue import MeterEntry
 from schemas.errors import Reject
 from schemas.instants import Period
-from schemas.money import exactly, format_amount, format_decimal, to_minor
+from schemas.money import exactly, format_amount, format_decimal, from_minor, to_minor
 
 MAX_MINOR = 2**63 - 1  # of any amount, in minor units: what the store holds
 
@@ -82,32 +82,42 @@ def price_statement(
     *,
     usage_billed: Decimal = ZERO,
     late: Sequence[BilledUsage] = (),
+    progress: Sequence[BilledUsage] = (),
 ) -> Invoice:
     """The invoice of a statement. `usage` has, by the name of each usage line, what it counted; `usage_billed` is what
     other invoices have billed for usage of the period of the statement's commitment, `late` the billed usage that was
-    measured again: what has changed of it is adjusted.
+    measured again: what has changed of it is adjusted. `progress` is what invoices have billed already of the periods
+    of the statement's own lines: these bill the rest.
 
     Raises Reject when a price can't be applied to the usage: a group that no cell matches, a model that needs more
     than totals. And when an amount is beyond MAX_MINOR.
     """
     due = statement.commitment
     adjusted = adjustments(late, usage, terms.currency)
-    if due is not None and due.spans_statements:
+    begun = {(billed.key, billed.period.start): billed for billed in progress}
+    if due is not None and not due.spans_statements:
+        own = (begun.get((line.price.key, line.period.start)) for line in statement.lines if line.is_usage)
+        minor = sum(billed.amount_minor for billed in own if billed is not None)
+        usage_billed = from_minor(minor, terms.currency)
+    elif due is not None:
         usage_billed += sum((each.line.amount for each in adjusted if each.billed.period.start in due.period), ZERO)
     computed = compute(
         InvoiceInput(
             currency=terms.currency,
-            lines=[*(_line_input(terms, line, usage) for line in statement.lines), *(each.line for each in adjusted)],
+            lines=[
+                *(_line_input(terms, line, usage, begun) for line in statement.lines),
+                *(each.line for each in adjusted),
+            ],
             discounts=[read_discount(Fields(_value(discount.body))) for discount in terms.discounts],
             taxes=[rate.tax for rate in terms.taxes],
             commitment=None if due is None else due.agreed.commitment,
-            usage_billed=usage_billed if due is not None and due.spans_statements else ZERO,
+            usage_billed=usage_billed,
         )
     )
     check_size([line.amount for line in computed.lines], terms.currency)
     check_size([computed.subtotal, computed.tax, computed.total], terms.currency)
     lines = [
-        _map_line(terms, line, found, usage)
+        _map_line(terms, line, found, usage, begun)
         for line, found in zip(statement.lines, computed.lines, strict=False)  # a commitment's line may follow
     ]
     rest = computed.lines[len(statement.lines) :]
@@ -161,9 +171,16 @@ def check_size(amounts: Sequence[Decimal], currency: str) -> None:
             raise Reject("pricing.amount_too_large", f"{amount} {currency} is more than an invoice can hold")
 
 
-def _line_input(terms: Terms, line: StatementLine, usage: Mapping[str, MeteredUsage]) -> Line:
+#: By key and start of the period, what was billed of a line's usage before.
+Begun: TypeAlias = Mapping[tuple[str, datetime], BilledUsage]
+
+
+def _line_input(terms: Terms, line: StatementLine, usage: Mapping[str, MeteredUsage], begun: Begun) -> Line:
     price = line.price
     if line.is_usage:
+        billed = begun.get((price.key, line.period.start))
+        if billed is not None:
+            return difference(price.price, usage[line.name], billed, terms.currency, is_usage=True)
         return PricedLine(price=price.price, usage=usage_of(price.price, usage[line.name]), key=price.key)
     if line.is_part:
         return _part(terms, line)
@@ -186,12 +203,15 @@ def _part(terms: Terms, line: StatementLine) -> AmountLine:
 
 
 def _map_line(
-    terms: Terms, line: StatementLine, computed: ComputedLine, usage: Mapping[str, MeteredUsage]
+    terms: Terms, line: StatementLine, computed: ComputedLine, usage: Mapping[str, MeteredUsage], begun: Begun
 ) -> InvoiceLine:
     price = line.price
+    billed = begun.get((price.key, line.period.start)) if line.is_usage else None
     metered = usage[line.name] if line.is_usage else None
     quantity = line.quantity if metered is None else billed_quantity(price.price, metered)
     assert quantity is not None, "a line has the quantity of its terms or of its meter"
+    if billed is not None:
+        quantity -= billed.quantity
     unit_amount = _unit_amount(price, quantity, computed.exact)
     return InvoiceLine(
         key=price.key,

@@ -15,6 +15,7 @@ BILL_CHUNK = "bill_chunk"  # of any kind of due work; its first kind gave it the
 BILLS = "bills"
 WALLETS = "wallets"
 DRAFTS = "drafts"
+THRESHOLDS = "thresholds"
 
 ADVANCE_CLOCK = "advance_clock"
 STEP_CLOCK = "step_clock"

@@ -55,6 +55,27 @@ def load_billed_since(
     return [_billed(row) for row in rows]
 
 
+def load_begun(connection: PgConnection, starts: Mapping[str, datetime]) -> dict[str, list[BilledUsage]]:
+    """By subscription, what was billed of usage in periods that begin at its instant or later: each price and start of
+    a period once."""
+    if not starts:
+        return {}
+    rows = connection.execute(
+        "SELECT i.subscription_id, l.key, l.meter_no, l.period_start, max(l.period_end) AS period_end,"
+        " (array_agg(l.price ORDER BY i.period_end DESC))[1] AS price, sum(coalesce(l.quantity, 0)) AS quantity,"
+        " sum(l.amount_minor)::bigint AS amount_minor"
+        " FROM unnest(%s::text[], %s::timestamptz[]) AS wanted (id, since)"
+        " JOIN invoices i ON i.subscription_id = wanted.id AND i.period_end > wanted.since"
+        " JOIN invoice_lines l ON l.invoice_id = i.id AND l.meter_no IS NOT NULL AND l.period_start >= wanted.since"
+        " GROUP BY i.subscription_id, l.key, l.meter_no, l.period_start ORDER BY i.subscription_id",
+        (list(starts), list(starts.values())),
+    ).fetchall()
+    begun: dict[str, list[BilledUsage]] = {}
+    for row in rows:
+        begun.setdefault(row["subscription_id"], []).append(_billed(row))
+    return begun
+
+
 def _billed(row: Row) -> BilledUsage:
     return BilledUsage(
         subscription_id=row["subscription_id"],

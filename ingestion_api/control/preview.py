@@ -16,7 +16,7 @@ from typing_extensions import TypedDict
 
 from infra.clickhouse.metering import measure
 from infra.late_usage import load_late
-from infra.postgres.billed_usage import load_usage_billed
+from infra.postgres.billed_usage import load_begun, load_usage_billed
 from infra.postgres.billing import load_meters, load_stored_seqs, load_subscription
 from infra.postgres.credits import load_balances
 from infra.postgres.meters import complete_until
@@ -31,11 +31,11 @@ from ingestion_api.fields import Body, Instant, Reference
 from ingestion_api.idempotency import Call, ReadCall
 from ingestion_api.routing import house_router
 from ingestion_api.views import Period
-from pricing.adjustments import adjustment_needs, watch
+from pricing.adjustments import adjustment_needs, watch, without_open
 from pricing.billing import price_statement, usage_needs
 from pricing.statements import Statement, next_statement, statement_at
 from pricing.terms import Terms, read_terms
-from schemas.billing import BilledSubscription, Invoice, InvoiceLine, UsageNeed, Watched
+from schemas.billing import BilledSubscription, BilledUsage, Invoice, InvoiceLine, UsageNeed, Watched
 from schemas.errors import Conflict, MeterlineError, NotFound
 from schemas.instants import Period as Span
 from schemas.invoice_lines import line_id
@@ -79,6 +79,7 @@ class Draft:
     complete_until: datetime | None
     watched: Watched | None  # what was billed before and may have changed
     shards: Sequence[int]
+    progress: Sequence[BilledUsage]  # of the periods of the statement's own lines
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,6 +163,8 @@ def make_draft(
     due = statement.commitment
     wanted = [(subscription.id, due.period)] if due is not None and due.spans_statements else []
     billed = load_usage_billed(connection, wanted)
+    usage_starts = [line.period.start for line in statement.lines if line.is_usage]
+    starts = {subscription.id: min(usage_starts)} if usage_starts else {}
     return Draft(
         subscription=subscription,
         terms=terms,
@@ -174,6 +177,7 @@ def make_draft(
         ),
         watched=watch(subscription, terms, statement, meters),
         shards=sorted(load_stored_seqs(connection)),
+        progress=load_begun(connection, starts).get(subscription.id, ()),
     )
 
 
@@ -181,11 +185,17 @@ def price_draft(context: Context, draft: Draft) -> Preview:
     """Measure and price a draft, outside of any transaction: this may take ClickHouse a while."""
     watched = [] if draft.watched is None else [draft.watched]
     found = load_late(context.database, context.clickhouse, watched, draft.shards)
-    late = found.get(draft.subscription.id, [])
+    late = without_open(found.get(draft.subscription.id, []), draft.statement)
     by_no = {meter.meter_no: meter for each in watched for meter in each.meters}
     again = adjustment_needs(draft.subscription, late, by_no)
-    usage = measure(context.clickhouse, [*draft.needs, *again]).of(draft.subscription.id)
-    invoice = price_statement(draft.terms, draft.statement, usage, usage_billed=draft.usage_billed, late=late)
+    invoice = price_statement(
+        draft.terms,
+        draft.statement,
+        measure(context.clickhouse, [*draft.needs, *again]).of(draft.subscription.id),
+        usage_billed=draft.usage_billed,
+        late=late,
+        progress=draft.progress,
+    )
     return Preview(
         subscription=draft.subscription,
         statement=draft.statement,

@@ -1,0 +1,80 @@
+"""Threshold invoices: usage is billed before its period ends when it has come to a lot, and never twice."""
+
+from decimal import Decimal
+
+from billing_workflows.due import load_page, run_chunk
+from infra.postgres.due import Moment
+from schemas.billing import BilledSubscription
+from schemas.workflows import THRESHOLDS
+from tests.support.billing import ADVANCE, USAGE, World, instant
+
+
+def look(world: World, now: str) -> int:
+    """Let everything that is due be looked at; how many invoices that makes."""
+    world.stored_until(now)
+    moment = Moment(now=instant(now))
+    own = {row["id"] for row in world.rows("SELECT id FROM subscriptions WHERE tenant_id = %(id)s", id=world.tenant_id)}
+    page = load_page(world.doors, THRESHOLDS, moment, after=None)
+    ids = [each for chunk in page.chunks for each in chunk if each in own]
+    return run_chunk(world.doors, THRESHOLDS, ids, moment).done if ids else 0
+
+
+def amounts(world: World, subscription: BilledSubscription) -> list[tuple[str, list[int]]]:
+    return [
+        (invoice["kind"], [line["amount_minor"] for line in invoice["lines"]])
+        for invoice in world.invoices(subscription)
+    ]
+
+
+def test_usage_is_billed_when_it_has_come_to_the_threshold_and_the_period_bills_the_rest(world: World) -> None:
+    subscription = world.subscribe(ADVANCE, USAGE, invoice_threshold=Decimal(50))
+    world.bill(subscription, now="2026-01-01")
+    world.use(subscription, ("2026-01-05", 4999))
+    assert look(world, "2026-01-06") == 0
+    world.use(subscription, ("2026-01-06T12:00", 1000))
+    assert look(world, "2026-01-06T00:30") == 0  # it has just been looked at
+    assert look(world, "2026-01-07") == 1
+    assert look(world, "2026-01-08") == 0
+    world.use(subscription, ("2026-01-20", 7000))
+    assert look(world, "2026-01-21") == 1
+    world.use(subscription, ("2026-01-30", 100))
+    world.stored_until("2026-02-02")
+    world.bill(subscription, now="2026-02-02")
+    assert amounts(world, subscription) == [
+        ("subscription", [49_00]),
+        ("threshold", [59_99]),
+        ("threshold", [70_00]),
+        ("subscription", [49_00, 1_00]),
+    ]
+    assert world.row(subscription)["billed_until"] == instant("2026-02-01")
+    last = world.invoices(subscription)[-1]["lines"][1]
+    assert (last["quantity"], last["period_start"]) == (Decimal(100), instant("2026-01-01"))
+
+
+def test_what_comes_late_to_a_period_that_was_billed_in_parts_is_billed_once(world: World) -> None:
+    subscription = world.subscribe(USAGE, invoice_threshold=Decimal(10))
+    world.bill(subscription, now="2026-01-01")
+    world.use(subscription, ("2026-01-05", 2000))
+    assert look(world, "2026-01-07") == 1
+    world.use(subscription, ("2026-01-04", 300))  # of the part that is billed
+    world.stored_until("2026-02-02")
+    world.bill(subscription, now="2026-02-02")
+    world.use(subscription, ("2026-01-03", 50))
+    world.stored_until("2026-03-02")
+    world.bill(subscription, now="2026-03-02")
+    assert amounts(world, subscription) == [
+        ("threshold", [20_00]),
+        ("subscription", [3_00]),
+        ("subscription", [0, 50]),
+    ]
+
+
+def test_a_commitment_counts_what_a_threshold_has_billed(world: World) -> None:
+    commitment = {"amount": "50", "true_up": True}
+    subscription = world.subscribe(USAGE, invoice_threshold=Decimal(10), commitment=commitment)
+    world.bill(subscription, now="2026-01-01")
+    world.use(subscription, ("2026-01-05", 2000))
+    assert look(world, "2026-01-07") == 1
+    world.stored_until("2026-02-02")
+    world.bill(subscription, now="2026-02-02")
+    assert amounts(world, subscription) == [("threshold", [20_00]), ("subscription", [0, 30_00])]
