@@ -261,6 +261,11 @@ class InvoiceDiscount:
     terms: Mapping[str, object]
     taken: Decimal
 
+    @property
+    def agreed(self) -> dict[str, object]:
+        """The terms alone, without how often they have been applied so far."""
+        return {name: value for name, value in self.terms.items() if name != "applied"}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Invoice:

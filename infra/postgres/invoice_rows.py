@@ -62,7 +62,7 @@ def computed_columns(invoice: Invoice) -> dict[str, Any]:
             ]
         ),
         "discounts": jsonb(
-            [{**discount.terms, "taken": format_amount(discount.taken, currency)} for discount in invoice.discounts]
+            [{**discount.agreed, "taken": format_amount(discount.taken, currency)} for discount in invoice.discounts]
         ),
     }
 

@@ -192,5 +192,5 @@ def taxes_of(invoice: Invoice) -> list[TaxView]:
 def discounts_of(invoice: Invoice) -> list[dict[str, Any]]:
     """The discounts of an invoice that is not stored, as a stored one shows them."""
     return [
-        {**discount.terms, "taken": format_amount(discount.taken, invoice.currency)} for discount in invoice.discounts
+        {**discount.agreed, "taken": format_amount(discount.taken, invoice.currency)} for discount in invoice.discounts
     ]

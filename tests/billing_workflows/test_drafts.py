@@ -6,7 +6,9 @@ from billing_workflows.drafts import finalize_chunk
 from billing_workflows.due import run_all
 from infra.postgres.billing_settings import change_settings
 from infra.postgres.due import Moment
+from infra.postgres.due_drafts import earliest_drafts
 from infra.postgres.invoice_lifecycle import finalize_drafts
+from schemas.ids import Prefix, new_id
 from schemas.workflows import DRAFTS
 from tests.support.billing import ADVANCE, World, instant
 
@@ -70,3 +72,25 @@ def test_a_draft_that_is_final_by_now_is_passed_by(world: World) -> None:
     with world.doors.database.transaction() as connection:
         assert finalize_drafts(connection, [draft["id"]], now=instant("2026-01-01")) == [draft["id"]]
     assert finalize_chunk(world.doors, [draft["id"]], Moment(now=instant("2026-01-02"))).done == 0
+
+
+def test_drafts_of_a_test_clocks_customers_are_due_by_their_clock_alone(world: World) -> None:
+    stand(world, 24)
+    subscription = world.subscribe(ADVANCE)
+    world.bill(subscription, now="2026-01-01")
+    clock_id = "tck_" + new_id(Prefix.TENANT)
+    with world.doors.database.transaction() as connection:
+        connection.execute(
+            "INSERT INTO test_clocks (id, tenant_id, name, now, status, created_at)"
+            " VALUES (%s, %s, 'clock', %s, 'ready', %s)",
+            (clock_id, world.tenant_id, instant("2026-01-01"), instant("2026-01-01")),
+        )
+        connection.execute(
+            "UPDATE customers SET test_clock_id = %s WHERE id = %s", (clock_id, subscription.customer_id)
+        )
+        assert earliest_drafts(connection, [clock_id]) == {clock_id: instant("2026-01-02")}
+    assert finalize(world, "2026-06-01") == 0
+    done = run_all(world.doors, DRAFTS, Moment(now=instant("2026-01-02"), clock_id=clock_id))
+    assert [result.done for result in done] == [1]
+    with world.doors.database.transaction() as connection:
+        assert earliest_drafts(connection, [clock_id]) == {}

@@ -193,3 +193,22 @@ def test_the_running_usage_line_has_the_price_it_is_priced_by(world: World, api:
     world.use(subscription, ("2026-01-05", 3))
     [line] = preview(api, subscription.id, "2026-01-20T00:00:00Z")["lines"]
     assert (line["unit_amount"], line["amount"], line["price"]["model"]) == ("2", "6.00", "per_unit")
+
+
+def test_a_customers_tax_rates_are_on_its_subscriptions_preview_and_invoice(world: World, billed: Api) -> None:
+    admin = api_of(world, billed, "admin")
+    admin.post("/v1/tax_rates", {"key": "vat", "name": "VAT", "percent": "19"})
+    subscription = world.subscribe(ADVANCE, discounts=[{"amount": "9"}])
+    changed = admin.http.patch(f"/v1/customers/{subscription.customer_id}", json={"tax_rates": ["vat"]})
+    assert changed.json()["tax_rates"] == ["vat"]
+    previewed = preview(admin, subscription.id, "2026-01-01T00:00:00Z")
+    world.bill(subscription, now="2026-01-01")
+    [issued] = admin.get("/v1/invoices")["data"]
+    assert issued["taxes"] == previewed["taxes"]
+    assert [(tax["key"], tax["base"], tax["amount"]) for tax in issued["taxes"]] == [("vat", "40.00", "7.60")]
+    assert (issued["discounts"], issued["total"]) == ([{"amount": "9", "taken": "9.00"}], "47.60")
+    assert issued["lines"][0]["id"] == previewed["lines"][0]["id"]
+    document = admin.http.get(f"/v1/invoices/{issued['id']}/pdf")
+    assert document.status_code == 200
+    admin.http.patch("/v1/tax_rates/vat", json={"percent": "7"})
+    assert admin.get("/v1/invoices")["data"] == [issued]

@@ -1,5 +1,6 @@
 """One-off invoices, their drafts and their ends, and the payments of them, over HTTP."""
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -24,7 +25,8 @@ def patch(api: Api, path: str, body: Any, *, status: int = 200) -> Any:
     return response.json()
 
 
-def test_a_one_off_adds_up_its_lines_discounts_and_taxes(api: Api, customer: str) -> None:
+@pytest.mark.usefixtures("customer")
+def test_a_one_off_adds_up_its_lines_discounts_and_taxes(api: Api) -> None:
     api.post("/v1/tax_rates", {"key": "vat", "name": "VAT", "percent": "19"})
     invoice = make(
         api,
@@ -69,7 +71,8 @@ def test_an_archived_rate_is_kept_by_those_that_have_it_and_given_to_nobody(api:
     assert api.post("/v1/customers", body, status=422)["errors"][0]["pointer"] == "/tax_rates/0"
 
 
-def test_drafts_stand_as_long_as_the_settings_say_and_change_until_they_are_final(api: Api, customer: str) -> None:
+@pytest.mark.usefixtures("customer")
+def test_drafts_stand_as_long_as_the_settings_say_and_change_until_they_are_final(api: Api) -> None:
     patch(api, "/v1/settings", {"draft_hours": 2, "net_days": 14, "invoice_prefix": "RE"})
     with api.at("2026-05-01T10:00:00Z"):
         draft = make(api)
@@ -85,7 +88,8 @@ def test_drafts_stand_as_long_as_the_settings_say_and_change_until_they_are_fina
     assert api.post(f"/v1/invoices/{draft['id']}/finalize", {}, status=409)["code"] == "invoice.finalized"
 
 
-def test_a_deleted_draft_leaves_no_gap_in_the_numbers(api: Api, customer: str) -> None:
+@pytest.mark.usefixtures("customer")
+def test_a_deleted_draft_leaves_no_gap_in_the_numbers(api: Api) -> None:
     first, gone, last = (make(api, draft=True) for _ in range(3))
     deleted = api.http.delete(f"/v1/invoices/{gone['id']}")
     assert deleted.json() == {"object": "invoice", "id": gone["id"], "deleted": True}
@@ -94,7 +98,8 @@ def test_a_deleted_draft_leaves_no_gap_in_the_numbers(api: Api, customer: str) -
     assert numbers == ["INV-000001", "INV-000002"]
 
 
-def test_parts_are_paid_until_nothing_remains_and_never_more(api: Api, customer: str) -> None:
+@pytest.mark.usefixtures("customer")
+def test_parts_are_paid_until_nothing_remains_and_never_more(api: Api) -> None:
     invoice = make(api)
     part = {"invoice": invoice["number"], "amount": "60", "provider": "manual", "reference": "bank 1"}
     payment = api.post("/v1/payments", part)
@@ -110,11 +115,15 @@ def test_parts_are_paid_until_nothing_remains_and_never_more(api: Api, customer:
     assert (whole["status"], whole["amount_remaining"]) == ("paid", "0.00")
     assert whole["paid_at"] is not None
     assert api.post("/v1/payments", {**part, "reference": "bank 3"}, status=409)["code"] == "invoice.not_open"
-    assert [each["reference"] for each in api.get("/v1/payments", invoice=invoice["id"])["data"]] == ["bank 2", "bank 1"]
+    assert [each["reference"] for each in api.get("/v1/payments", invoice=invoice["id"])["data"]] == [
+        "bank 2",
+        "bank 1",
+    ]
     assert api.get(f"/v1/payments/{payment['id']}") == payment
 
 
-def test_a_payment_sent_again_under_its_idempotency_key_counts_once(api: Api, customer: str) -> None:
+@pytest.mark.usefixtures("customer")
+def test_a_payment_sent_again_under_its_idempotency_key_counts_once(api: Api) -> None:
     invoice = make(api)
     body = {"invoice": invoice["id"], "amount": "30"}
     first = api.post("/v1/payments", body, Idempotency_Key="p-1")
@@ -122,7 +131,8 @@ def test_a_payment_sent_again_under_its_idempotency_key_counts_once(api: Api, cu
     assert api.get(f"/v1/invoices/{invoice['id']}")["amount_paid"] == "30.00"
 
 
-def test_paying_an_invoice_pays_what_remains(api: Api, customer: str) -> None:
+@pytest.mark.usefixtures("customer")
+def test_paying_an_invoice_pays_what_remains(api: Api) -> None:
     invoice = make(api)
     api.post("/v1/payments", {"invoice": invoice["id"], "amount": "30"})
     paid = api.post(f"/v1/invoices/{invoice['id']}/pay", {"reference": "wire"}, status=200)
@@ -131,7 +141,8 @@ def test_paying_an_invoice_pays_what_remains(api: Api, customer: str) -> None:
     assert api.post(f"/v1/invoices/{invoice['id']}/pay", {}, status=409)["code"] == "invoice.not_open"
 
 
-def test_an_invoice_given_up_can_still_be_paid_but_not_marked_again(api: Api, customer: str) -> None:
+@pytest.mark.usefixtures("customer")
+def test_an_invoice_given_up_can_still_be_paid_but_not_marked_again(api: Api) -> None:
     invoice = make(api)
     path = f"/v1/invoices/{invoice['id']}"
     assert api.post(f"{path}/mark_uncollectible", {}, status=200)["status"] == "uncollectible"
@@ -139,7 +150,8 @@ def test_an_invoice_given_up_can_still_be_paid_but_not_marked_again(api: Api, cu
     assert api.post(f"{path}/pay", {}, status=200)["status"] == "paid"
 
 
-def test_a_void_invoice_keeps_its_number_and_gives_back_the_credit_that_paid_it(api: Api, customer: str) -> None:
+@pytest.mark.usefixtures("customer")
+def test_a_void_invoice_keeps_its_number_and_gives_back_the_credit_that_paid_it(api: Api) -> None:
     make(api, {"description": "Goodwill", "amount": "-30"})
     invoice = make(api)
     assert (invoice["credits_applied"], invoice["amount_due"]) == ("30.00", "70.00")
@@ -153,7 +165,8 @@ def test_a_void_invoice_keeps_its_number_and_gives_back_the_credit_that_paid_it(
     assert api.get("/v1/customers/acme")["credit_balance"] == {"EUR": "30.00"}
 
 
-def test_what_has_been_paid_is_not_voided(api: Api, customer: str) -> None:
+@pytest.mark.usefixtures("customer")
+def test_what_has_been_paid_is_not_voided(api: Api) -> None:
     invoice = make(api)
     api.post("/v1/payments", {"invoice": invoice["id"], "amount": "1"})
     assert api.post(f"/v1/invoices/{invoice['id']}/void", {}, status=409)["code"] == "invoice.has_payments"
@@ -172,13 +185,13 @@ def test_what_has_been_paid_is_not_voided(api: Api, customer: str) -> None:
     ],
     ids=["none", "neither", "both", "half-a-price", "too-large"],
 )
-def test_lines_that_make_no_sense_are_refused(api: Api, customer: str, lines: list[Any], code: str) -> None:
+@pytest.mark.usefixtures("customer")
+def test_lines_that_make_no_sense_are_refused(api: Api, lines: list[Any], code: str) -> None:
     assert api.post("/v1/invoices", {"customer": "acme", "lines": lines}, status=422)["code"] == code
 
 
-def test_another_currency_than_the_customers_and_another_tenants_customer_are_refused(
-    api: Api, operator: Api, customer: str
-) -> None:
+@pytest.mark.usefixtures("customer")
+def test_another_currency_than_the_customers_and_another_tenants_customer_are_refused(api: Api, operator: Api) -> None:
     body = {"customer": "acme", "currency": "USD", "lines": [{"description": "x", "amount": "1"}]}
     assert api.post("/v1/invoices", body, status=409)["code"] == "invoice.currency_mismatch"
     assert operator.new_tenant().post("/v1/invoices", body, status=404)["code"] == "customer.not_found"
@@ -192,3 +205,25 @@ def test_settings_have_defaults_and_null_goes_back_to_them(api: Api) -> None:
     assert api.get("/v1/settings")["seller"] == seller
     for wrong in ({"draft_hours": -1}, {"locale": "xx-nowhere"}, {"seller": {"address": {"country": "XX"}}}, {"a": 1}):
         patch(api, "/v1/settings", wrong, status=422)
+
+
+@pytest.mark.usefixtures("customer")
+def test_payments_at_once_never_pay_more_than_is_due(api: Api) -> None:
+    invoice = make(api)
+    body = {"invoice": invoice["id"], "amount": "30"}
+    with ThreadPoolExecutor(6) as pool:
+        answers = [pool.submit(api.http.post, "/v1/payments", json=body) for _ in range(6)]
+    assert sorted(answer.result().status_code for answer in answers) == [201, 201, 201, 422, 422, 422]
+    assert api.get(f"/v1/invoices/{invoice['id']}")["amount_remaining"] == "10.00"
+
+
+@pytest.mark.usefixtures("customer")
+def test_drafts_finalized_at_once_get_numbers_without_gaps(api: Api) -> None:
+    ids = [make(api, draft=True)["id"] for _ in range(6)]
+    with ThreadPoolExecutor(6) as pool:
+        calls = [pool.submit(api.http.post, f"/v1/invoices/{id_}/finalize") for id_ in ids + ids]
+    answers = [call.result().json() for call in calls]
+    numbers = sorted(answer["number"] for answer in answers if "number" in answer)
+    assert numbers == [f"INV-{number:06d}" for number in range(1, 7)]
+    assert {answer["code"] for answer in answers if "number" not in answer} == {"invoice.finalized"}
+    assert api.http.post(f"/v1/invoices/{ids[0]}/pay").json()["status"] == "paid"
