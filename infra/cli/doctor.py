@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from infra.cli.ledger import check_ledger
 from infra.cli.proof import prove
 from infra.liveness import Liveness, ask_flow, ask_worker
 from infra.local import record
@@ -50,15 +51,21 @@ def doctor(
     proof: Annotated[
         bool, typer.Option("--proof", help="Prove that usage is what the stored events give, for every meter.")
     ] = False,
+    ledger: Annotated[
+        bool, typer.Option("--ledger", help="Check that invoices, payments, credit notes and numbers add up.")
+    ] = False,
     meter: Annotated[str | None, typer.Option(help="With --proof: this meter alone, by key or id.")] = None,
 ) -> None:
     """Ask every component a real question. Exit status 0 when all answer, else 1."""
     settings = Settings() if data_dir is None else Settings(data_dir=data_dir)
     if meter is not None and not proof:
         raise typer.BadParameter("says which meter --proof is to prove", param_hint="--meter")
-    if proof:
+    if proof and ledger:
+        raise typer.BadParameter("is one question, --proof another", param_hint="--ledger")
+    if proof or ledger:
         filled = record.with_addresses(settings, record.running(record.resolve_data_dir(settings)))
-        raise typer.Exit(prove(filled, meter=meter, as_json=as_json))
+        answer = prove(filled, meter=meter, as_json=as_json) if proof else check_ledger(filled, as_json=as_json)
+        raise typer.Exit(answer)
     findings = examine(settings)
     healthy = all(finding.ok for finding in findings)
     if as_json:
