@@ -200,10 +200,10 @@ VALUES_SQL = (
 
 
 def fill_clickhouse(
-    client: Client, tenant_no: int, meters: dict[str, int], customers: Sequence[int], events: int
+    client: Client, tenant_no: int, meters: dict[str, int], customers: Sequence[int], events: int, *, days: int = DAYS
 ) -> None:
     """Raw rows and the windows that follow from them, in inserts of INSERT events."""
-    micros = DAYS * 86_400_000_000 / events
+    micros = days * 86_400_000_000 / events
     for first in range(0, events, INSERT):
         given = {
             "batch": BATCH, "first_customer": customers[0], "customers": len(customers), "micros": micros,

@@ -14,8 +14,10 @@ from schemas.billing import GroupQuantity, MeteredUsage, UsageNeed
 from schemas.catalogue import MeterEntry
 from schemas.money import EXACT
 
-#: Values that one batch holds in memory, if every line has as many as it may.
+#: Values that one batch is expected to hold in memory.
 VALUES_A_BATCH = 1_000_000
+#: What a line of transactions is expected to have. Were all of a batch at their limit, it would hold five times that.
+EXPECTED_TRANSACTIONS = MAX_TRANSACTIONS // 5
 
 
 @dataclass(slots=True)
@@ -34,7 +36,7 @@ def batches(needs: Mapping[str, Sequence[UsageNeed]]) -> Iterator[list[str]]:
     batch: list[str] = []
     held = 0
     for key, own in needs.items():
-        values = sum(map(_most_values, own))
+        values = sum(map(_expected_values, own))
         if batch and held + values > VALUES_A_BATCH:
             yield batch
             batch, held = [], 0
@@ -44,9 +46,9 @@ def batches(needs: Mapping[str, Sequence[UsageNeed]]) -> Iterator[list[str]]:
         yield batch
 
 
-def _most_values(need: UsageNeed) -> int:
+def _expected_values(need: UsageNeed) -> int:
     if need.each:
-        return MAX_TRANSACTIONS
+        return EXPECTED_TRANSACTIONS
     return 1 if need.buckets is None else len(need.buckets.bounds)
 
 

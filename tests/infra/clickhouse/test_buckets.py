@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from infra.clickhouse import buckets, transactions
 from infra.clickhouse.client import Client
-from infra.clickhouse.metering import VALUES_A_BATCH, batches, measure
-from infra.clickhouse.transactions import MAX_TRANSACTIONS
+from infra.clickhouse.metering import EXPECTED_TRANSACTIONS, VALUES_A_BATCH, batches, measure
 from pricing.charges import Bucket
 from pricing.metered import bucket_bounds
 from schemas.billing import Buckets, GroupQuantity, MeteredUsage, UsageNeed
@@ -181,7 +180,7 @@ def test_what_is_measured_together_is_bounded_by_what_it_may_hold() -> None:
     plain, each = need(meter, START, START + HOUR), need(meter, START, START + HOUR, each=True)
     assert list(batches({})) == []
     assert list(batches({"a": [plain], "b": [plain, plain]})) == [["a", "b"]]
-    fit = VALUES_A_BATCH // MAX_TRANSACTIONS
+    fit = VALUES_A_BATCH // EXPECTED_TRANSACTIONS
     found = list(batches({str(number): [each] for number in range(fit + 1)}))
     assert [len(batch) for batch in found] == [fit, 1]
     assert [len(batch) for batch in batches({"a": [each] * (fit + 1), "b": [plain]})] == [1, 1]
