@@ -18,7 +18,7 @@ from infra.clickhouse.metering import measure
 from infra.late_usage import load_late
 from infra.postgres.billed_usage import load_begun, load_usage_billed
 from infra.postgres.billing import load_meters, load_stored_seqs, load_subscription
-from infra.postgres.credits import load_balances
+from infra.postgres.credits import load_spendable
 from infra.postgres.meters import complete_until
 from infra.postgres.pool import PgConnection
 from infra.postgres.shards import usage_as_of
@@ -46,7 +46,7 @@ router = house_router("invoices")
 
 class PreviewBody(Body):
     """`as_of`: the invoice that covers this instant, with usage up to it; default: now, with all usage there is.
-    It is paid from the customer's credit as that is now."""
+    It is paid from what the customer's wallet, as it is now, will hold when the invoice is due."""
 
     subscription: Reference
     as_of: Instant | None = None
@@ -74,7 +74,7 @@ class Draft:
     terms: Terms
     statement: Statement
     needs: Sequence[UsageNeed]
-    credit: Decimal  # the payer's balance
+    credit: Decimal  # what of the payer's wallet would pay it
     usage_billed: Decimal  # by other invoices, of the period of the statement's commitment
     complete_until: datetime | None
     watched: Watched | None  # what was billed before and may have changed
@@ -170,7 +170,7 @@ def make_draft(
         terms=terms,
         statement=statement,
         needs=needs,
-        credit=balances.get(terms.currency, Decimal(0)),
+        credit=load_spendable(connection, customer_id=payer_id, currency=terms.currency, at=statement.at),
         usage_billed=from_minor(billed.get(subscription.id, 0), terms.currency),
         complete_until=complete_until(
             connection, meter_nos=sorted({need.meter.meter_no for need in needs}), as_of=stored_until

@@ -4,7 +4,7 @@ from typing import Any
 
 from tests.support.api import Api
 from tests.support.billed_api import api_of
-from tests.support.billing import USAGE, World
+from tests.support.billing import ADVANCE, USAGE, World
 
 
 def look(api: Api, customer_id: str) -> Any:
@@ -30,3 +30,20 @@ def test_running_usage_lowers_the_live_balance_until_its_invoice_lowers_the_bala
         world.bill(subscription, beside, now="2026-02-01")
         found = look(api, subscription.customer_id)
         assert (found["balance"], found["live_balance"]) == ("14.00", "14.00")
+
+
+def test_a_preview_is_paid_as_its_invoice_will_be(world: World, billed: Api) -> None:
+    """A grant that starts with the next bill counts, one that is gone by then does not."""
+    subscription = world.subscribe(ADVANCE)
+    world.bill(subscription, now="2026-01-01")
+    api = api_of(world, billed, "admin")
+    with api.at("2026-01-10T00:00:00Z"):
+        wallet = api.post("/v1/wallets", {"customer": subscription.external_id, "currency": "USD"})
+        path = f"/v1/wallets/{wallet['id']}/grants"
+        api.post(path, {"amount": "20", "expires_at": "2026-02-01T00:00:00Z"})
+        api.post(path, {"amount": "5", "effective_at": "2026-02-01T00:00:00Z"})
+        preview = api.post("/v1/invoices/preview", {"subscription": subscription.id}, status=200)
+    world.bill(subscription, now="2026-02-01")
+    issued = world.invoices(subscription)[-1]
+    assert (preview["credits_applied"], issued["credits_applied_minor"]) == ("5.00", 500)
+    assert preview["amount_due"] == "44.00"
