@@ -159,7 +159,6 @@ def make_draft(
     if as_of is not None:
         needs = [_clip(need, as_of) for need in needs]
     payer_id = subscription.payer_id or subscription.customer_id
-    balances = load_balances(connection, customer_ids=[payer_id])[payer_id]
     due = statement.commitment
     wanted = [(subscription.id, due.period)] if due is not None and due.spans_statements else []
     billed = load_usage_billed(connection, wanted)
