@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate, repeat
+from itertools import accumulate, chain, repeat
 
 import msgspec
 import numpy as np
 import xxhash
+from numpy.typing import NDArray
 
 from infra.intake.event import (
     MAX_DATA_DEPTH,
@@ -36,36 +37,52 @@ class Suspect(Exception):
     """Something may be wrong with some event; the slow path must look at each."""
 
 
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """A column of UTF-8 texts, and the length of each in bytes."""
+
+    items: list[bytes]
+    lengths: Int64s
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """A column of few distinct texts: each once, and which of them each event has (u16)."""
+
+    distinct: list[str]
+    codes: NDArray[np.uint16]
+
+
 @dataclass(slots=True)
 class Columns:
-    """Events of one tenant, in the order they were sent; texts are UTF-8. `identities` holds 16 bytes an event."""
+    """Events of one tenant, in the order they were sent. `identities` holds 16 bytes an event."""
 
-    ids: list[bytes]
-    sources: list[str]
-    types: list[str]
-    subjects: list[bytes]
-    data: list[bytes]
+    ids: Texts
+    sources: Names
+    types: Names
+    subjects: Texts
+    data: Texts
     times: Int64s
     untimed: list[int]
     extensions: dict[int, str] = field(default_factory=dict[int, str])
     identities: bytes = b""
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self.times)
 
 
 def concatenate(parts: Sequence[Columns]) -> Columns:
-    """The events of several requests, one request after another."""
+    """The events of several requests, one request after another; at most 65,536."""
     if len(parts) == 1:
         return parts[0]
     starts = list(accumulate((len(part) for part in parts[:-1]), initial=0))
     placed = list(zip(starts, parts, strict=True))
     return Columns(
-        ids=[each for part in parts for each in part.ids],
-        sources=[each for part in parts for each in part.sources],
-        types=[each for part in parts for each in part.types],
-        subjects=[each for part in parts for each in part.subjects],
-        data=[each for part in parts for each in part.data],
+        ids=_concatenate_texts([part.ids for part in parts]),
+        sources=_concatenate_names([part.sources for part in parts]),
+        types=_concatenate_names([part.types for part in parts]),
+        subjects=_concatenate_texts([part.subjects for part in parts]),
+        data=_concatenate_texts([part.data for part in parts]),
         times=np.concatenate([part.times for part in parts]),
         untimed=[start + index for start, part in placed for index in part.untimed],
         extensions={start + index: text for start, part in placed for index, text in part.extensions.items()},
@@ -73,17 +90,43 @@ def concatenate(parts: Sequence[Columns]) -> Columns:
     )
 
 
+def _concatenate_texts(parts: list[Texts]) -> Texts:
+    items = list(chain.from_iterable(part.items for part in parts))
+    return Texts(items, np.concatenate([part.lengths for part in parts]))
+
+
+def _concatenate_names(parts: list[Names]) -> Names:
+    code_of: dict[str, int] = {}
+    codes: list[NDArray[np.uint16]] = []
+    for part in parts:
+        renumbered = [code_of.setdefault(name, len(code_of)) for name in part.distinct]
+        codes.append(np.array(renumbered, np.uint16)[part.codes])
+    return Names(list(code_of), np.concatenate(codes))
+
+
 def build_columns(events: Sequence[IncomingEvent], times: Int64s) -> Columns:
     """Columns of checked events."""
     return Columns(
-        ids=[event.id.encode() for event in events],
-        sources=[event.source for event in events],
-        types=[event.type for event in events],
-        subjects=[event.subject.encode() for event in events],
-        data=[bytes(event.data) for event in events],
+        ids=_texts_of([event.id.encode() for event in events]),
+        sources=_names_of([event.source for event in events]),
+        types=_names_of([event.type for event in events]),
+        subjects=_texts_of([event.subject.encode() for event in events]),
+        data=_texts_of([bytes(event.data) for event in events]),
         times=times,
         untimed=[index for index, event in enumerate(events) if event.time is None],
     )
+
+
+def _texts_of(items: list[bytes]) -> Texts:
+    return Texts(items, np.fromiter(map(len, items), np.int64, len(items)))
+
+
+def _names_of(names: list[str]) -> Names:
+    distinct = list(dict.fromkeys(names))
+    if len(distinct) == 1:
+        return Names(distinct, np.zeros(len(names), np.uint16))
+    code_of = {name: code for code, name in enumerate(distinct)}
+    return Names(distinct, np.fromiter(map(code_of.__getitem__, names), np.uint16, len(names)))
 
 
 def check_columns(events: Sequence[IncomingEvent], received_micros: int, *, any_time: bool = False) -> Columns:
@@ -100,8 +143,8 @@ def check_columns(events: Sequence[IncomingEvent], received_micros: int, *, any_
     stamps = [event.time for event in events]
     columns = Columns(
         ids=_check_names([event.id for event in events]),
-        sources=[event.source for event in events],
-        types=[event.type for event in events],
+        sources=_names_of([event.source for event in events]),
+        types=_names_of([event.type for event in events]),
         subjects=_check_names([event.subject for event in events]),
         data=_check_data([event.data for event in events]),
         times=_check_times(
@@ -109,36 +152,43 @@ def check_columns(events: Sequence[IncomingEvent], received_micros: int, *, any_
         ),
         untimed=[index for index, stamp in enumerate(stamps) if stamp is None] if None in stamps else [],
     )
-    if not "".join([*dict.fromkeys(columns.types), *dict.fromkeys(columns.sources)]).isprintable():
+    if not "".join([*columns.types.distinct, *columns.sources.distinct]).isprintable():
         raise Suspect
     return columns
 
 
-def _check_names(names: list[str]) -> list[bytes]:
+def _check_names(names: list[str]) -> Texts:
     """The names as UTF-8. They are joined by NUL, which none of them may hold: one that did would be two."""
-    joined = "\0".join(names)
-    encoded = joined.encode()
-    letters = np.frombuffer(encoded, np.uint8)
-    plain = np.count_nonzero(letters < FIRST_PRINTABLE) == len(names) - 1 and letters.max() <= LAST_PRINTABLE
-    if not plain and not "".join(names).isprintable():
+    joined = "\0".join(names).encode()
+    letters = np.frombuffer(joined, np.uint8)
+    controls = np.flatnonzero(letters < FIRST_PRINTABLE)
+    if len(controls) != len(names) - 1:
         raise Suspect
-    return encoded.split(b"\0")
+    if letters.max() > LAST_PRINTABLE and not "".join(names).isprintable():
+        raise Suspect
+    return _split(joined, controls)
 
 
-def _check_data(data: list[msgspec.Raw]) -> list[bytes]:
+def _check_data(data: list[msgspec.Raw]) -> Texts:
     """The texts of `data`. Outside of strings JSON has no NUL, and inside none that is not escaped."""
     joined = b"\0".join(data)  # pyright: ignore[reportArgumentType, reportCallIssue] - Raw is a buffer
-    ends = np.flatnonzero(np.frombuffer(joined + b"\0", np.uint8) == 0)
-    starts = np.concatenate(([0], ends[:-1] + 1))
-    lengths = ends - starts
-    if lengths.max() > SAFE_DATA_BYTES or (np.frombuffer(joined, np.uint8)[starts] != ord("{")).any():
+    letters = np.frombuffer(joined, np.uint8)
+    ends = np.flatnonzero(letters == 0)
+    texts = _split(joined, ends)
+    longest = texts.lengths.max()
+    if longest > SAFE_DATA_BYTES or letters[0] != ord("{") or (letters[ends + 1] != ord("{")).any():
         raise Suspect
-    texts = joined.split(b"\0")
-    if lengths.max() > 2 * MAX_DATA_DEPTH and any(map(may_be_deep, texts)):
+    if longest > 2 * MAX_DATA_DEPTH and any(map(may_be_deep, texts.items)):
         raise Suspect
-    if lengths.max() > MAX_DIGITS and any(map(may_have_long_number, texts)):
+    if longest > MAX_DIGITS and any(map(may_have_long_number, texts.items)):
         raise Suspect
     return texts
+
+
+def _split(joined: bytes, separators: Int64s) -> Texts:
+    """The texts between the NULs that stand at these places of `joined`, and nowhere else."""
+    bounds = np.concatenate(((-1,), separators, (len(joined),)))
+    return Texts(joined.split(b"\0"), bounds[1:] - bounds[:-1] - 1)
 
 
 def _check_times(stamps: list[str | None], received_micros: int, end_micros: int) -> Int64s:
@@ -160,13 +210,13 @@ def _check_times(stamps: list[str | None], received_micros: int, end_micros: int
 
 def identify(columns: Columns, tenant_no: int) -> int:
     """Fill in the identities and return how many events are copies of an earlier one of the same columns."""
-    sources = dict.fromkeys(columns.sources)
-    seeds = {source: identity_seed(tenant_no, source) for source in sources}
-    of_each = repeat(next(iter(seeds.values()))) if len(seeds) == 1 else map(seeds.__getitem__, columns.sources)
-    columns.identities = b"".join(map(xxhash.xxh3_128_digest, columns.ids, of_each))
+    sources, ids = columns.sources, columns.ids.items
+    seeds = [identity_seed(tenant_no, source) for source in sources.distinct]
+    of_each = repeat(seeds[0]) if len(seeds) == 1 else map(seeds.__getitem__, sources.codes.tolist())
+    columns.identities = b"".join(map(xxhash.xxh3_128_digest, ids, of_each))
     if len(columns) == 1:
         return 0
     words = np.sort(np.frombuffer(columns.identities, np.uint64)[::2])
     if (words[1:] != words[:-1]).all():
         return 0
-    return len(columns) - len(set(zip(columns.sources, columns.ids, strict=True)))
+    return len(columns) - len(set(zip(sources.codes.tolist(), ids, strict=True)))

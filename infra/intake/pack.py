@@ -8,7 +8,7 @@ from operator import itemgetter
 import numpy as np
 from numpy.typing import NDArray
 
-from infra.intake.columns import Columns
+from infra.intake.columns import Columns, Names, Texts
 from infra.kafka.event_log import seal
 from schemas.events import EventBatch
 
@@ -32,10 +32,9 @@ class Packed:
 class _Texts:
     """A column of texts in the order of partitions: slices are cheap."""
 
-    def __init__(self, texts: list[bytes], reorder: Reorder) -> None:
-        ordered = reorder(texts)
-        self.joined = b"".join(ordered)
-        self.lengths = np.fromiter(map(len, ordered), np.int64, len(ordered))
+    def __init__(self, texts: Texts, order: IntArray, reorder: Reorder) -> None:
+        self.joined = b"".join(reorder(texts.items))
+        self.lengths = texts.lengths[order]
         self.ends = np.cumsum(self.lengths)
         self._lengths_u16 = self.lengths.astype("<u2")
 
@@ -46,15 +45,11 @@ class _Texts:
 
 
 class _Names:
-    """A column of few distinct texts as a dictionary and codes."""
+    """A column of names in the order of partitions."""
 
-    def __init__(self, names: list[str], order: IntArray) -> None:
-        self._distinct = list(dict.fromkeys(names))
-        if len(self._distinct) == 1:
-            self._codes = np.zeros(len(names), "<u2")
-            return
-        code_of = {name: code for code, name in enumerate(self._distinct)}
-        self._codes = np.fromiter(map(code_of.__getitem__, names), "<u2", len(names))[order]
+    def __init__(self, names: Names, order: IntArray) -> None:
+        self._distinct = names.distinct
+        self._codes = names.codes[order].astype("<u2", copy=False)
 
     def cut(self, start: int, end: int) -> tuple[list[str], bytes]:
         """The dictionary and the codes of [start, end)."""
@@ -72,9 +67,9 @@ def pack(columns: Columns, tenant_no: int, partitions: int) -> list[Packed]:
     order = np.argsort(partition_of, kind="stable")
     order_list: list[int] = order.tolist()
     reorder = _reorder(order_list)
-    ids = _Texts(columns.ids, reorder)
-    subjects = _Texts(columns.subjects, reorder)
-    data = _Texts(columns.data, reorder)
+    ids = _Texts(columns.ids, order, reorder)
+    subjects = _Texts(columns.subjects, order, reorder)
+    data = _Texts(columns.data, order, reorder)
     sources = _Names(columns.sources, order)
     types = _Names(columns.types, order)
     hashes = identities[order]
