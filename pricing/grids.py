@@ -1,18 +1,21 @@
 """Grids: the periods of prices, whole ones, counted from a subscription's one anchor."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import lru_cache
 
 from pricing.periods import Alignment, BillingPeriod, Schedule, add_units, resolve, schedule
 from schemas.instants import Period
+
+KNOWN_PERIODS = 256  # of one grid, kept in memory
+KNOWN_ANCHORS = 1_024  # whose grids are kept: many subscriptions share one
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Grid:
     """The periods of one price, whole ones: a first period cut short is still part of a whole one.
 
-    Found periods are kept: the prices of a subscription ask for the same few again and again.
+    Found periods are kept, up to KNOWN_PERIODS: prices and subscriptions ask for the same few again and again.
     """
 
     schedule: Schedule
@@ -22,6 +25,8 @@ class Grid:
         """The whole period with start <= instant < end."""
         period = self._found.get(instant)
         if period is None:
+            if len(self._found) >= KNOWN_PERIODS:
+                self._found.clear()
             period = self._found[instant] = self._find(instant)
         return period
 
@@ -58,6 +63,8 @@ class Grids:
             self._made[unit] = Grid(schedule(self.anchor, self.timezone, *unit, self.alignment))
         return self._made[unit]
 
-    @property
-    def made(self) -> Mapping[tuple[BillingPeriod, int], Grid]:
-        return self._made
+
+@lru_cache(maxsize=KNOWN_ANCHORS)
+def grids_of(anchor: datetime, timezone: str, alignment: Alignment) -> Grids:
+    """The grids of an anchor."""
+    return Grids(anchor=anchor, timezone=timezone, alignment=alignment)

@@ -16,7 +16,7 @@ from pricing.changes import CHANGES, amended
 from pricing.charges import PlanPrice, Price, PriceType, parse_plan_price, serialize
 from pricing.commitments import AgreedCommitment, read_agreed_commitment
 from pricing.fields import read_decimal
-from pricing.grids import Grid, Grids
+from pricing.grids import Grid, Grids, grids_of
 from pricing.invoice_taxes import TaxRate, read_tax_rates
 from pricing.models import Flat, PerUnit
 from pricing.periods import Alignment
@@ -109,7 +109,7 @@ def read_terms(subscription: BilledSubscription) -> Terms:
     # A calendar has its own cuts: the anchor says nothing but where the first, short period begins. A trial moves it.
     is_start = alignment is Alignment.CALENDAR or subscription.trial_end_at is not None
     anchor = begins_at if is_start else subscription.billing_anchor
-    grids = Grids(anchor=anchor, timezone=subscription.timezone, alignment=alignment)
+    grids = grids_of(anchor, subscription.timezone, alignment)
     cancel_at = _cancel_at(subscription)
     stop_at = min((stop for stop in (subscription.end_at, cancel_at) if stop is not None), default=None)
     phases = tuple(

@@ -22,10 +22,13 @@ def load_population(
 def load_quantities(
     connection: PgConnection, *, customer_ids: Sequence[str], start: datetime, end: datetime
 ) -> list[Row]:
-    """By `customer_id` and price `key`, the `quantity` that subscriptions running in [start, end) name, added up."""
+    """By `customer_id` and price `key`, the `quantity` that subscriptions running in [start, end) name, added up; of
+    each one as it is at the end."""
     return connection.execute(
         "SELECT customer_id, key, sum(value::numeric) AS quantity"
-        " FROM subscriptions CROSS JOIN LATERAL jsonb_each_text(quantities) AS named (key, value)"
+        " FROM subscriptions CROSS JOIN LATERAL (SELECT phases.quantities FROM subscription_phases AS phases"
+        "   WHERE subscription_id = subscriptions.id AND starts_at < %(end)s ORDER BY starts_at DESC, no DESC LIMIT 1"
+        " ) AS phase CROSS JOIN LATERAL jsonb_each_text(phase.quantities) AS named (key, value)"
         " WHERE customer_id = ANY(%(ids)s) AND start_at < %(end)s"
         " AND coalesce(least(end_at, cancel_at), 'infinity') > %(start)s GROUP BY customer_id, key",
         {"ids": list(customer_ids), "start": start, "end": end},
