@@ -23,9 +23,9 @@ from ingestion_api.ingest.lag import LagWatch
 from ingestion_api.ingest.publish import Publisher
 from ingestion_api.ingest.route import EventsRoute, ScopeMap, Send
 
-#: Our own linger gathers small requests of a tenant into messages, this one messages into requests to the broker:
-#: without it the broker would pay twice as much for large requests, which make messages at once.
-PRODUCER_LINGER_MS = 5
+#: The publisher's linger gathers requests of a tenant into messages; this one only messages of several tenants, which
+#: the publisher sends together, into requests to the broker.
+PRODUCER_LINGER_MS = 1
 #: Events in flight are held as messages too, while the producer has them.
 QUEUED_BYTES_FACTOR = 2
 CLOSE_TIMEOUT_SECONDS = 10

@@ -17,9 +17,9 @@ from schemas.errors import Retry
 from schemas.events import HEADER_COUNT, HEADER_TENANT_NO
 
 #: A group of requests is sent at once when it has so many events. With a request more it stays within 65,536.
-FULL_GROUP_EVENTS = 1_000
+FULL_GROUP_EVENTS = 5_000
 POLL_SECONDS = 0.002
-#: How much longer than the linger a small group may wait for an earlier one.
+#: How much longer than the linger a group that is not full may wait for an earlier one.
 MAX_HOLD_SECONDS = 0.02
 
 
@@ -115,7 +115,7 @@ class Publisher:
             self._timer = asyncio.get_running_loop().call_later(self._linger_seconds, self._send_unless_busy)
 
     def _send_unless_busy(self) -> None:
-        """The linger is over. While earlier small groups are under way, wait for them, but not for long: what comes
+        """The linger is over. While earlier such groups are under way, wait for them, but not for long: what comes
         meanwhile shares messages, so that messages grow with the load and their number does not."""
         if self._lingered_undelivered == 0:
             self._send_all()
