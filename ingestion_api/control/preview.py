@@ -24,7 +24,7 @@ from infra.postgres.pool import PgConnection
 from infra.postgres.shards import usage_as_of
 from ingestion_api.answers import answer
 from ingestion_api.auth import Reader
-from ingestion_api.clock import Now
+from ingestion_api.clock import Now, clock_now
 from ingestion_api.context import Context, FromContext
 from ingestion_api.control.invoice_views import InvoiceView, LineView, discounts_of, taxes_of, text_of
 from ingestion_api.fields import Body, Instant, Reference
@@ -138,7 +138,8 @@ def _load_draft(
         if subscription is None:
             raise NotFound("subscription.not_found", f"There is no subscription {subscription_id!r}.")
         terms = read_terms(subscription)
-        statement = _statement(subscription, terms, as_of or now)
+        at = as_of or clock_now(connection, subscription.test_clock_id, now)
+        statement = _statement(subscription, terms, at)
         return make_draft(connection, context, subscription, terms, statement, as_of=as_of)
 
 
