@@ -10,7 +10,7 @@ from datetime import date
 from decimal import Decimal
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import Any, cast
 
 import typst
 from babel import Locale
@@ -29,6 +29,9 @@ MAX_ROUNDS = 50  # of finding characters that no font has; a round finds many
 UNSHOWN = "?"
 
 _TEMPLATE = files("infra.documents").joinpath("invoice.typ").read_bytes()
+_NUMBERED = re.compile(r"\\u\{([0-9a-f]+)\}")
+#: Control and formatting characters.
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\xad\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff0-\uffff]")
 _MISSING = re.compile(r'the text `"(.+?)"` could not be displayed')
 
 
@@ -36,19 +39,38 @@ def write_pdf(document: InvoiceDocument, *, font_folder: str = "") -> bytes:
     """The document as a PDF, in the customer's locale. A character that no font has is shown as a question mark; the
     data inside has it."""
     facturx = write_facturx(document).decode()
-    shown = json.dumps(_shown(document), ensure_ascii=False)
+    shown = json.dumps(_printable(_shown(document)), ensure_ascii=False)
     for _ in range(MAX_ROUNDS):
         try:
             pdf = _typeset(shown, facturx, font_folder)
         except typst.TypstError as error:
-            missing = set(_MISSING.findall(error.diagnostic))
+            missing = _missing(error.diagnostic)
             if not missing:
                 raise InvariantBroken("document.not_typeset", f"{document.number}: {error.message}") from error
-            for text in missing:
-                shown = shown.replace(text, UNSHOWN)
+            for character in missing:
+                shown = shown.replace(character, UNSHOWN)
         else:
             return add_facturx(pdf, file_name=FILE_NAME, conformance_level=CONFORMANCE_LEVEL)
     raise InvariantBroken("document.not_typeset", f"{document.number} has too many characters that no font has")
+
+
+def _printable(value: Any) -> Any:
+    """The same texts, lists and objects with spaces for what is no visible character."""
+    match value:
+        case str():
+            return _UNPRINTABLE.sub(" ", value)
+        case dict():
+            return {name: _printable(item) for name, item in cast("dict[str, Any]", value).items()}
+        case list() | tuple():
+            return [_printable(item) for item in cast("list[Any]", value)]
+        case _:
+            return value
+
+
+def _missing(diagnostic: str) -> set[str]:
+    """The characters that the typesetter says no font has; it writes some of them by their number."""
+    texts = [_NUMBERED.sub(lambda found: chr(int(found[1], 16)), text) for text in _MISSING.findall(diagnostic)]
+    return {character for text in texts for character in text if not character.isascii()}
 
 
 def _typeset(shown: str, facturx: str, font_folder: str) -> bytes:

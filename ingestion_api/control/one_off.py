@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 from starlette.responses import Response
 from typing_extensions import TypedDict
 
@@ -34,7 +34,7 @@ from ingestion_api.fields import (
     merge_metadata,
 )
 from ingestion_api.idempotency import AdminCall
-from ingestion_api.problems import pointer
+from ingestion_api.problems import VARIANT, pointer
 from ingestion_api.routing import house_router
 from pricing.discounts import MAX_DISCOUNTS
 from pricing.one_off import MAX_LINES, price_one_off
@@ -42,6 +42,8 @@ from schemas.errors import Conflict, Reject
 from schemas.money import format_decimal
 
 MAX_DESCRIPTION_LENGTH = 500
+KEY = f"{VARIANT}key"
+RATE = f"{VARIANT}rate"
 
 router = house_router("invoices")
 
@@ -72,10 +74,15 @@ class TaxBody(Body):
     inclusive: bool = False
 
 
+def _kind_of_tax(tax: object) -> str:
+    """A key is text; an object is a rate."""
+    return KEY if isinstance(tax, str) else RATE
+
+
 Lines = Annotated[list[LineBody], Field(min_length=1, max_length=MAX_LINES)]
 Discounts = Annotated[list[DiscountBody], Field(max_length=MAX_DISCOUNTS)]
 Taxes = Annotated[
-    list[Reference | TaxBody],
+    list[Annotated[Annotated[Reference, Tag(KEY)] | Annotated[TaxBody, Tag(RATE)], Discriminator(_kind_of_tax)]],
     Field(max_length=MAX_RATES_OF_A_CUSTOMER, description="Keys of tax rates, or rates; absent: the customer's."),
 ]
 

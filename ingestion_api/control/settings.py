@@ -20,6 +20,7 @@ from schemas.invoicing import MAX_DRAFT_HOURS, MAX_NET_DAYS, BillingSettings
 from schemas.topics import SystemEvent
 
 MAX_LINE_LENGTH = 200
+NO_COUNTRIES = frozenset({"EU", "EZ", "QO", "UN", "XA", "XB", "ZZ"})  # that have a code beside those of countries
 MAX_FOOTER_LENGTH = 2_000
 MAX_LOCALE_LENGTH = 35
 
@@ -37,7 +38,7 @@ def check_locale(name: str) -> str:
 
 def check_country(code: str) -> str:
     """An ISO 3166 code of a country. Raises ValueError."""
-    if code not in Locale("en").territories:
+    if code in NO_COUNTRIES or code not in Locale("en").territories:
         raise ValueError("must be a country of ISO 3166 such as DE")
     return code
 

@@ -122,7 +122,8 @@ def test_a_document_is_written_in_any_locale(locale: str) -> None:
 
 
 def test_characters_that_no_font_has_do_not_keep_a_document_from_being_made() -> None:
-    assert len(write_pdf(document(name='日本語 😀 Ltd \\ " #strong[x] $y$'))) > 10_000
+    name = '日本語 😀 ខ្មែរ \x01\u202e\u200b\ufffe\\u0001 Ltd \\ " #strong[x] $y$'
+    assert len(write_pdf(document(name=name))) > 10_000
 
 
 def test_an_invoice_with_very_many_lines_goes_over_pages() -> None:

@@ -227,3 +227,14 @@ def test_drafts_finalized_at_once_get_numbers_without_gaps(api: Api) -> None:
     assert numbers == [f"INV-{number:06d}" for number in range(1, 7)]
     assert {answer["code"] for answer in answers if "number" not in answer} == {"invoice.finalized"}
     assert api.http.post(f"/v1/invoices/{ids[0]}/pay").json()["status"] == "paid"
+
+
+@pytest.mark.usefixtures("customer")
+@pytest.mark.parametrize(
+    ("tax", "where"),
+    [("nowhere", "/taxes/0"), ({"name": "x", "percent": "101"}, "/taxes/0/percent"), (5, "/taxes/0")],
+    ids=["unknown", "too-much", "neither"],
+)
+def test_a_tax_that_makes_no_sense_is_named_by_its_place(api: Api, tax: Any, where: str) -> None:
+    body = {"customer": "acme", "lines": [{"description": "x", "amount": "1"}], "taxes": [tax]}
+    assert api.post("/v1/invoices", body, status=422)["errors"][0]["pointer"] == where
