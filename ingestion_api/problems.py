@@ -13,13 +13,18 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from infra.clickhouse.client import ClickHouseError
+from infra.clickhouse.client import ClickHouseError, took_too_long
 from schemas import errors
 from schemas.errors import FieldError, MeterlineError, Reject, Retry
 
 CONTENT_TYPE = "application/problem+json"
 MAX_FIELD_ERRORS = 100  # of one answer
 MAX_DETAIL_LENGTH = 1_000  # characters; a detail may quote what was sent
+
+TOO_SLOW = (
+    "The answer would take longer than a request may. Ask for less: one customer, a shorter range, or fewer groups."
+)
+TOO_SLOW_SECONDS = 30
 
 UNKNOWN_FIELD = "request.unknown_field"
 MISSING_FIELD = "request.missing_field"
@@ -136,6 +141,9 @@ async def _on_meterline_error(request: Request, error: Exception) -> Response:
 
 async def _on_clickhouse_error(request: Request, error: Exception) -> Response:
     """A ClickHouse that is away, or too busy, is no fault of the request's; the log has what it said."""
+    if isinstance(error, ClickHouseError) and took_too_long(error):
+        _log.warning("a query took too long", request_id=request_id_of(request), path=request.url.path)
+        return respond(request, Retry("store.too_slow", TOO_SLOW, retry_after_seconds=TOO_SLOW_SECONDS))
     _log.error("clickhouse failed", request_id=request_id_of(request), path=request.url.path, exc_info=error)
     return respond(request, Retry("store.unavailable", "ClickHouse does not answer.", retry_after_seconds=2))
 

@@ -6,16 +6,19 @@ import clickhouse_connect
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
-__all__ = ["ClickHouseError", "Client", "connect"]
+__all__ = ["ClickHouseError", "Client", "connect", "took_too_long"]
 
 CONNECT_TIMEOUT_SECONDS = 5
 RECEIVE_TIMEOUT_SECONDS = 60
+ANSWER_SLACK_SECONDS = 2  # that the server has to say itself that a query took too long
+TIMEOUT_EXCEEDED = 159  # ClickHouse's code of that
 
 
 def connect(url: str, *, answer_seconds: int | None = None) -> Client:
     """A client for `http://user:password@host:port/database`; the database is made when it does not exist.
 
-    With `answer_seconds` no query takes longer, nor is it waited for when the server hangs.
+    With `answer_seconds` the server gives a query up after that time (see `took_too_long`), and one that hangs is left
+    ANSWER_SLACK_SECONDS later.
 
     Raises ClickHouseError when nothing answers.
     """
@@ -30,7 +33,9 @@ def connect(url: str, *, answer_seconds: int | None = None) -> Client:
             secure=parts.scheme == "https",
             database=database,
             connect_timeout=CONNECT_TIMEOUT_SECONDS,
-            send_receive_timeout=answer_seconds or RECEIVE_TIMEOUT_SECONDS,
+            send_receive_timeout=(
+                RECEIVE_TIMEOUT_SECONDS if answer_seconds is None else answer_seconds + ANSWER_SLACK_SECONDS
+            ),
             settings={} if answer_seconds is None else {"max_execution_time": answer_seconds},
             autogenerate_session_id=False,
         )
@@ -40,3 +45,8 @@ def connect(url: str, *, answer_seconds: int | None = None) -> Client:
     bootstrap.command("CREATE DATABASE IF NOT EXISTS {database:Identifier}", parameters={"database": database})
     bootstrap.close()
     return client(database)
+
+
+def took_too_long(error: ClickHouseError) -> bool:
+    """Whether the server is well and gave a query up because its time was over: it asked for too much."""
+    return getattr(error, "code", None) == TIMEOUT_EXCEEDED or f"Code: {TIMEOUT_EXCEEDED}." in str(error)

@@ -3,7 +3,12 @@ import json
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
+from starlette.testclient import TestClient
 
+from infra.clickhouse.client import connect
+from infra.settings import Settings
+from ingestion_api import problems
 from ingestion_api.routing import MAX_BODY_BYTES, MAX_JSON_DEPTH
 from tests.support.api import Api
 
@@ -196,3 +201,19 @@ def test_a_client_that_hangs_up_is_no_crash(api: Api, capsys: pytest.CaptureFixt
     captured = capsys.readouterr()
     [line] = [line for line in (captured.out + captured.err).splitlines() if "gone-1" in line]
     assert "499" in line
+
+
+def test_a_query_that_takes_too_long_says_to_ask_for_less(stack: Settings) -> None:
+    impatient = connect(stack.clickhouse_url, answer_seconds=1)
+    app = FastAPI()
+    problems.install(app)
+
+    @app.get("/slow")
+    def slow() -> None:
+        impatient.query("SELECT sum(cityHash64(number)) FROM numbers(1000000000000)")
+
+    with TestClient(app) as client:
+        response = client.get("/slow")
+    impatient.close()
+    assert (response.status_code, response.json()["code"]) == (503, "store.too_slow"), response.text
+    assert "shorter range" in response.json()["detail"]
