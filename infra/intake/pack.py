@@ -12,8 +12,9 @@ from infra.intake.columns import Columns, Names, Texts
 from infra.kafka.event_log import seal
 from schemas.events import EventBatch
 
-MAX_MESSAGE_BYTES = 1_000_000  # before compression
-MAX_SHARED_NAMES = 64  # a longer dictionary of sources or types is made anew for each message
+#: Before compression. A message may be longer by one event, or by the dictionaries that all messages share.
+MAX_MESSAGE_BYTES = 1_000_000
+MAX_SHARED_NAMES = 64  # a longer dictionary of sources or types is made anew for each message, and counts
 FIXED_BYTES_AN_EVENT = 16 + 8 + 2 * 5
 
 IntArray = NDArray[np.int64]
@@ -51,6 +52,12 @@ class _Names:
         self._distinct = names.distinct
         self._codes = names.codes[order].astype("<u2", copy=False)
 
+    def sizes(self) -> IntArray | int:
+        """Bytes that each event may add to its message's own dictionary; 0 where messages share one."""
+        if len(self._distinct) <= MAX_SHARED_NAMES:
+            return 0
+        return np.array([len(name.encode()) for name in self._distinct], np.int64)[self._codes]
+
     def cut(self, start: int, end: int) -> tuple[list[str], bytes]:
         """The dictionary and the codes of [start, end)."""
         codes = self._codes[start:end]
@@ -75,7 +82,9 @@ def pack(columns: Columns, tenant_no: int, partitions: int) -> list[Packed]:
     hashes = identities[order]
     times = columns.times[order]
     untimed = np.isin(order, columns.untimed) if columns.untimed else None
-    sizes = ids.lengths + subjects.lengths + data.lengths + FIXED_BYTES_AN_EVENT
+    sizes = ids.lengths + subjects.lengths + data.lengths + FIXED_BYTES_AN_EVENT + sources.sizes() + types.sizes()
+    for place, text in _extensions(columns.extensions, order_list).items():
+        sizes[place] += len(text.encode())
 
     messages: list[Packed] = []
     bounds = np.searchsorted(partition_of[order], np.arange(partitions + 1)).tolist()
@@ -102,7 +111,7 @@ def pack(columns: Columns, tenant_no: int, partitions: int) -> list[Packed]:
                 data=data_blob,
                 data_lengths=data_lengths,
                 untimed=b"" if untimed is None else np.flatnonzero(untimed[start:end]).astype("<u4").tobytes(),
-                extensions=_extensions(columns.extensions, order_list[start:end]) if columns.extensions else {},
+                extensions=_extensions(columns.extensions, order_list[start:end]),
             )
             messages.append(Packed(partition, seal(batch), end - start))
     return messages
@@ -129,4 +138,5 @@ def _cuts(sizes: IntArray, first: int, last: int) -> Iterator[tuple[int, int]]:
 
 
 def _extensions(texts: dict[int, str], order: list[int]) -> dict[int, str]:
-    return {place: texts[index] for place, index in enumerate(order) if index in texts}
+    """The extensions of events in this order, by their place in it."""
+    return {place: texts[index] for place, index in enumerate(order) if index in texts} if texts else {}

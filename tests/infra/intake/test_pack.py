@@ -5,8 +5,11 @@ from typing import Any
 import pytest
 
 from infra.intake.columns import concatenate
-from infra.intake.pack import MAX_MESSAGE_BYTES, pack
-from infra.kafka.event_log import identity_hash, partition_of, unseal
+from infra.intake.pack import MAX_MESSAGE_BYTES, MAX_SHARED_NAMES, pack
+from infra.kafka.event_log import identity_hash, partition_of, unpacked_bytes, unseal
+from infra.kafka.producer import MAX_MESSAGE_BYTES as MAX_SENT_BYTES
+from schemas.events import MAX_EVENT_BYTES, MAX_FIELD_LENGTH
+from schemas.topics import EVENTS_TOPIC_CONFIG
 from tests.support.batches import TENANT_NO, columns_of, expected_rows, random_events, rows_of
 
 
@@ -36,3 +39,23 @@ def test_no_message_is_larger_than_its_limit() -> None:
     assert sum(message.count for message in messages) == 100
     for message in messages:
         assert len(unseal(message.value).data) <= MAX_MESSAGE_BYTES
+
+
+LONGEST_CHARACTER = "\U0002070e"  # four bytes
+
+
+@pytest.mark.parametrize("long", ["source", "type", "reservation"])
+def test_names_and_extensions_count_as_bytes_of_a_message_too(long: str) -> None:
+    length = 4_000 if long == "reservation" else MAX_FIELD_LENGTH - 8
+    events = [
+        each | {long: f"{number:08d}" + LONGEST_CHARACTER * length} for number, each in enumerate(random_events(1_000))
+    ]
+    messages = pack(columns_of(events), TENANT_NO, 1)
+    assert sum(message.count for message in messages) == len(events)
+    assert max(unpacked_bytes(message.value) for message in messages) <= MAX_MESSAGE_BYTES + MAX_EVENT_BYTES
+
+
+def test_the_longest_message_is_one_that_the_topic_takes() -> None:
+    dictionaries = 2 * MAX_SHARED_NAMES * MAX_FIELD_LENGTH * len(LONGEST_CHARACTER.encode())
+    longest = MAX_MESSAGE_BYTES + MAX_EVENT_BYTES + dictionaries
+    assert 2 * longest < int(EVENTS_TOPIC_CONFIG["max.message.bytes"]) == MAX_SENT_BYTES

@@ -36,6 +36,20 @@ def test_what_is_acknowledged_is_on_the_log_and_small_requests_share_messages(fr
         assert message.headers == {"tenant": str(TENANT_NO), "count": str(batch.count)}
 
 
+def test_large_requests_of_a_tenant_share_messages_too(fresh_stack: Settings) -> None:
+    ensure_topics(fresh_stack)
+    requests = [columns_of(random_events(1_000, seed=seed)) for seed in range(1, 9)]
+
+    async def send() -> None:
+        async with running_publisher(fresh_stack) as publisher:
+            await asyncio.gather(*(publisher.publish(each, TENANT_NO) for each in requests))
+
+    asyncio.run(send())
+    counts = [unseal(message.value).count for message in read_messages(fresh_stack)]
+    assert sum(counts) == 8_000
+    assert len(counts) == 2 * fresh_stack.events_partitions, "five requests make a full group, and three are left"
+
+
 def test_tenants_never_share_a_message(fresh_stack: Settings) -> None:
     ensure_topics(fresh_stack)
 
