@@ -196,15 +196,18 @@ def _add_late(
     stored: Stored,
     found: Round,
 ) -> None:
-    """Let what was billed and has changed since be measured again. A meter that is counted anew is left for later."""
+    """Let what was billed and has changed since be measured again. What is of a meter that is counted anew waits."""
     looked_at = (watch(each.subscription, each.terms, each.statement, meters) for each in accounts.values())
     watched = [each for each in looked_at if each is not None]
     by_no = {meter.meter_no: meter for each in watched for meter in each.meters}
     for subscription_id, billed in load_late(doors.database, doors.clickhouse, watched, stored.seqs).items():
         account = accounts[subscription_id]
         try:
-            closed = without_open(billed, account.statement)
-            account.late.extend(each for each in closed if each.meter_no not in unbuilt)
+            account.late.extend(without_open(billed, account.statement))
+            if any(each.meter_no in unbuilt for each in account.late):
+                found.waiting += 1
+                del needs[subscription_id]
+                continue
             needs[subscription_id] += adjustment_needs(account.subscription, account.late, by_no)
         except MeterlineError as error:
             found.parked[subscription_id] = _reason(account.subscription, error)
@@ -293,7 +296,7 @@ def _step(account: Account, usage: Mapping[str, MeteredUsage], before: Before, s
     subscription, terms, statement = account.subscription, account.terms, account.statement
     following = next_bill(terms, statement)
     invoice = None
-    if not statement.is_empty:
+    if account.late or not statement.is_empty:
         invoice = price_statement(
             terms,
             statement,
@@ -309,9 +312,9 @@ def _step(account: Account, usage: Mapping[str, MeteredUsage], before: Before, s
         next_bill_at=following.at,
         usage_due=following.usage_due,
         status=_status_after(account),
-        as_of=stored.as_of if statement.has_usage else None,
+        as_of=stored.as_of if statement.has_usage or account.late else None,
         discounts=apply_discounts(subscription, terms, invoice) if invoice is not None and invoice.discount else None,
-        billed_seqs=stored.seqs if statement.has_usage else None,
+        billed_seqs=stored.seqs if statement.has_usage or subscription.billed_seqs else None,
     )
 
 

@@ -35,8 +35,9 @@ def watch(
     statement: Statement,
     meters: Mapping[tuple[str, str], MeterEntry],
 ) -> Watched | None:
-    """What is to be looked at again beside a statement with usage; None when nothing was billed before."""
-    if not statement.has_usage or subscription.billed_until is None:
+    """What is to be looked at again beside a statement: of one without usage too, for that of a plan before may still
+    come. None when no usage was billed before."""
+    if subscription.billed_until is None or not (statement.has_usage or subscription.billed_seqs):
         return None
     keys = {price.meter for phase in terms.phases for price in phase.prices if is_usage(price)}
     found = (meters.get((subscription.tenant_id, key)) for key in keys if key is not None)

@@ -5,6 +5,7 @@ from typing import Any
 
 from infra.clickhouse.late_usage import find_late
 from schemas.billing import Watched
+from tests.billing_workflows.test_timeline import change
 from tests.support.billing import ADVANCE, USAGE, World, instant
 
 TIERED = {name: value for name, value in USAGE.items() if name != "unit_amount"} | {
@@ -110,3 +111,23 @@ def test_a_yearly_commitment_counts_what_came_late_to_its_year(world: World) -> 
     world.bill(subscription, now="2026-04-02")
     amounts = [[line["amount_minor"] for line in invoice["lines"]] for invoice in world.invoices(subscription)]
     assert amounts == [[30_00], [10_00, 5_00], [0, 55_00]]
+
+
+def test_what_comes_late_to_a_plan_that_was_left_is_billed_beside_fees_and_at_the_end(world: World) -> None:
+    subscription = world.subscribe(USAGE)
+    change(world, subscription, "2026-02-01", ADVANCE)
+    world.use(subscription, ("2026-01-10", 1000))
+    world.stored_until("2026-02-02")
+    world.bill(subscription, now="2026-02-02")
+    world.use(subscription, ("2026-01-20", 200))
+    world.stored_until("2026-03-02")
+    world.bill(subscription, now="2026-03-02")
+    world.use(subscription, ("2026-01-21", 300))
+    world.cancel(subscription, "2026-03-10")
+    world.stored_until("2026-03-11")
+    world.bill(subscription, now="2026-03-11")
+    assert [lines_of(invoice) for invoice in world.invoices(subscription)] == [
+        [("tokens", "01-01", Decimal(1000), 10_00), ("base", "02-01", Decimal(1), 49_00)],
+        [("base", "03-01", Decimal(1), 49_00), ("tokens", "01-01", Decimal(200), 2_00)],
+        [("tokens", "01-01", Decimal(300), 3_00)],
+    ]
