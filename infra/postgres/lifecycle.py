@@ -1,6 +1,7 @@
 """Changes of a subscription beside its phases: activation, what is taken back, metadata. The caller has it locked."""
 
 from datetime import datetime
+from decimal import Decimal
 
 from infra.postgres.jsonb import jsonb
 from infra.postgres.pool import PgConnection
@@ -54,6 +55,11 @@ def activate(
 def update_metadata(connection: PgConnection, *, subscription_id: str, metadata: dict[str, str]) -> None:
     """Write the whole metadata."""
     connection.execute("UPDATE subscriptions SET metadata = %s WHERE id = %s", (jsonb(metadata), subscription_id))
+
+
+def update_threshold(connection: PgConnection, *, subscription_id: str, threshold: Decimal | None) -> None:
+    """Write the amount of usage that makes an invoice; None: none does. It is looked at with the next sweep."""
+    connection.execute("UPDATE subscriptions SET invoice_threshold = %s WHERE id = %s", (threshold, subscription_id))
 
 
 def _set_next_bill(

@@ -11,10 +11,10 @@ from ingestion_api.clock import clock_now
 from ingestion_api.control.contracts import Contract, TermsBody, TermsFields, amend, new_contract
 from ingestion_api.control.discount_terms import MAX_DISCOUNTS, check_discounts
 from ingestion_api.control.phases import Timing, next_bill_of, to_phase
-from ingestion_api.control.subscription_terms import check_terms, trial_end_of
+from ingestion_api.control.subscription_terms import check_terms, read_threshold, trial_end_of
 from ingestion_api.control.subscription_view import TrialEndBehavior
 from ingestion_api.control.versions import find as find_plan
-from ingestion_api.fields import Instant, Metadata, Reference
+from ingestion_api.fields import DecimalText, Instant, Metadata, Reference
 from ingestion_api.idempotency import Call
 from ingestion_api.problems import pointer
 from schemas.billing import BilledSubscription, Phase
@@ -35,7 +35,8 @@ class PhaseBody(TermsBody):
 
 
 class NewBody(TermsFields):
-    """`phases` are changes that are known from the first day on. With `trial_days` the trial's end is the anchor."""
+    """`phases` are changes that are known from the first day on. With `trial_days` the trial's end is the anchor.
+    `invoice_threshold`: usage of the running period that has come to as much is invoiced before the period ends."""
 
     customer: Reference
     plan: Reference
@@ -47,6 +48,7 @@ class NewBody(TermsFields):
     end_at: Instant | None = None
     discounts: Annotated[list[dict[str, Any]], Field(default_factory=list, max_length=MAX_DISCOUNTS)]
     phases: Annotated[list[PhaseBody], Field(default_factory=list, max_length=MAX_NEW_PHASES)]
+    invoice_threshold: DecimalText | None = None
     draft: bool = False
     metadata: Metadata
     preview: bool = False
@@ -101,6 +103,7 @@ def read_new(connection: PgConnection, body: NewBody, customer: Row, call: Call)
         phases=tuple(replace(phase, no=number) for number, phase in enumerate(phases)),
         trial_end_at=trial_end,
         trial_end_behavior=body.trial_end_behavior,
+        invoice_threshold=read_threshold(body.invoice_threshold, plan["currency"]),
     )
     check_terms(subscription, now=now)
     if body.draft:

@@ -54,45 +54,51 @@ class ActivateBody(Body):
 
 
 @router.post("/v1/subscriptions/{subscription}/pause", response_model=ChangedView, operation_id="pause_subscription")
-def pause_subscription(subscription: str, body: PauseBody, call: AdminCall, context: FromContext) -> Response:
+def pause_subscription(
+    subscription: str, call: AdminCall, context: FromContext, body: PauseBody | None = None
+) -> Response:
     """Pause from an instant on. Usage in a pause is not billed, and features are `subscription_inactive`; the billing
     periods run on."""
+    how = body or PauseBody()
 
     def effect(connection: PgConnection, account: Account) -> datetime | None:
         terms = read_terms(account.billed)
-        at = instant_of(body.at, terms, account.now)
+        at = instant_of(how.at, terms, account.now)
         check_not_draft(account)
         check_within(at, terms)
         check_not_billed(at, terms)
         if account.billed.phase_at(at).is_paused:
             raise refused("/at", "subscription.already_paused", "The subscription is paused then already.")
-        if body.resume_at is not None:
-            if body.resume_at <= at:
+        if how.resume_at is not None:
+            if how.resume_at <= at:
                 raise Reject.at("/resume_at", "subscription.invalid_resume_at", "Must be later than the pause.")
-            check_within(body.resume_at, terms, "/resume_at")
-        paused = _put(connection, account, account.billed, at, body, is_paused=True)
-        if body.resume_at is not None:
-            _put(connection, account, paused, body.resume_at, body, is_paused=False)
+            check_within(how.resume_at, terms, "/resume_at")
+        paused = _put(connection, account, account.billed, at, how, is_paused=True)
+        if how.resume_at is not None:
+            _put(connection, account, paused, how.resume_at, how, is_paused=False)
         return at
 
-    return change(subscription, effect, is_preview=body.preview, call=call, context=context)
+    return change(subscription, effect, is_preview=how.preview, call=call, context=context)
 
 
 @router.post("/v1/subscriptions/{subscription}/resume", response_model=ChangedView, operation_id="resume_subscription")
-def resume_subscription(subscription: str, body: ResumeBody, call: AdminCall, context: FromContext) -> Response:
+def resume_subscription(
+    subscription: str, call: AdminCall, context: FromContext, body: ResumeBody | None = None
+) -> Response:
     """Resume from an instant on, on the terms from before the pause. The anchor stays where it was."""
+    how = body or ResumeBody()
 
     def effect(connection: PgConnection, account: Account) -> datetime | None:
         terms = read_terms(account.billed)
-        at = instant_of(body.at, terms, account.now)
+        at = instant_of(how.at, terms, account.now)
         check_within(at, terms)
         check_not_billed(at, terms)
         if not account.billed.phase_at(at).is_paused:
             raise refused("/at", "subscription.not_paused", "The subscription is not paused then.")
-        _put(connection, account, account.billed, at, body, is_paused=False)
+        _put(connection, account, account.billed, at, how, is_paused=False)
         return at
 
-    return change(subscription, effect, is_preview=body.preview, call=call, context=context)
+    return change(subscription, effect, is_preview=how.preview, call=call, context=context)
 
 
 def _put(
@@ -114,19 +120,22 @@ def check_not_draft(account: Account) -> None:
 @router.post(
     "/v1/subscriptions/{subscription}/activate", response_model=ChangedView, operation_id="activate_subscription"
 )
-def activate_subscription(subscription: str, body: ActivateBody, call: AdminCall, context: FromContext) -> Response:
+def activate_subscription(
+    subscription: str, call: AdminCall, context: FromContext, body: ActivateBody | None = None
+) -> Response:
     """Let a draft begin: from now on it is billed and entitles."""
+    how = body or ActivateBody()
 
     def effect(connection: PgConnection, account: Account) -> datetime | None:
         if not waits(account.billed):
             raise Conflict("subscription.not_draft", "The subscription is no draft that waits to be activated.")
-        subscription = begun(account.billed, body.start_at, account.now)
+        subscription = begun(account.billed, how.start_at, account.now)
         check_terms(subscription, now=account.now)
         bill = next_bill_of(subscription)
         store.activate(connection, subscription, bill_at=bill.at, usage_due=bill.usage_due)
         return bill.at
 
-    return change(subscription, effect, is_preview=body.preview, call=call, context=context)
+    return change(subscription, effect, is_preview=how.preview, call=call, context=context)
 
 
 def begun(draft: BilledSubscription, start_at: datetime | None, now: datetime) -> BilledSubscription:

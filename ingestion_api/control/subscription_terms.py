@@ -18,6 +18,7 @@ from pricing.terms import Terms, read_terms
 from schemas.billing import BilledSubscription, TrialEnd
 from schemas.errors import Reject
 from schemas.instants import Period
+from schemas.money import to_minor
 
 MAX_QUANTITY = Decimal(10**12)
 MAX_MISSED_PERIODS = 1_000  # periods of one price between a start in the past and now: each makes an invoice at once
@@ -80,6 +81,19 @@ def check_commitment(commitment: Mapping[str, Any] | None) -> None:
     """A commitment has an `amount`, an `overage_factor`, `true_up`, and maybe a billing period. Raises Reject."""
     if commitment is not None:
         read_agreed_commitment(commitment, "/commitment")
+
+
+def read_threshold(text: str | None, currency: str) -> Decimal | None:
+    """An amount of usage that makes an invoice, above 0. Raises Reject."""
+    if text is None:
+        return None
+    try:
+        is_above_zero = to_minor(Decimal(text), currency) > 0
+    except ValueError as error:
+        raise Reject.at("/invoice_threshold", "request.invalid_field", f"{error}.") from None
+    if not is_above_zero:
+        raise Reject.at("/invoice_threshold", "request.invalid_field", "Must be more than 0.")
+    return Decimal(text)
 
 
 def check_terms(subscription: BilledSubscription, *, now: datetime) -> Terms:

@@ -19,6 +19,7 @@ from ingestion_api.views import ObjectView, Period
 from pricing.terms import read_terms
 from schemas.billing import BilledSubscription, Phase
 from schemas.errors import NotFound
+from schemas.money import format_amount
 from schemas.topics import SystemEvent
 
 Status = Literal["draft", "trialing", "active", "past_due", "paused", "canceled", "ended"]
@@ -76,6 +77,7 @@ class SubscriptionView(ObjectView, TermsView):
     cancel_at: datetime | None
     canceled_at: datetime | None
     next_bill_at: datetime | None
+    invoice_threshold: str | None
     parked_reason: str | None
     test_clock: str | None
 
@@ -94,6 +96,7 @@ def to_view(account: Account) -> SubscriptionView:
     """The subscription as it is at its now."""
     row, now = account.row, account.now
     period = current_period(read_terms(account.billed), now)
+    threshold = account.billed.invoice_threshold
     return {
         "object": "subscription",
         "id": row["id"],
@@ -115,6 +118,7 @@ def to_view(account: Account) -> SubscriptionView:
         "cancel_at": row["cancel_at"],
         "canceled_at": row["cancel_at"] if row["status_now"] == "canceled" else None,
         "next_bill_at": row["next_bill_at"],
+        "invoice_threshold": None if threshold is None else format_amount(threshold, row["currency"]),
         "parked_reason": row["parked_reason"],
         "test_clock": row["test_clock_id"],
         "metadata": row["metadata"],

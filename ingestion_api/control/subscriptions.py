@@ -21,6 +21,7 @@ from ingestion_api.control.grants import entitle
 from ingestion_api.control.invoice_views import InvoiceView
 from ingestion_api.control.lifecycle import ChangedView, draft_at
 from ingestion_api.control.new_subscription import NewBody, read_new
+from ingestion_api.control.subscription_terms import read_threshold
 from ingestion_api.control.subscription_view import (
     Account,
     Status,
@@ -31,7 +32,7 @@ from ingestion_api.control.subscription_view import (
     to_view,
 )
 from ingestion_api.control.versions import find as find_plan
-from ingestion_api.fields import MAX_EXTERNAL_ID_LENGTH, Body, MetadataChange, merge_metadata
+from ingestion_api.fields import MAX_EXTERNAL_ID_LENGTH, Body, DecimalText, MetadataChange, merge_metadata
 from ingestion_api.idempotency import AdminCall, Call
 from ingestion_api.paging import DEFAULT_LIMIT, Limit, StartingAfter, check_cursor, page
 from ingestion_api.routing import house_router
@@ -44,10 +45,12 @@ router = house_router("subscriptions")
 
 
 class SubscriptionChange(Body):
-    """What is absent stays as it is. `discounts` are all from now on; terms are changed by `/change`."""
+    """What is absent stays as it is. `discounts` are all from now on; an `invoice_threshold` of null is taken away.
+    Terms are changed by `/change`."""
 
     metadata: MetadataChange
     discounts: Annotated[list[dict[str, Any]] | None, Field(max_length=MAX_DISCOUNTS)] = None
+    invoice_threshold: DecimalText | None = None
 
 
 @router.post("/v1/subscriptions", status_code=201, response_model=ChangedView, operation_id="create_subscription")
@@ -137,7 +140,7 @@ def get_subscription(subscription: str, principal: Reader, context: FromContext,
 def update_subscription(
     subscription: str, body: SubscriptionChange, principal: Admin, context: FromContext, now: Now
 ) -> Response:
-    """Change metadata, or what the next invoices are discounted by."""
+    """Change metadata, what the next invoices are discounted by, or the usage that makes an invoice."""
     if body.discounts is not None:
         check_discounts(body.discounts)
     with context.database.transaction() as connection:
@@ -157,3 +160,6 @@ def _update(connection: PgConnection, account: Account, body: SubscriptionChange
     lifecycle.update_metadata(connection, subscription_id=account.billed.id, metadata=metadata)
     if body.discounts is not None:
         set_discounts(connection, account.billed, body.discounts, now=now)
+    if "invoice_threshold" in body.model_fields_set:
+        threshold = read_threshold(body.invoice_threshold, account.billed.currency)
+        lifecycle.update_threshold(connection, subscription_id=account.billed.id, threshold=threshold)

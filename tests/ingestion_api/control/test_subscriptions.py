@@ -255,3 +255,26 @@ def test_fields_of_a_later_release_may_say_nothing(catalog: Api) -> None:
 def test_an_archived_customer_takes_no_subscription(catalog: Api) -> None:
     catalog.post("/v1/customers/acme/archive", {}, status=200)
     assert subscribe(catalog, status=409)["code"] == "customer.archived"
+
+
+def test_a_threshold_is_set_shown_changed_and_taken_away(catalog: Api) -> None:
+    subscription = subscribe(catalog, invoice_threshold="50")
+    assert subscription["invoice_threshold"] == "50.00"
+    shown = [
+        catalog.http.patch(f"/v1/subscriptions/{subscription['id']}", json=body).json()["invoice_threshold"]
+        for body in ({"invoice_threshold": "70.5"}, {"metadata": {"team": "red"}}, {"invoice_threshold": None})
+    ]
+    assert shown == ["70.50", "70.50", None]
+    for refused in ("0", "-1", "0.001"):
+        problem = subscribe(catalog, invoice_threshold=refused, status=422)
+        assert problem["errors"][0]["pointer"] == "/invoice_threshold"
+
+
+def test_pausing_resuming_and_activating_need_no_body(catalog: Api) -> None:
+    draft = subscribe(catalog, draft=True)
+    found = []
+    for action in ("activate", "pause", "resume"):
+        with catalog.at(NOW):
+            answered = catalog.http.post(f"/v1/subscriptions/{draft['id']}/{action}")
+        found.append((answered.status_code, answered.json()["status"]))
+    assert found == [(200, "active"), (200, "paused"), (200, "active")]
