@@ -108,7 +108,7 @@ def price_statement(
                 *(_line_input(terms, line, usage, begun) for line in statement.lines),
                 *(each.line for each in adjusted),
             ],
-            discounts=[read_discount(Fields(_value(discount.body))) for discount in terms.discounts],
+            discounts=[read_discount(Fields(discount_value(discount.body))) for discount in terms.discounts],
             taxes=[rate.tax for rate in terms.taxes],
             commitment=None if due is None else due.agreed.commitment,
             usage_billed=usage_billed,
@@ -153,7 +153,8 @@ def apply_discounts(subscription: BilledSubscription, terms: Terms, invoice: Inv
     return discounts
 
 
-def _value(discount: Mapping[str, object]) -> dict[str, object]:
+def discount_value(discount: Mapping[str, object]) -> dict[str, object]:
+    """`{percent}` or `{amount}` of a discount as it is stored, with its coupon and its counts."""
     return {name: discount[name] for name in ("percent", "amount") if name in discount}
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 
-from pricing.billing import check_size, list_discounts, wire_rows
+from pricing.billing import check_size, discount_value, list_discounts, wire_rows
 from pricing.charges import Price, parse_price, serialize
 from pricing.discounts import read_discounts
 from pricing.fields import Fields
@@ -44,7 +44,7 @@ class OneOffLine:
 @exactly
 def price_one_off(terms: Mapping[str, object], *, now: datetime) -> Invoice:
     """The invoice of `terms`: `{currency, lines, discounts, taxes}`, lines `{key?, description, amount | price +
-    quantity?}`, discounts `{percent}` or `{amount}`, taxes `{key, name, percent, inclusive}`.
+    quantity?}`, discounts `{percent}` or `{amount}`, maybe with their coupon, taxes `{key, name, percent, inclusive}`.
 
     Raises Reject, with the pointer of the field.
     """
@@ -64,7 +64,7 @@ def price_one_off(terms: Mapping[str, object], *, now: datetime) -> Invoice:
         InvoiceInput(
             currency=currency,
             lines=[line.input for line in lines],
-            discounts=read_discounts(Fields({"discounts": discounts})),
+            discounts=read_discounts(Fields({"discounts": [discount_value(discount) for discount in discounts]})),
             taxes=[rate.tax for rate in rates],
         )
     )

@@ -84,23 +84,31 @@ def update_coupon(
     return row
 
 
-def add_redemption(connection: PgConnection, *, coupon_id: str, subscription_id: str, now: datetime) -> bool:
-    """Count one redemption of a coupon that the caller has locked and found to have one left; false when this
-    subscription has redeemed it before."""
+def add_redemption(
+    connection: PgConnection,
+    *,
+    coupon_id: str,
+    subscription_id: str | None = None,
+    invoice_id: str | None = None,
+    now: datetime,
+) -> bool:
+    """Count one redemption, by a subscription or by a one-off invoice, of a coupon that the caller has locked and found
+    to have one left; false when this one has redeemed it before."""
     added = connection.execute(
-        "INSERT INTO coupon_redemptions (coupon_id, subscription_id, redeemed_at) VALUES (%s, %s, %s)"
+        "INSERT INTO coupon_redemptions (coupon_id, subscription_id, invoice_id, redeemed_at) VALUES (%s, %s, %s, %s)"
         " ON CONFLICT DO NOTHING",
-        (coupon_id, subscription_id, now),
+        (coupon_id, subscription_id, invoice_id, now),
     ).rowcount
     if added:
         connection.execute("UPDATE coupons SET redemptions = redemptions + 1 WHERE id = %s", (coupon_id,))
     return added == 1
 
 
-def load_redeemed(connection: PgConnection, *, subscription_id: str, coupon_ids: Sequence[str]) -> set[str]:
-    """Which of these coupons the subscription has redeemed."""
-    rows = connection.execute(
-        "SELECT coupon_id FROM coupon_redemptions WHERE subscription_id = %s AND coupon_id = ANY(%s)",
-        (subscription_id, list(coupon_ids)),
+def drop_redemptions(connection: PgConnection, *, invoice_id: str, coupon_ids: Sequence[str]) -> None:
+    """Give back what a draft that is locked has redeemed of these coupons."""
+    connection.execute(
+        "WITH dropped AS (DELETE FROM coupon_redemptions WHERE invoice_id = %s AND coupon_id = ANY(%s)"
+        " RETURNING coupon_id) UPDATE coupons SET redemptions = redemptions - 1"
+        " WHERE id IN (SELECT coupon_id FROM dropped)",
+        (invoice_id, list(coupon_ids)),
     )
-    return {row["coupon_id"] for row in rows}

@@ -100,7 +100,7 @@ def redeem_all(
     `coupon.used_up`, `coupon.already_redeemed`, each with the pointer.
     """
     found = {
-        index: _find(connection, tenant_id, str(body[COUPON]), index)
+        index: find_coupon(connection, tenant_id, str(body[COUPON]), index)
         for index, body in enumerate(bodies)
         if COUPON in body
     }
@@ -121,7 +121,8 @@ def redeem_all(
     return [taken[index] if index in taken else _own(body, own) for index, body in enumerate(bodies)]
 
 
-def _find(connection: PgConnection, tenant_id: str, reference: str, index: int) -> Row:
+def find_coupon(connection: PgConnection, tenant_id: str, reference: str, index: int) -> Row:
+    """The coupon that the discount at `index` names. Raises Reject."""
     row = coupons.load_coupon(connection, tenant_id=tenant_id, reference=reference)
     if row is None:
         where = pointer("discounts", index, COUPON)
@@ -139,6 +140,22 @@ def _redeem(
     currency: str,
     now: datetime,
 ) -> dict[str, Any]:
+    row = lock_redeemable(connection, coupon_id, index, tenant_id=tenant_id, currency=currency, now=now)
+    if not coupons.add_redemption(connection, coupon_id=coupon_id, subscription_id=subscription_id, now=now):
+        where = pointer("discounts", index, COUPON)
+        raise _conflict(where, "coupon.already_redeemed", f"The subscription has redeemed {row['key']!r} before.")
+    return {
+        **terms_of(row),
+        "duration": row["duration"],
+        **({} if row["periods"] is None else {"periods": row["periods"]}),
+        "applied": 0,
+    }
+
+
+def lock_redeemable(
+    connection: PgConnection, coupon_id: str, index: int, *, tenant_id: str, currency: str, now: datetime
+) -> Row:
+    """A coupon of which one more redemption is left, locked. Raises as `redeem_all` does."""
     row = coupons.load_coupon(connection, tenant_id=tenant_id, reference=coupon_id, lock=True)
     assert row is not None, "coupons are never removed"
     where, key = pointer("discounts", index, COUPON), row["key"]
@@ -148,20 +165,20 @@ def _redeem(
         raise _conflict(where, "coupon.expired", f"Coupon {key!r} has expired.")
     if row["currency"] not in (None, currency):
         raise Reject.at(
-            where, "coupon.currency_mismatch", f"The coupon is in {row['currency']}, the subscription in {currency}."
+            where, "coupon.currency_mismatch", f"The coupon is in {row['currency']}, what it is for in {currency}."
         )
     if row["max_redemptions"] is not None and row["redemptions"] >= row["max_redemptions"]:
         raise _conflict(where, "coupon.used_up", f"Coupon {key!r} has been redeemed as often as it may be.")
-    if not coupons.add_redemption(connection, coupon_id=coupon_id, subscription_id=subscription_id, now=now):
-        raise _conflict(where, "coupon.already_redeemed", f"The subscription has redeemed {key!r} before.")
+    return row
+
+
+def terms_of(row: Row) -> dict[str, Any]:
+    """What a coupon takes off, and which it is, as discounts are stored."""
     value = {"percent": row["percent"]} if row["amount"] is None else {"amount": row["amount"]}
     return {
-        "coupon": key,
+        "coupon": row["key"],
         "coupon_id": row["id"],
         **{name: format_decimal(number) for name, number in value.items()},
-        "duration": row["duration"],
-        **({} if row["periods"] is None else {"periods": row["periods"]}),
-        "applied": 0,
     }
 
 

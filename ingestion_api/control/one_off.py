@@ -21,6 +21,7 @@ from ingestion_api.control.customers import check_not_archived
 from ingestion_api.control.customers import find as find_customer
 from ingestion_api.control.invoice_views import InvoiceView
 from ingestion_api.control.invoices import load_view
+from ingestion_api.control.one_off_discounts import read_discounts, redeem
 from ingestion_api.control.tax_rates import MAX_RATES_OF_A_CUSTOMER, Percent, find_all
 from ingestion_api.fields import (
     Body,
@@ -59,8 +60,9 @@ class LineBody(Body):
 
 
 class DiscountBody(Body):
-    """Either `percent` or `amount`, off the sum of the lines."""
+    """Either a `coupon` by its key, id or code, or `percent`, or `amount`: off the sum of the lines."""
 
+    coupon: Reference | None = None
     percent: DecimalText | None = None
     amount: DecimalText | None = None
 
@@ -122,15 +124,17 @@ def create_invoice(body: InvoiceBody, call: AdminCall) -> Response:
 
 
 def _create(connection: PgConnection, body: InvoiceBody, tenant_id: str, now: datetime) -> InvoiceView:
-    customer = find_customer(connection, tenant_id, body.customer)
+    customer = find_customer(connection, tenant_id, body.customer, lock=True)  # before coupons, as everywhere
     check_not_archived(customer)
     now = clock_now(connection, customer["test_clock_id"], now)
     currency = _currency_of(customer, body.currency)
     taxes = _own_taxes(connection, customer) if body.taxes is None else _read_taxes(connection, tenant_id, body.taxes)
+    own = _dump(body.discounts or ())
+    discounts = read_discounts(connection, own, tenant_id=tenant_id, currency=currency, now=now)
     terms = {
         "currency": currency,
         "lines": _dump(body.lines),
-        "discounts": _dump(body.discounts or ()),
+        "discounts": discounts,
         "taxes": taxes,
     }
     customers.fix_currency(connection, customer_id=customer["id"], currency=currency)
@@ -146,6 +150,7 @@ def _create(connection: PgConnection, body: InvoiceBody, tenant_id: str, now: da
         metadata=body.metadata,
     )
     [issued] = issue_invoices(connection, [new], now=now)
+    redeem(connection, issued.id, discounts, now=now)
     return load_view(connection, tenant_id, issued.id)
 
 
@@ -218,7 +223,16 @@ def _change(connection: PgConnection, body: InvoiceChange, row: Row, now: dateti
     if body.lines is not None:
         terms["lines"] = _dump(body.lines)
     if "discounts" in given:
-        terms["discounts"] = _dump(body.discounts or ())
+        discounts = read_discounts(
+            connection,
+            _dump(body.discounts or ()),
+            terms["discounts"],
+            tenant_id=row["tenant_id"],
+            currency=row["currency"],
+            now=now,
+        )
+        redeem(connection, row["id"], discounts, terms["discounts"], now=now)
+        terms["discounts"] = discounts
     if "taxes" in given:
         terms["taxes"] = _read_taxes(connection, row["tenant_id"], body.taxes or ())
     replace_draft(connection, row, price_one_off(terms, now=row["period_end"]), terms=terms, now=now)
@@ -236,6 +250,7 @@ def delete_invoice(invoice: str, principal: Admin, context: FromContext, now: No
         row = lock_invoice(connection, tenant_id=principal.tenant_id, id_or_number=invoice)
         check_draft(row)
         _check_one_off(row)
+        redeem(connection, row["id"], (), row["terms"]["discounts"], now=now)
         delete_draft(connection, row, now=clock_now(connection, row["test_clock_id"], now))
     view: DeletedView = {"object": "invoice", "id": row["id"], "deleted": True}
     return answer(view)

@@ -238,3 +238,33 @@ def test_drafts_finalized_at_once_get_numbers_without_gaps(api: Api) -> None:
 def test_a_tax_that_makes_no_sense_is_named_by_its_place(api: Api, tax: Any, where: str) -> None:
     body = {"customer": "acme", "lines": [{"description": "x", "amount": "1"}], "taxes": [tax]}
     assert api.post("/v1/invoices", body, status=422)["errors"][0]["pointer"] == where
+
+
+@pytest.mark.usefixtures("customer")
+def test_a_one_off_redeems_coupons_and_a_draft_gives_them_back(api: Api) -> None:
+    api.post("/v1/coupons", {"key": "fifth", "percent": "20", "duration": "once", "max_redemptions": 1})
+    api.post("/v1/coupons", {"key": "ten", "amount": "10", "currency": "EUR", "duration": "forever"})
+    draft = make(api, discounts=[{"coupon": "fifth"}, {"coupon": "ten"}], draft=True)
+    assert (draft["subtotal"], draft["discount"], draft["total"]) == ("100.00", "30.00", "70.00")
+    assert [(each["coupon"], each["taken"]) for each in draft["discounts"]] == [("fifth", "20.00"), ("ten", "10.00")]
+    body = {"customer": "acme", "lines": [{"description": "Setup", "amount": "1"}], "discounts": [{"coupon": "fifth"}]}
+    assert api.post("/v1/invoices", body, status=409)["code"] == "coupon.used_up"
+    path = f"/v1/invoices/{draft['id']}"
+    assert patch(api, path, {"discounts": [{"coupon": "fifth"}]})["total"] == "80.00"
+    assert api.get("/v1/coupons/ten")["redemptions"] == 0
+    assert patch(api, path, {"discounts": [{"percent": "1"}]})["total"] == "99.00"
+    assert patch(api, path, {"discounts": [{"coupon": "fifth"}]})["total"] == "80.00"
+    assert api.http.delete(path).status_code == 200
+    assert api.get("/v1/coupons/fifth")["redemptions"] == 0
+    assert api.post("/v1/invoices", body)["total"] == "0.80"
+    problem = api.post("/v1/invoices", {**body, "discounts": [{"coupon": "none"}]}, status=422)
+    assert (problem["code"], problem["errors"][0]["pointer"]) == ("coupon.not_found", "/discounts/0/coupon")
+
+
+@pytest.mark.usefixtures("customer")
+def test_a_coupon_of_one_redemption_is_redeemed_by_one_of_many_invoices_at_once(api: Api) -> None:
+    api.post("/v1/coupons", {"key": "once", "percent": "50", "duration": "once", "max_redemptions": 1})
+    body = {"customer": "acme", "lines": [{"description": "Setup", "amount": "1"}], "discounts": [{"coupon": "once"}]}
+    with ThreadPoolExecutor(4) as pool:
+        answers = [pool.submit(api.http.post, "/v1/invoices", json=body) for _ in range(4)]
+    assert sorted(each.result().status_code for each in answers) == [201, 409, 409, 409]
