@@ -19,6 +19,7 @@ from pricing.billing import price_statement
 from pricing.statements import next_bill, next_statement
 from pricing.terms import read_terms
 from schemas.billing import BilledSubscription, BillingStep
+from schemas.workflows import BILLS
 from tests.support.billing import ADVANCE, World, instant
 
 WAIT_SECONDS = 30
@@ -166,5 +167,5 @@ def kill_billing(world: World, subscription: BilledSubscription, point: str) -> 
         "METERLINE_EVENTS_TOPIC": world.settings.events_topic,
         "METERLINE_CRASH_AT": f"billing.{point}",
     }
-    arguments = [sys.executable, "-m", "tests.support.bill_once", "2026-01-12T00:00:00Z", subscription.id]
+    arguments = [sys.executable, "-m", "tests.support.due_once", BILLS, "2026-01-12T00:00:00Z", subscription.id]
     assert subprocess.run(arguments, env=environment, check=False, timeout=60).returncode == -signal.SIGKILL

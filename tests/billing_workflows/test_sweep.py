@@ -2,23 +2,20 @@
 
 import asyncio
 import os
-import re
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 from temporalio.api.enums.v1 import EventType
 from temporalio.client import Client, WorkflowHistory
-from temporalio.worker import Replayer
 
 from billing_workflows import due
 from billing_workflows.sweep import BillingSweep
@@ -26,15 +23,13 @@ from billing_workflows.worker import ACTIVITY_THREADS, SWEEP_SCHEDULE, make_work
 from infra.settings import Settings
 from infra.temporal.schedules import ensure_schedule
 from schemas import workflows
-from schemas.workflows import BILLING_SWEEP, BILLING_TASK_QUEUE, SweepRequest, SweepTotals
+from schemas.workflows import BILLING_SWEEP, BILLING_TASK_QUEUE, BILLS, SweepRequest, SweepTotals
 from tests.support.billing import ADVANCE, World, instant
 from tests.support.services import make_namespace
 
 WAIT_SECONDS = 60
 POLL_SECONDS = 0.1
 FAR = "2099-01-01"
-#: A finished run of the sweep: a page of two chunks. Recorded by `record_history` below, from this code.
-HISTORY = Path(__file__).parent / "histories" / "sweep.json"
 SAVE_POINTS = ["numbered", "invoices_written", "credits_written", "before_commit", "committed"]
 
 
@@ -45,7 +40,7 @@ def namespaced(databases: Settings) -> Settings:
 
 
 @contextmanager
-def worker(settings: Settings, **more: str) -> Iterator[subprocess.Popen[bytes]]:
+def worker(settings: Settings, **more: str) -> Generator[subprocess.Popen[bytes]]:
     """`python -m billing_workflows` over these stores; ended, if it still runs, when the block ends."""
     environment = {f"METERLINE_{name.upper()}": str(value) for name, value in settings.model_dump().items()}
     process = subprocess.Popen([sys.executable, "-m", "billing_workflows"], env={**os.environ, **environment, **more})
@@ -97,7 +92,7 @@ def test_a_worker_that_is_killed_between_any_two_writes_leaves_one_invoice(world
     }
     processes = [
         subprocess.Popen(
-            [sys.executable, "-m", "tests.support.bill_once", "2026-01-01T00:00:00Z", subscription.id],
+            [sys.executable, "-m", "tests.support.due_once", BILLS, "2026-01-01T00:00:00Z", subscription.id],
             env={**environment, "METERLINE_CRASH_AT": f"billing.{point}"},
         )
         for subscription, point in zip(subscriptions, SAVE_POINTS, strict=True)
@@ -148,22 +143,6 @@ async def sweep_once(settings: Settings, world: World, *, now: str) -> tuple[Swe
             totals = await handle.result()
     first = client.get_workflow_handle(handle.id, run_id=handle.first_execution_run_id)
     return totals, await first.fetch_history()
-
-
-def record_history(settings: Settings, world: World) -> None:
-    """Write HISTORY anew: call it from a test once the workflow has changed on purpose."""
-    world.doors = replace(world.doors, chunk_size=2)
-    for _ in range(3):
-        world.subscribe(ADVANCE, start_at="2026-10-10")
-    _, history = asyncio.run(sweep_once(settings, world, now="2026-10-10T00:00:00Z"))
-    HISTORY.parent.mkdir(exist_ok=True)
-    text = re.sub(r"\d+@[\w.-]+", "worker", history.to_json())  # who recorded it is nobody's business
-    HISTORY.write_text(text, encoding="utf-8")
-
-
-def test_a_recorded_history_replays() -> None:
-    history = WorkflowHistory.from_json("sweep", HISTORY.read_text(encoding="utf-8"))
-    asyncio.run(Replayer(workflows=[BillingSweep]).replay_workflow(history))
 
 
 def test_the_schedule_follows_the_settings_and_stays_paused(namespaced: Settings) -> None:

@@ -1,7 +1,8 @@
 """Do what is due of a kind once, in a process that tests kill: `python -m tests.support.due_once KIND NOW ID…`."""
 
 import sys
-from contextlib import closing
+from collections.abc import Generator
+from contextlib import closing, contextmanager
 from datetime import timedelta
 
 from billing_workflows.billing import Doors
@@ -13,10 +14,12 @@ from infra.settings import Settings
 from schemas.instants import parse_instant
 
 
-def main() -> None:
+@contextmanager
+def open_doors() -> Generator[Doors]:
+    """The doors of the settings in the environment, without grace."""
     settings = Settings()
     with closing(Database(settings.postgres_dsn, max_connections=1)) as database:
-        doors = Doors(
+        yield Doors(
             database=database,
             clickhouse=connect(settings.clickhouse_url),
             grace=timedelta(0),
@@ -24,6 +27,10 @@ def main() -> None:
             events_topic=settings.events_topic,
             events_partitions=settings.events_partitions,
         )
+
+
+def main() -> None:
+    with open_doors() as doors:
         run_chunk(doors, sys.argv[1], sys.argv[3:], Moment(now=parse_instant(sys.argv[2])))
 
 
