@@ -12,10 +12,12 @@ from temporalio.worker import Worker
 
 from billing_workflows.activities.billing import BillingActivities
 from billing_workflows.activities.clocks import ClockActivities
+from billing_workflows.activities.invariants import InvariantActivities
 from billing_workflows.activities.meters import MeterActivities
 from billing_workflows.billing import Doors
 from billing_workflows.clock_advance import ClockAdvance
 from billing_workflows.due import KINDS
+from billing_workflows.invariant_checks import InvariantChecks
 from billing_workflows.meter_builds import MeterBuild
 from billing_workflows.meter_proofs import MeterProofs
 from billing_workflows.starter import start_waiting
@@ -29,8 +31,10 @@ from schemas.workflows import (
     BILLING_SWEEP,
     BILLING_TASK_QUEUE,
     BILLS,
+    CHECK_INVARIANTS,
     METERS_TASK_QUEUE,
     PROVE_METERS,
+    InvariantPlace,
     ProofRequest,
     SweepRequest,
 )
@@ -39,6 +43,7 @@ log = structlog.get_logger()
 
 SWEEP_SCHEDULE = "billing-sweep"
 PROOF_SCHEDULE = "meter-proofs"
+INVARIANTS_SCHEDULE = "billing-invariants"
 ACTIVITY_THREADS = 4  # billing a chunk is mostly CPU; more threads would only share it
 METER_THREADS = 4  # of builds; most of them wait for flows
 GRACEFUL_SHUTDOWN = timedelta(seconds=30)
@@ -63,17 +68,21 @@ def make_worker(client: Client, doors: Doors, executor: ThreadPoolExecutor) -> W
     )
 
 
-def make_meters_worker(client: Client, activities: MeterActivities, executor: ThreadPoolExecutor) -> Worker:
-    """A worker with the workflows and activities of meters. `executor` runs the activities."""
+def make_meters_worker(
+    client: Client, activities: MeterActivities, invariants: InvariantActivities, executor: ThreadPoolExecutor
+) -> Worker:
+    """A worker with the workflows and activities of meters and of proofs, which bills do not wait for. `executor` runs
+    the activities."""
     return Worker(
         client,
         task_queue=METERS_TASK_QUEUE,
-        workflows=[MeterBuild, MeterProofs],
+        workflows=[MeterBuild, MeterProofs, InvariantChecks],
         activities=[
             activities.wait_for_flows,
             activities.count_past,
             activities.switch_readers,
             activities.prove_page,
+            invariants.check_page,
         ],
         activity_executor=executor,
         max_concurrent_activities=METER_THREADS,
@@ -103,7 +112,12 @@ async def run_worker(settings: Settings) -> None:
         ThreadPoolExecutor(ACTIVITY_THREADS, thread_name_prefix="activity") as executor,
         ThreadPoolExecutor(METER_THREADS, thread_name_prefix="meters") as meters_executor,
     ):
-        meters = make_meters_worker(client, MeterActivities(database, clickhouse, settings), meters_executor)
+        meters = make_meters_worker(
+            client,
+            MeterActivities(database, clickhouse, settings),
+            InvariantActivities(database, settings),
+            meters_executor,
+        )
         async with make_worker(client, doors, executor), meters:
             for kind in KINDS:
                 await ensure_schedule(
@@ -119,6 +133,14 @@ async def run_worker(settings: Settings) -> None:
                 schedule_id=PROOF_SCHEDULE,
                 workflow=PROVE_METERS,
                 argument=ProofRequest(),
+                task_queue=METERS_TASK_QUEUE,
+                every_seconds=settings.proof_seconds,
+            )
+            await ensure_schedule(
+                client,
+                schedule_id=INVARIANTS_SCHEDULE,
+                workflow=CHECK_INVARIANTS,
+                argument=InvariantPlace(),
                 task_queue=METERS_TASK_QUEUE,
                 every_seconds=settings.proof_seconds,
             )

@@ -52,7 +52,13 @@ class SystemEvent(StrEnum):
     TEST_CLOCK_CREATED = "test_clock.created"
     TEST_CLOCK_ADVANCING = "test_clock.advancing"
     TEST_CLOCK_READY = "test_clock.ready"
+    INVARIANT_BROKEN = "invariant.broken"
     EVENT_QUARANTINED = "event.quarantined"
+    WEBHOOK_ENDPOINT_CREATED = "webhook_endpoint.created"
+    WEBHOOK_ENDPOINT_UPDATED = "webhook_endpoint.updated"
+    WEBHOOK_ENDPOINT_DELETED = "webhook_endpoint.deleted"
+    WEBHOOK_ENDPOINT_DISABLED = "webhook_endpoint.disabled"
+    WEBHOOK_ENDPOINT_TEST = "webhook_endpoint.test"  # to one endpoint alone, when asked for
 
 
 class SystemEventMessage(msgspec.Struct, frozen=True):

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 BILLING_TASK_QUEUE = "meterline-billing"
 METERS_TASK_QUEUE = "meterline-meters"  # apart, so that a long build holds up no invoice
 
+WEBHOOKS_TASK_QUEUE = "meterline-webhooks"  # apart, so that slow receivers hold up no invoice either
+
 #: Names, by which whoever starts a workflow or an activity calls it.
 BILLING_SWEEP = "billing_sweep"
 LOAD_DUE_PAGE = "load_due_page"
@@ -27,8 +29,14 @@ SWITCH_READERS = "switch_readers"
 PROVE_METERS = "prove_meters"
 PROVE_PAGE = "prove_page"
 
+DELIVER_WEBHOOKS = "deliver_webhooks"
+DELIVER_CHUNK = "deliver_chunk"
+CHECK_INVARIANTS = "check_invariants"
+CHECK_INVARIANTS_PAGE = "check_invariants_page"
+
 CHUNKS_A_PAGE = 50  # and so activities in flight; an id is 36 bytes, a page of 200 x 50 ids 400 kB of payload
 PAGES_A_RUN = 20  # then the sweep goes on as a new run, with a short history
+DELIVERY_CHUNKS_A_RUN = 100  # of an endpoint; the same
 STEPS_A_RUN = 100  # of a clock; the same
 
 
@@ -146,8 +154,39 @@ class ProofPage:
 
 
 @dataclass(frozen=True, kw_only=True)
+class InvariantPlace:
+    """How far a check of invariants is. `of` empty: at its beginning, where `since` (empty: all there is is looked at)
+    and `begun_at` are not known yet. `checked` objects so far; `broken`: breaches that were not known before, and at
+    the end all that stand."""
+
+    of: str = ""
+    after: str = ""
+    since: str = ""
+    begun_at: str = ""
+    checked: int = 0
+    broken: int = 0
+    is_done: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class Built:
     """How a build ended."""
 
     counted_events: int = 0
     superseded: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeliveryRequest:
+    """An endpoint with deliveries that are due."""
+
+    endpoint_id: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delivered:
+    """What an activity, or a run, did of an endpoint's deliveries. `more`: others are due already."""
+
+    succeeded: int = 0
+    failed: int = 0
+    more: bool = False

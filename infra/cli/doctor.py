@@ -15,11 +15,12 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from infra.cli.ledger import check_ledger
+from infra.cli.ledger import ask_invariants, check_ledger
 from infra.cli.proof import prove
 from infra.liveness import Liveness, ask_flow, ask_worker
 from infra.local import record
 from infra.local.component import Probe, probe_of, without_password
+from infra.postgres.pool import PostgresError
 from infra.settings import Settings
 
 PROBE_LIMIT_SECONDS = 5
@@ -101,7 +102,17 @@ def examine(settings: Settings) -> list[Finding]:
         _service("flow", filled.postgres_dsn, lambda now: ask_flow(filled, PROBE_LIMIT_SECONDS, now), home),
         _service("worker", filled.temporal_address, lambda now: ask_worker(filled, PROBE_LIMIT_SECONDS, now), home),
     ]
-    return [*findings, *services, _api(settings, known.get("api_url", ""), home)]
+    invariants = [_invariants(filled.postgres_dsn)] if findings[0].ok else []
+    return [*findings, *services, _api(settings, known.get("api_url", ""), home), *invariants]
+
+
+def _invariants(dsn: str) -> Finding:
+    """What the worker's last check of invariants left in the store at `dsn`."""
+    try:
+        ok, detail = ask_invariants(dsn)
+    except PostgresError as error:
+        ok, detail = False, f"not known ({' '.join(str(error).split())})"
+    return Finding(name="invariants", address="", version="", ok=ok, detail=detail)
 
 
 def _api(settings: Settings, running_url: str, home: Path) -> Finding:

@@ -1,10 +1,11 @@
-"""`meterline doctor --ledger`: do invoices, their lines, payments, credit notes and numbers add up?"""
+"""`meterline doctor --ledger`: do invoices, payments, credit notes, numbers, wallets and billed periods add up?"""
 
 import json
 
 import typer
 
-from infra.postgres.invoice_invariants import RULES, find_broken
+from infra.postgres.invariants.check import RULES, find_broken
+from infra.postgres.invariants.progress import count_standing, is_migrated, load_begun
 from infra.postgres.pool import PostgresError, connect
 from infra.settings import Settings
 
@@ -27,3 +28,16 @@ def check_ledger(settings: Settings, *, as_json: bool) -> int:
     for rule in RULES:
         typer.echo(f"{rule}: {', '.join(broken[rule])}" if rule in broken else f"{rule}: none")
     return 1 if broken else 0
+
+
+def ask_invariants(dsn: str) -> tuple[bool, str]:
+    """Whether all rules held at the worker's last check, and what to show of it. Raises PostgresError."""
+    with connect(dsn) as connection:
+        if not is_migrated(connection):
+            return True, "not checked yet"
+        standing, begun = count_standing(connection), load_begun(connection)
+    if standing:
+        found = ", ".join(f"{rule} ({objects})" for rule, objects in standing.items())
+        return False, f"broken: {found}; see `meterline doctor --ledger` and docs/runbook.md"
+    checked = begun.get("recent")
+    return True, "not checked yet" if checked is None else f"all hold, checked {checked:%Y-%m-%d %H:%M:%S} UTC"

@@ -10,7 +10,7 @@ import pytest
 
 from infra.clickhouse.client import connect as connect_clickhouse
 from infra.migrate import migrate
-from infra.postgres.invoice_invariants import RULES
+from infra.postgres.invariants.check import RULES
 from infra.postgres.pool import connect
 from infra.settings import Settings
 

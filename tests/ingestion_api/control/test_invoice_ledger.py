@@ -7,7 +7,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from infra.postgres.invoice_invariants import find_broken
+from infra.postgres.invariants.check import find_broken
 from tests.support.api import Api
 
 STEPS = 80

@@ -1,0 +1,92 @@
+"""Rules of invoices, credit notes and numbers. The store's own checks hold row by row; these add up over rows."""
+
+from infra.postgres.invariants.rule import Of, Rule
+
+_LOOK = (
+    "Look at the invoice by GET /v1/invoices/{id}: somebody wrote to its tables past Meterline. Restore what was there."
+)
+_NUMBERS = (
+    "A document was removed past Meterline. Restore it, or note for your auditors which number is missing and why."
+)
+
+RULES = (
+    Rule(
+        name="invoice.lines_differ_from_subtotal",
+        of=Of.INVOICE,
+        query="SELECT i.id FROM invoices i LEFT JOIN invoice_lines l ON l.invoice_id = i.id WHERE i.id = ANY(%(ids)s)"
+        " GROUP BY i.id HAVING coalesce(sum(l.amount_minor), 0) <> i.subtotal_minor",
+        advice=_LOOK,
+    ),
+    Rule(
+        name="invoice.parts_differ_from_total",
+        of=Of.INVOICE,
+        query="SELECT id FROM invoices WHERE id = ANY(%(ids)s) AND"
+        " (total_minor <> subtotal_minor - discount_minor + added_tax_minor"
+        " OR amount_due_minor <> greatest(total_minor, 0) - credits_applied_minor - adjusted_minor)",
+        advice=_LOOK,
+    ),
+    Rule(
+        name="invoice.payments_differ_from_amount_paid",
+        of=Of.INVOICE,
+        query="SELECT i.id FROM invoices i LEFT JOIN payments p ON p.invoice_id = i.id AND p.status = 'succeeded'"
+        " WHERE i.id = ANY(%(ids)s) GROUP BY i.id HAVING coalesce(sum(p.amount_minor), 0) <> i.amount_paid_minor",
+        advice="Compare GET /v1/payments?invoice={id} with what your bank or provider says.",
+    ),
+    Rule(
+        name="invoice.paid_without_its_money",
+        of=Of.INVOICE,
+        query="SELECT i.id FROM invoices i LEFT JOIN payments p ON p.invoice_id = i.id AND p.status = 'succeeded'"
+        " WHERE i.id = ANY(%(ids)s) AND i.status = 'paid' GROUP BY i.id HAVING coalesce(sum(p.amount_minor), 0)"
+        " + i.credits_applied_minor + i.adjusted_minor <> greatest(i.total_minor, 0)",
+        advice="The invoice is called paid and is not: compare its payments and credits with its total.",
+    ),
+    Rule(
+        name="invoice.credit_notes_differ_from_amount_credited",
+        of=Of.INVOICE,
+        query="SELECT i.id FROM invoices i LEFT JOIN credit_notes n ON n.invoice_id = i.id WHERE i.id = ANY(%(ids)s)"
+        " GROUP BY i.id HAVING coalesce(sum(n.amount_minor), 0) <> i.credited_minor"
+        " OR coalesce(sum(n.adjusted_minor), 0) <> i.adjusted_minor"
+        " OR coalesce(sum(n.refund_minor), 0) <> i.refunded_minor",
+        advice=_LOOK,
+    ),
+    Rule(
+        name="credit_note.lines_differ_from_amount",
+        of=Of.INVOICE,
+        query="SELECT n.invoice_id AS id FROM credit_notes n LEFT JOIN credit_note_lines l ON l.credit_note_id = n.id"
+        " WHERE n.invoice_id = ANY(%(ids)s) GROUP BY n.id HAVING coalesce(sum(l.total_minor), 0) <> n.amount_minor",
+        advice=_LOOK,
+    ),
+    Rule(
+        name="invoice.line_credited_beyond_its_amount",
+        of=Of.INVOICE,
+        query="SELECT l.invoice_id AS id FROM invoice_lines l JOIN credit_note_lines n ON n.invoice_id = l.invoice_id"
+        " AND n.position = l.position WHERE l.invoice_id = ANY(%(ids)s)"
+        " GROUP BY l.invoice_id, l.position, l.amount_minor HAVING sum(n.amount_minor) > l.amount_minor",
+        advice=_LOOK,
+    ),
+    Rule(
+        name="invoice.wallet_differs_from_credits_applied",
+        of=Of.INVOICE,
+        query="SELECT i.id FROM invoices i LEFT JOIN wallet_transactions t ON t.invoice_id = i.id"
+        " AND t.type IN ('invoice', 'invoice_void') WHERE i.id = ANY(%(ids)s) GROUP BY i.id"
+        " HAVING coalesce(-sum(t.amount_minor), 0)"
+        " <> CASE WHEN i.status = 'void' THEN 0 ELSE i.credits_applied_minor END",
+        advice="Compare the transactions of the customer's wallet with credits_applied of the invoice.",
+    ),
+    Rule(
+        name="invoice.numbers_have_a_gap",
+        of=Of.TENANT,
+        query="SELECT s.tenant_id AS id FROM invoice_sequences s LEFT JOIN invoices i ON i.tenant_id = s.tenant_id"
+        " AND i.number IS NOT NULL WHERE s.tenant_id = ANY(%(ids)s) GROUP BY s.tenant_id, s.next_number"
+        " HAVING count(i.id) <> s.next_number - 1",
+        advice=_NUMBERS,
+    ),
+    Rule(
+        name="credit_note.numbers_have_a_gap",
+        of=Of.TENANT,
+        query="SELECT s.tenant_id AS id FROM credit_note_sequences s LEFT JOIN credit_notes n"
+        " ON n.tenant_id = s.tenant_id WHERE s.tenant_id = ANY(%(ids)s) GROUP BY s.tenant_id, s.next_number"
+        " HAVING count(n.id) <> s.next_number - 1",
+        advice=_NUMBERS,
+    ),
+)

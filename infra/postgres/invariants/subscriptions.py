@@ -1,0 +1,45 @@
+"""Rules of subscriptions: the time of each price is billed once, and none of it is left out.
+
+Void invoices count: what they were for is not billed again. What usage has changed since it was billed stands on lines
+that say so, and threshold invoices bill what the period's own invoice takes off again: neither covers time.
+"""
+
+from infra.postgres.invariants.rule import Of, Rule
+
+_ADVICE = (
+    "It is parked. Compare its invoices (GET /v1/invoices?subscription={id}) with its phases, give a credit note for"
+    " what is billed twice or invoice what is missing, and POST /v1/subscriptions/{id}/unpark."
+)
+
+RULES = (
+    Rule(
+        name="subscription.time_billed_twice",
+        of=Of.SUBSCRIPTION,
+        # A fee that is given back covers its time less; usage covers it whatever it costs.
+        query="SELECT DISTINCT id FROM (SELECT id, key, sum(step) OVER (PARTITION BY id, key ORDER BY at) AS depth FROM"
+        " (SELECT i.subscription_id AS id, l.key, edge.at, sum(edge.step) AS step"
+        " FROM invoices i JOIN invoice_lines l ON l.invoice_id = i.id, LATERAL (SELECT CASE"
+        " WHEN l.meter_no IS NOT NULL THEN 1 ELSE sign(l.amount_minor) END AS way) w,"
+        " LATERAL (VALUES (l.period_start, w.way), (l.period_end, -w.way)) edge (at, step)"
+        " WHERE i.subscription_id = ANY(%(ids)s) AND i.kind IN ('subscription', 'closing')"
+        " AND l.period_start < l.period_end AND l.price ? 'model'"
+        ' AND NOT l.explain @> \'[{"what": "less what was billed before"}]\''
+        " GROUP BY i.subscription_id, l.key, edge.at) steps) depths WHERE depth > 1",
+        advice=_ADVICE,
+        parks=True,
+    ),
+    Rule(
+        name="subscription.usage_left_out",
+        of=Of.SUBSCRIPTION,
+        # Between two lines of usage of a price nothing is missing, but where a phase (a pause, another plan) began.
+        query="SELECT DISTINCT id FROM (SELECT i.subscription_id AS id, l.period_start, max(l.period_end) OVER"
+        " (PARTITION BY i.subscription_id, l.key ORDER BY l.period_start"
+        " ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS covered_until"
+        " FROM invoices i JOIN invoice_lines l ON l.invoice_id = i.id"
+        " WHERE i.subscription_id = ANY(%(ids)s) AND l.meter_no IS NOT NULL) lines"
+        " WHERE covered_until < period_start AND NOT EXISTS (SELECT FROM subscription_phases p"
+        " WHERE p.subscription_id = lines.id AND p.starts_at = covered_until)",
+        advice=_ADVICE,
+        parks=True,
+    ),
+)
