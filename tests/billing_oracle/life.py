@@ -1,0 +1,378 @@
+"""One subscription's life as a bookkeeper would keep it: instant by instant, what became due is noted, and each
+statement takes what is noted. (The product asks a timeline instead; see docs/adr/0013.)"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+
+from tests.billing_oracle.money import (
+    ZERO,
+    Body,
+    Discount,
+    Grant,
+    Tax,
+    Totals,
+    Wallet,
+    cost,
+    part,
+    rounded,
+    totals,
+)
+from tests.billing_oracle.periods import Grid, Span
+
+CREDIT_PRIORITY = 50  # of what an invoice below zero gives
+
+
+@dataclass(frozen=True)
+class Agreed:
+    """A price and its quantity; None for usage."""
+
+    body: Body
+    quantity: Decimal | None
+
+    @property
+    def is_usage(self) -> bool:
+        return self.body["type"] == "usage"
+
+    @property
+    def is_once(self) -> bool:
+        return self.body.get("billing_period") == "once"
+
+    @property
+    def is_advance(self) -> bool:
+        return not self.is_usage and self.body.get("timing", "advance") == "advance"
+
+
+Prices = Mapping[str, Agreed]
+
+
+@dataclass(frozen=True)
+class Change:
+    """What is agreed from `at` on."""
+
+    at: datetime
+    prices: Prices
+    prorate: bool = True
+    invoice_now: bool = False
+
+
+@dataclass
+class Noted:
+    """A line that waits for its statement. `whole`: the period that it is a part of; a credit gives back."""
+
+    key: str
+    agreed: Agreed
+    span: Span
+    whole: Span
+    is_credit: bool = False
+
+
+@dataclass
+class Running:
+    """A price in force. `since`: what is before is noted; `paid_until`: as far as a fee in advance is."""
+
+    agreed: Agreed
+    grid: Grid
+    since: datetime
+    paid_until: datetime | None = None
+    last: Noted | None = None  # the charge in advance
+    ends_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Line:
+    key: str
+    amount: Decimal
+    span: Span
+
+
+@dataclass
+class Billed:
+    """Usage that an invoice has: what it came to, with all that was adjusted since."""
+
+    key: str
+    agreed: Agreed
+    span: Span
+    amount: Decimal
+
+
+@dataclass(frozen=True)
+class Invoice:
+    at: datetime
+    is_closing: bool
+    lines: tuple[Line, ...]
+    totals: Totals
+    credits_applied: Decimal
+    amount_due: Decimal
+
+
+@dataclass
+class Life:
+    """`usage(start, end)`: what counts now of events within. `begins_at`: the start, or the end of the trial."""
+
+    currency: str
+    zone: str
+    begins_at: datetime
+    anchor: datetime
+    by_calendar: bool
+    prices: Prices
+    usage: Callable[[datetime, datetime], Decimal]
+    discounts: Sequence[Discount] = ()
+    taxes: Sequence[Tax] = ()
+    end_at: datetime | None = None
+    wallet: Wallet = field(default_factory=Wallet)
+    invoices: list[Invoice] = field(default_factory=list[Invoice])
+    changes: list[Change] = field(default_factory=list[Change])  # to come
+    cancel_at: datetime | None = None
+    cancel_prorates: bool = False
+    has_begun: bool = False
+    has_ended: bool = False
+    done_until: datetime | None = None
+    running: dict[str, Running] = field(default_factory=dict[str, Running])
+    planned: dict[str, tuple[datetime, Agreed]] = field(default_factory=dict[str, tuple[datetime, Agreed]])
+    noted: list[Noted] = field(default_factory=list[Noted])
+    billed: list[Billed] = field(default_factory=list[Billed])
+    stated_at: datetime | None = None  # the instant of the last statement, be it an empty one
+
+    # What people do
+
+    def change(self, change: Change, *, now: datetime) -> None:
+        """At the clock's instant, or to come. It replaces what was to come later."""
+        self.changes = [each for each in self.changes if each.at < change.at]
+        self.changes.append(change)
+        self.advance(now, finalized_at=now)
+
+    def cancel(self, at: datetime, *, prorate: bool, now: datetime) -> None:
+        self.cancel_at, self.cancel_prorates = at, prorate
+        self.advance(now, finalized_at=now)
+
+    def longest_period_end(self, now: datetime) -> datetime:
+        if now < self.begins_at:
+            return self.begins_at
+        grids = [run.grid for run in self.running.values() if not run.agreed.is_once]
+        return max((grid.containing(now)[1] for grid in grids), default=now)
+
+    # How time goes by
+
+    def advance(self, to: datetime, *, finalized_at: datetime | None = None) -> None:
+        """Do all that is due up to an instant, each at its own. `finalized_at`: when invoices are made, if later."""
+        while not self.has_ended and (at := min(self._instants(), default=None)) is not None and at <= to:
+            self._pass(at, finalized_at or at)
+            self.done_until = at
+
+    def _stop(self) -> datetime | None:
+        return min((at for at in (self.end_at, self.cancel_at) if at is not None), default=None)
+
+    def _instants(self) -> Iterator[datetime]:
+        if not self.has_begun:
+            yield self.begins_at
+        yield from (change.at for change in self.changes)
+        stop = self._stop()
+        if stop is not None:
+            yield stop
+        if not self.has_begun or self.done_until is None:
+            return
+        yield from (at for at, _ in self.planned.values())
+        yield from (run.ends_at for run in self.running.values() if run.ends_at is not None)
+        done_until = self.done_until
+        yield from (grid.containing(done_until)[1] for grid in self._grids())
+
+    def _grids(self) -> Iterable[Grid]:
+        """Of all that is in force or waits for a statement."""
+        bodies = [run.agreed.body for run in self.running.values()] + [noted.agreed.body for noted in self.noted]
+        return {self._grid(body) for body in bodies if body.get("billing_period") != "once"}
+
+    def _grid(self, body: Body) -> Grid:
+        return Grid(self.anchor, self.zone, body.get("billing_period", "month"), self.by_calendar)
+
+    def _pass(self, at: datetime, finalized_at: datetime) -> None:
+        stop = self._stop()
+        is_closing = stop is not None and at >= stop
+        is_due = is_closing or self._is_cut(at)
+        if self.has_begun:
+            self._end_periods(at)
+            self._follow_plans(at)
+        due = [change for change in self.changes if change.at <= at]
+        self.changes = [change for change in self.changes if change.at > at]
+        for change in () if is_closing else due:
+            self.prices = change.prices
+            if self.has_begun:
+                self._apply(change, at)
+                is_due |= change.invoice_now
+        if is_closing:
+            self._close(at)
+        else:
+            if not self.has_begun and at >= self.begins_at:
+                self.has_begun = is_due = True
+                for key, agreed in self.prices.items():
+                    self._start(key, agreed, at)
+            is_due |= self._is_cut(at)
+            self._charge_ahead(at)
+        if is_due:
+            self._state(at, finalized_at, is_closing=is_closing)
+
+    def _is_cut(self, at: datetime) -> bool:
+        """Whether a period begins here that no statement was made for. What changes after it waits for the next."""
+        return self.stated_at != at and any(grid.containing(at)[0] == at for grid in self._grids())
+
+    def _end_periods(self, at: datetime) -> None:
+        """Note what is billed afterwards of the periods that end here."""
+        for key, run in self.running.items():
+            if not run.agreed.is_advance and not run.agreed.is_once and run.grid.ending(at)[1] == at:
+                self._note_until(key, run, at)
+
+    def _note_until(self, key: str, run: Running, at: datetime) -> None:
+        if run.since < at:
+            self.noted.append(Noted(key, run.agreed, (run.since, at), run.grid.ending(at)))
+            run.since = at
+
+    def _follow_plans(self, at: datetime) -> None:
+        """Fees that were left to run on until now, and those that take their place."""
+        for key in [key for key, run in self.running.items() if run.ends_at is not None and run.ends_at <= at]:
+            del self.running[key]
+        for key in [key for key, (start, _) in self.planned.items() if start <= at]:
+            self._start(key, self.planned.pop(key)[1], at)
+
+    def _charge_ahead(self, at: datetime) -> None:
+        for key, run in self.running.items():
+            if run.agreed.is_advance and not run.agreed.is_once and run.paid_until == at:
+                whole = run.grid.containing(at)
+                end = whole[1] if self.end_at is None else min(whole[1], self.end_at)
+                if at < end:
+                    run.last = Noted(key, run.agreed, (at, end), whole)
+                    self.noted.append(run.last)
+                    run.paid_until = end
+
+    def _start(self, key: str, agreed: Agreed, at: datetime, *, quantity: Decimal | None = None) -> None:
+        run = Running(agreed, self._grid(agreed.body) if not agreed.is_once else Grid(at, "UTC", "day"), at)
+        self.running[key] = run
+        if agreed.is_once:
+            added = agreed.quantity if quantity is None else quantity
+            if added:
+                self.noted.append(Noted(key, Agreed(agreed.body, added), (at, at), (at, at)))
+        elif agreed.is_advance:
+            run.paid_until = at
+
+    # Changes
+
+    def _apply(self, change: Change, at: datetime) -> None:
+        is_pause = not change.prices
+        for key in [*self.running, *(key for key in self.planned if key not in self.running)]:
+            if key not in change.prices and not (is_pause and key in self.running and self.running[key].agreed.is_once):
+                self._leave(key, at, prorate=change.prorate)
+        for key, agreed in change.prices.items():
+            self._take(key, agreed, at, prorate=change.prorate)
+
+    def _leave(self, key: str, at: datetime, *, prorate: bool) -> None:
+        self.planned.pop(key, None)
+        run = self.running.get(key)
+        if run is not None:
+            self._end(key, run, at, prorate=prorate)
+
+    def _take(self, key: str, agreed: Agreed, at: datetime, *, prorate: bool) -> None:
+        run = self.running.get(key)
+        if run is None:
+            planned = self.planned.pop(key, None)
+            if planned is not None and planned[1] == agreed:
+                self.planned[key] = planned
+                return
+            start = at if prorate or agreed.is_usage or agreed.is_once else self._grid(agreed.body).ending(at)[1]
+            self._begin(key, agreed, start, at)
+            return
+        if run.agreed == agreed:
+            self.planned.pop(key, None)
+            run.ends_at = None
+            return
+        if key in self.planned and self.planned[key][1] == agreed:
+            return
+        self.planned.pop(key, None)
+        if agreed.is_once:
+            assert agreed.quantity is not None
+            held = run.agreed.quantity or ZERO
+            self._start(key, agreed, at, quantity=max(agreed.quantity - held, ZERO))
+            return
+        self._begin(key, agreed, self._end(key, run, at, prorate=prorate), at)
+
+    def _begin(self, key: str, agreed: Agreed, start: datetime, at: datetime) -> None:
+        if start <= at:
+            self._start(key, agreed, at)
+        else:
+            self.planned[key] = (start, agreed)
+
+    def _end(self, key: str, run: Running, at: datetime, *, prorate: bool) -> datetime:
+        """Take a price out of force; from when on another may take its place."""
+        if run.agreed.is_usage or run.agreed.is_once or prorate:
+            self._cut(key, run, at)
+            del self.running[key]
+            return at
+        ends_at = run.paid_until if run.agreed.is_advance else run.grid.ending(at)[1]
+        assert ends_at is not None
+        if ends_at <= at:
+            del self.running[key]
+            return at
+        run.ends_at = ends_at
+        return ends_at
+
+    def _cut(self, key: str, run: Running, at: datetime) -> None:
+        if run.agreed.is_once:
+            return
+        if not run.agreed.is_advance:
+            self._note_until(key, run, at)
+            return
+        assert run.paid_until is not None
+        if run.paid_until <= at or run.last is None:
+            return
+        if run.last in self.noted:  # not on a statement yet: the shorter time is charged alone
+            self.noted.remove(run.last)
+            if run.last.span[0] < at:
+                self.noted.append(Noted(key, run.agreed, (run.last.span[0], at), run.last.whole))
+        else:
+            self.noted.append(Noted(key, run.agreed, (at, run.paid_until), run.last.whole, is_credit=True))
+
+    def _close(self, at: datetime) -> None:
+        for key, run in list(self.running.items()):
+            if not run.agreed.is_advance or (self.cancel_prorates and at == self.cancel_at):
+                self._cut(key, run, at)
+        self.has_ended = True
+
+    # Statements
+
+    def _state(self, at: datetime, finalized_at: datetime, *, is_closing: bool) -> None:
+        self.stated_at = at
+        noted, self.noted = self.noted, []
+        has_usage = any(each.agreed.is_usage for each in noted)
+        lines = list(self._late()) if has_usage else []
+        for each in noted:
+            amount = self._amount(each)
+            lines.append(Line(each.key, amount, each.span))
+            if each.agreed.is_usage:
+                self.billed.append(Billed(each.key, each.agreed, each.span, amount))
+        lines = [line for line in lines if line.amount]
+        if not lines:
+            return
+        found = totals([line.amount for line in lines], self.discounts, self.taxes, self.currency)
+        credits_applied = self.wallet.pay(max(found.total, ZERO), finalized_at)
+        if found.total < 0:
+            self.wallet.add(Grant(CREDIT_PRIORITY, None, finalized_at, -found.total))
+        due = max(found.total, ZERO) - credits_applied
+        self.invoices.append(Invoice(at, is_closing, tuple(lines), found, credits_applied, due))
+
+    def _late(self) -> Iterator[Line]:
+        """What usage that is billed has come to mean since."""
+        for each in self.billed:
+            amount = rounded(cost(each.agreed.body, self.usage(*each.span)), self.currency)
+            if amount != each.amount:
+                yield Line(each.key, amount - each.amount, each.span)
+                each.amount = amount
+
+    def _amount(self, noted: Noted) -> Decimal:
+        if noted.agreed.is_usage:
+            return rounded(cost(noted.agreed.body, self.usage(*noted.span)), self.currency)
+        assert noted.agreed.quantity is not None
+        whole = cost(noted.agreed.body, noted.agreed.quantity)
+        if noted.is_credit:
+            return part(-whole, noted.whole, noted.span, self.currency)
+        if noted.span == noted.whole:
+            return rounded(whole, self.currency)
+        return part(whole, noted.whole, noted.span, self.currency)
