@@ -149,7 +149,7 @@ def create_credit_note(body: CreditNoteBody, call: AdminCall) -> Response:
 def _create(connection: PgConnection, body: CreditNoteBody, tenant_id: str, now: datetime) -> CreditNoteView:
     invoice = lock_invoice(connection, tenant_id=tenant_id, id_or_number=body.invoice)
     check_final(invoice)
-    now = clock_now(connection, invoice["test_clock_id"], now)
+    now = clock_now(connection, invoice["test_clock_id"], now, hold=True)
     if invoice["status"] == "void":
         raise Conflict("invoice.void", f"Invoice {invoice['number']} is void: nothing is left of it.")
     credited = _price(body, invoice, credit_notes.load_credited(connection, invoice))

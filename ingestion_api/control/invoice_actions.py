@@ -79,7 +79,7 @@ def _act(invoice: str, call: Call, effect: Callable[[PgConnection, Row, datetime
 
     def run(connection: PgConnection) -> InvoiceView:
         row = lock_invoice(connection, tenant_id=call.tenant_id, id_or_number=invoice)
-        effect(connection, row, clock_now(connection, row["test_clock_id"], call.now))
+        effect(connection, row, clock_now(connection, row["test_clock_id"], call.now, hold=True))
         return load_view(connection, call.tenant_id, row["id"])
 
     return call.perform(run, status=200)

@@ -61,7 +61,7 @@ def read_new(connection: PgConnection, body: NewBody, customer: Row, call: Call)
     """
     check_discounts(body.discounts)
     _check_anchor(body)
-    now = clock_now(connection, customer["test_clock_id"], call.now)
+    now = clock_now(connection, customer["test_clock_id"], call.now, hold=True)
     plan = find_plan(connection, call.tenant_id, body.plan, body.plan_version)
     if customer["currency"] not in (None, plan["currency"]):
         raise Reject.at(

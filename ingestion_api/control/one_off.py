@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import BeforeValidator, Discriminator, Field, Tag
 from starlette.responses import Response
 from typing_extensions import TypedDict
 
@@ -49,13 +49,19 @@ RATE = f"{VARIANT}rate"
 router = house_router("invoices")
 
 
+def read_price(value: object) -> object:
+    """A decimal is the price of one."""
+    return {"model": "per_unit", "unit_amount": value} if isinstance(value, str) else value
+
+
 class LineBody(Body):
-    """Either `amount`, or `price` (as in a plan, without key and meter) and `quantity` (default 1)."""
+    """Either `amount`, or `price` (as in a plan, without key and meter; a decimal is that of one) and `quantity`
+    (default 1)."""
 
     key: Key | None = None
     description: Annotated[str, Field(min_length=1, max_length=MAX_DESCRIPTION_LENGTH)]
     amount: DecimalText | None = None
-    price: dict[str, Any] | None = None
+    price: Annotated[dict[str, Any] | None, BeforeValidator(read_price)] = None
     quantity: DecimalText | None = None
 
 
@@ -126,7 +132,7 @@ def create_invoice(body: InvoiceBody, call: AdminCall) -> Response:
 def _create(connection: PgConnection, body: InvoiceBody, tenant_id: str, now: datetime) -> InvoiceView:
     customer = find_customer(connection, tenant_id, body.customer, lock=True)  # before coupons, as everywhere
     check_not_archived(customer)
-    now = clock_now(connection, customer["test_clock_id"], now)
+    now = clock_now(connection, customer["test_clock_id"], now, hold=True)
     currency = _currency_of(customer, body.currency)
     taxes = _own_taxes(connection, customer) if body.taxes is None else _read_taxes(connection, tenant_id, body.taxes)
     own = _dump(body.discounts or ())
@@ -206,7 +212,7 @@ def update_invoice(invoice: str, body: InvoiceChange, principal: Admin, context:
     with context.database.transaction() as connection:
         row = lock_invoice(connection, tenant_id=principal.tenant_id, id_or_number=invoice)
         check_draft(row)
-        _change(connection, body, row, clock_now(connection, row["test_clock_id"], now))
+        _change(connection, body, row, clock_now(connection, row["test_clock_id"], now, hold=True))
         return answer(load_view(connection, principal.tenant_id, row["id"]))
 
 
@@ -250,7 +256,8 @@ def delete_invoice(invoice: str, principal: Admin, context: FromContext, now: No
         row = lock_invoice(connection, tenant_id=principal.tenant_id, id_or_number=invoice)
         check_draft(row)
         _check_one_off(row)
-        redeem(connection, row["id"], (), row["terms"]["discounts"], now=now)
-        delete_draft(connection, row, now=clock_now(connection, row["test_clock_id"], now))
+        at = clock_now(connection, row["test_clock_id"], now, hold=True)
+        redeem(connection, row["id"], (), row["terms"]["discounts"], now=at)
+        delete_draft(connection, row, now=at)
     view: DeletedView = {"object": "invoice", "id": row["id"], "deleted": True}
     return answer(view)

@@ -153,7 +153,7 @@ def create_payment(body: PaymentBody, call: AdminCall) -> Response:
             provider=body.provider,
             reference=body.reference,
             metadata=body.metadata,
-            now=clock_now(connection, invoice["test_clock_id"], call.now),
+            now=clock_now(connection, invoice["test_clock_id"], call.now, hold=True),
         )
 
     return call.perform(effect)

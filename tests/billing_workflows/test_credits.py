@@ -36,7 +36,7 @@ def credited(world: World) -> BilledSubscription:
 
 
 def fee(amount: str) -> dict[str, object]:
-    return ADVANCE | {"amount": amount}
+    return {**ADVANCE, "amount": amount}
 
 
 def entries(world: World) -> Sequence[Row]:
