@@ -54,8 +54,7 @@ def _late_rows(
                 " {untils:Array(Int64)}, toInt64(0))) GROUP BY customer_no, meter_no, shard",
                 parameters=_parameters(watched, own, shards),
             ).result_rows
-            for customer_no, meter_no, shard, seq, first in rows:
-                yield customer_no, meter_no, shard, seq, first
+            yield from (tuple(row) for row in rows)
 
 
 def _parameters(watched: Sequence[Watched], meters: Sequence[MeterEntry], shards: Sequence[int]) -> dict[str, Any]:
