@@ -8,18 +8,19 @@ from temporalio.client import WorkflowHistory
 from temporalio.worker import Replayer
 
 from billing_workflows.clock_advance import ClockAdvance
+from billing_workflows.invariant_checks import InvariantChecks
 from billing_workflows.meter_builds import MeterBuild
 from billing_workflows.meter_proofs import MeterProofs
 from billing_workflows.sweep import BillingSweep
 
 HISTORIES = Path(__file__).parent / "histories"
-NAMES = ["sweep", "clock_advance", "meter_build", "meter_proofs"]
+NAMES = ["sweep", "clock_advance", "meter_build", "meter_proofs", "invariants"]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_recorded_run_replays(name: str) -> None:
     history = WorkflowHistory.from_json(name, (HISTORIES / f"{name}.json").read_text(encoding="utf-8"))
-    replayer = Replayer(workflows=[BillingSweep, ClockAdvance, MeterBuild, MeterProofs])
+    replayer = Replayer(workflows=[BillingSweep, ClockAdvance, MeterBuild, MeterProofs, InvariantChecks])
     asyncio.run(replayer.replay_workflow(history))
 
 
