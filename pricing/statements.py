@@ -20,7 +20,10 @@ from pricing.lines import StatementLine, run_lines
 from pricing.runs import MOMENT, Run
 from pricing.terms import PhaseTerms, Terms
 from schemas.billing import InvoiceKind
+from schemas.errors import Reject
 from schemas.instants import Period
+
+MAX_STATEMENTS_AHEAD = 4_000  # that are gone through for the one of an instant: eleven years of days
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,15 +136,19 @@ def statements(terms: Terms) -> Iterator[Statement]:
 def statement_at(terms: Terms, instant: datetime) -> Statement | None:
     """The first statement of the subscription's whole life that is due at the instant or later, billed or not.
 
-    None when the subscription has ended before it.
+    None when the subscription has ended before it. Raises Reject `subscription.too_far_ahead` beyond
+    MAX_STATEMENTS_AHEAD from what is billed (from the start, for what is billed already).
     """
     if terms.billed_until is None or terms.billed_until >= instant:
         terms = replace(terms, billed_until=None)
-    while (at := next_instant(terms)) is not None and at < instant:
+    for _ in range(MAX_STATEMENTS_AHEAD):
+        at = next_instant(terms)
+        if at is None or at >= instant:
+            return next_statement(terms)
         if terms.stop_at is not None and at >= terms.stop_at:
             return None
         terms = replace(terms, billed_until=at)
-    return next_statement(terms)
+    raise Reject("subscription.too_far_ahead", f"More than {MAX_STATEMENTS_AHEAD} invoices lie before that instant.")
 
 
 def paid_until(terms: Terms, instant: datetime) -> datetime:

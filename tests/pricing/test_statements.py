@@ -378,3 +378,12 @@ def test_what_is_charged_and_credited_for_a_fee_is_what_was_used_of_it(subscript
         ended = read_terms(replace(subscription, prices=[BASE], cancel_at=None, end_at=plain.cancel_at))
         known = sum((amounts(ended, s).get("base", Decimal(0)) for s in statements(ended)), Decimal(0))
         assert charged == known
+
+
+def test_no_statement_is_looked_for_beyond_thousands() -> None:
+    terms = read_terms(subscribe(BASE | {"billing_period": "day"}, start=at("2026-01-01")))
+    found = statement_at(terms, at("2036-12-12"))
+    assert found is not None
+    assert found.at == at("2036-12-12")
+    with pytest.raises(Reject, match="lie before"):
+        statement_at(terms, at("2036-12-14"))
