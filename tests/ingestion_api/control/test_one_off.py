@@ -268,3 +268,12 @@ def test_a_coupon_of_one_redemption_is_redeemed_by_one_of_many_invoices_at_once(
     with ThreadPoolExecutor(4) as pool:
         answers = [pool.submit(api.http.post, "/v1/invoices", json=body) for _ in range(4)]
     assert sorted(each.result().status_code for each in answers) == [201, 409, 409, 409]
+
+
+@pytest.mark.usefixtures("customer")
+def test_the_price_of_a_line_may_be_that_of_one(api: Api) -> None:
+    [line] = make(api, {"description": "Hours", "price": "12.5", "quantity": "3"})["lines"]
+    assert (line["quantity"], line["unit_amount"], line["amount"]) == ("3", "12.5", "37.50")
+    lines = [{"description": "Hours", "price": "dear", "quantity": "3"}]
+    problem = api.post("/v1/invoices", {"customer": "acme", "lines": lines}, status=422)
+    assert problem["errors"][0]["pointer"] == "/lines/0/price/unit_amount"
