@@ -1,4 +1,5 @@
-"""Starts a workflow for whatever waits for one: revisions of meters to be built, test clocks with something to do.
+"""Starts a workflow for whatever waits for one: revisions of meters to be built, test clocks with something to do,
+endpoints of webhooks with deliveries that are due.
 
 PostgreSQL is the truth about what waits; starting twice is one start, since a workflow's id says what it is for. So
 nothing is lost if this process dies between the two, or if Temporal is away for a while.
@@ -17,18 +18,23 @@ from temporalio.service import RPCError
 from billing_workflows.clocks import find_work
 from infra.postgres.meter_builds import load_waiting
 from infra.postgres.pool import Database
+from infra.postgres.webhooks.endpoints import find_due
 from schemas.errors import Retry
 from schemas.workflows import (
     ADVANCE_CLOCK,
     BILLING_TASK_QUEUE,
     BUILD_METER,
+    DELIVER_WEBHOOKS,
     METERS_TASK_QUEUE,
+    WEBHOOKS_TASK_QUEUE,
     BuildRequest,
     ClockRequest,
+    DeliveryRequest,
 )
 
 LOOK_SECONDS = 0.5
 MAX_BUILDS = 200  # that run at once
+MAX_ENDPOINTS = 200  # whose webhooks are delivered at once
 
 log = structlog.get_logger()
 
@@ -108,7 +114,21 @@ def _clocks(database: Database) -> dict[str, Waiting]:
     }
 
 
+def _webhooks(database: Database) -> dict[str, Waiting]:
+    with database.transaction() as connection:
+        found = find_due(connection, now=datetime.now(UTC), limit=MAX_ENDPOINTS)
+    return {
+        f"webhooks-{endpoint_id}": Waiting(
+            workflow=DELIVER_WEBHOOKS,
+            request=DeliveryRequest(endpoint_id=endpoint_id),
+            task_queue=WEBHOOKS_TASK_QUEUE,
+        )
+        for endpoint_id in found
+    }
+
+
 SOURCES = (
     Source(look=_builds, again=timedelta(seconds=30)),
     Source(look=_clocks, again=timedelta(seconds=2)),
+    Source(look=_webhooks, again=timedelta(seconds=1)),
 )

@@ -4,7 +4,7 @@ import asyncio
 import signal
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import structlog
 from temporalio.client import Client
@@ -14,14 +14,17 @@ from billing_workflows.activities.billing import BillingActivities
 from billing_workflows.activities.clocks import ClockActivities
 from billing_workflows.activities.invariants import InvariantActivities
 from billing_workflows.activities.meters import MeterActivities
+from billing_workflows.activities.webhooks import WebhookActivities
 from billing_workflows.billing import Doors
 from billing_workflows.clock_advance import ClockAdvance
+from billing_workflows.deliveries import DeliveryDoors
 from billing_workflows.due import KINDS
 from billing_workflows.invariant_checks import InvariantChecks
 from billing_workflows.meter_builds import MeterBuild
 from billing_workflows.meter_proofs import MeterProofs
 from billing_workflows.starter import start_waiting
 from billing_workflows.sweep import BillingSweep
+from billing_workflows.webhooks import WebhookDelivery
 from infra.clickhouse.client import connect as connect_clickhouse
 from infra.postgres.pool import Database
 from infra.settings import Settings
@@ -34,6 +37,7 @@ from schemas.workflows import (
     CHECK_INVARIANTS,
     METERS_TASK_QUEUE,
     PROVE_METERS,
+    WEBHOOKS_TASK_QUEUE,
     InvariantPlace,
     ProofRequest,
     SweepRequest,
@@ -46,6 +50,7 @@ PROOF_SCHEDULE = "meter-proofs"
 INVARIANTS_SCHEDULE = "billing-invariants"
 ACTIVITY_THREADS = 4  # billing a chunk is mostly CPU; more threads would only share it
 METER_THREADS = 4  # of builds; most of them wait for flows
+WEBHOOK_THREADS = 8  # each an endpoint; most of them wait for receivers
 GRACEFUL_SHUTDOWN = timedelta(seconds=30)
 
 
@@ -90,13 +95,26 @@ def make_meters_worker(
     )
 
 
+def make_webhooks_worker(client: Client, doors: DeliveryDoors, executor: ThreadPoolExecutor) -> Worker:
+    """A worker with the workflow and activity of webhooks. `executor` runs the activities."""
+    return Worker(
+        client,
+        task_queue=WEBHOOKS_TASK_QUEUE,
+        workflows=[WebhookDelivery],
+        activities=[WebhookActivities(doors).deliver_chunk],
+        activity_executor=executor,
+        max_concurrent_activities=WEBHOOK_THREADS,
+        graceful_shutdown_timeout=GRACEFUL_SHUTDOWN,
+    )
+
+
 async def run_worker(settings: Settings) -> None:
     """Bill what is due until SIGTERM or SIGINT; then finish what runs, and return."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     client = await connect_temporal(settings)
-    database = Database(settings.postgres_dsn, max_connections=ACTIVITY_THREADS + METER_THREADS + 2)
+    database = Database(settings.postgres_dsn, max_connections=ACTIVITY_THREADS + METER_THREADS + WEBHOOK_THREADS + 3)
     clickhouse = connect_clickhouse(settings.clickhouse_url)
     doors = Doors(
         database=database,
@@ -111,6 +129,7 @@ async def run_worker(settings: Settings) -> None:
         closing(clickhouse),
         ThreadPoolExecutor(ACTIVITY_THREADS, thread_name_prefix="activity") as executor,
         ThreadPoolExecutor(METER_THREADS, thread_name_prefix="meters") as meters_executor,
+        ThreadPoolExecutor(WEBHOOK_THREADS, thread_name_prefix="webhooks") as webhooks_executor,
     ):
         meters = make_meters_worker(
             client,
@@ -118,7 +137,11 @@ async def run_worker(settings: Settings) -> None:
             InvariantActivities(database, settings),
             meters_executor,
         )
-        async with make_worker(client, doors, executor), meters:
+        deliveries = DeliveryDoors(
+            database=database, clock=lambda: datetime.now(UTC), allow_private=settings.webhooks_allow_private
+        )
+        webhooks = make_webhooks_worker(client, deliveries, webhooks_executor)
+        async with make_worker(client, doors, executor), meters, webhooks:
             for kind in KINDS:
                 await ensure_schedule(
                     client,

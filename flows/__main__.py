@@ -32,6 +32,7 @@ from flows.replay import replay
 from flows.shards import Shard
 from flows.sink import Sink
 from flows.usage import Stages, rebuilt_filter, usage_flow
+from flows.webhooks import relay_webhooks
 from flows.writer import Writer
 from infra import metrics
 from infra.clickhouse.client import connect as connect_clickhouse
@@ -114,8 +115,9 @@ def run(settings: Settings, stop: threading.Event) -> None:
 
 
 def start_beside(settings: Settings, resources: ExitStack, stop: threading.Event) -> list[Background]:
-    """What only one process does: relay system events, replay events whose subject came."""
+    """What only one process does: relay system events, also to webhooks, replay events whose subject came."""
     relay_connection = resources.enter_context(connect_postgres(settings.postgres_dsn))
+    webhooks_connection = resources.enter_context(connect_postgres(settings.postgres_dsn))
     replay_connection = resources.enter_context(connect_postgres(settings.postgres_dsn))
     client = connect_clickhouse(settings.clickhouse_url)
     resources.callback(client.close)
@@ -129,6 +131,7 @@ def start_beside(settings: Settings, resources: ExitStack, stop: threading.Event
     return [
         *inbox,
         Background("outbox", lambda: relay(relay_connection, system, stop), stop),
+        Background("webhooks", lambda: relay_webhooks(settings, webhooks_connection, stop, clock=now), stop),
         Background("replay", lambda: replay(replay_connection, client, changes, shards=shards, stop=stop), stop),
     ]
 

@@ -27,3 +27,4 @@ PENDING_INTENTS = Gauge("meterline_flow_pending_intents", "Batches with offsets 
 INBOX_EVENTS = Counter("meterline_flow_inbox_messages", "Messages of the inbox, by what became of them.", ["outcome"])
 RELAYED_EVENTS = Counter("meterline_flow_relayed_system_events", "System events the broker has acknowledged.")
 REPLAYED_EVENTS = Counter("meterline_flow_replayed_events", "Quarantined events whose subject came, put on the log.")
+WEBHOOK_DELIVERIES = Counter("meterline_flow_webhook_deliveries", "System events of which an endpoint is to be told.")

@@ -60,6 +60,9 @@ class Settings(BaseSettings):
     billing_grace_seconds: int = 3600
     billing_chunk_size: int = 200
 
+    # Webhooks
+    webhooks_allow_private: bool = False  # endpoints on private and loopback addresses; `meterline dev` allows them
+
     # Documents
     document_fonts: str = ""  # a folder of fonts for scripts that the bundled ones do not have
 

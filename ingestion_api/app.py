@@ -38,6 +38,8 @@ from ingestion_api.control import (
     test_clocks,
     wallet_grants,
     wallets,
+    webhook_deliveries,
+    webhook_endpoints,
 )
 from ingestion_api.entitlements import routes as entitlements
 from ingestion_api.health import Readier
@@ -77,6 +79,8 @@ ROUTERS = (
     wallets.router,
     wallet_grants.router,
     test_clocks.router,
+    webhook_endpoints.router,
+    webhook_deliveries.router,
     tenants.router,
     api_keys.router,
     health.router,

@@ -13,6 +13,7 @@ from base64 import urlsafe_b64encode
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from secrets import token_bytes
 from typing import Annotated, Any
 
 from fastapi import Depends, Header, Request
@@ -20,6 +21,7 @@ from starlette.responses import Response
 
 from infra.postgres import idempotency
 from infra.postgres.pool import Database, PgConnection, Row
+from infra.webhooks.signatures import SECRET_BYTES, to_secret
 from ingestion_api.answers import answer, encode
 from ingestion_api.auth import SECRET_PREFIX, Principal, Scope, bearer_of, new_secret, require
 from ingestion_api.clock import Now
@@ -135,8 +137,14 @@ class Call:
         first secret again although only its SHA-256 is stored."""
         if self.key is None:
             return new_secret()
-        digest = hmac.digest(self.bearer.encode(), self.request_sha256 + self.key.encode(), "sha256")
-        return SECRET_PREFIX + urlsafe_b64encode(digest).rstrip(b"=").decode()
+        return SECRET_PREFIX + urlsafe_b64encode(self._derived(self.key)).rstrip(b"=").decode()
+
+    def make_signing_secret(self) -> str:
+        """A new secret of a webhook endpoint, by the same rule."""
+        return to_secret(token_bytes(SECRET_BYTES) if self.key is None else self._derived(self.key))
+
+    def _derived(self, key: str) -> bytes:
+        return hmac.digest(self.bearer.encode(), self.request_sha256 + key.encode(), "sha256")
 
     def _attempt(self, effect: Callable[[], tuple[int, Any]]) -> tuple[int, bytes]:
         try:

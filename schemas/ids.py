@@ -28,6 +28,8 @@ class Prefix(StrEnum):
     WALLET_TRANSACTION = "wtx"
     TEST_CLOCK = "clk"
     SYSTEM_EVENT = "evt"
+    WEBHOOK_ENDPOINT = "whe"
+    WEBHOOK_DELIVERY = "whd"
     REQUEST = "req"
 
 

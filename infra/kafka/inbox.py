@@ -1,4 +1,5 @@
-"""The inbox topic: events that others put on Kafka themselves, one a message. A consumer group keeps the place."""
+"""Reading a topic whose place a consumer group keeps: the inbox, with events that others put on Kafka themselves, and
+system events on their way to webhooks."""
 
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -29,13 +30,13 @@ class InboxReader:
     """All partitions that the topic has now, each from where the group was. For one thread, and one process: a second
     would read the same messages, which does no harm."""
 
-    def __init__(self, bootstrap: str, topic: str) -> None:
+    def __init__(self, bootstrap: str, topic: str, *, group: str = GROUP) -> None:
         self._topic = topic
         self._consumer = Consumer(
             {
                 "bootstrap.servers": bootstrap,
-                "client.id": "meterline-inbox",
-                "group.id": GROUP,
+                "client.id": group,
+                "group.id": group,
                 "enable.auto.commit": False,
                 "enable.auto.offset.store": False,
                 "auto.offset.reset": "earliest",  # of a partition that was never read, or whose place has expired
@@ -65,7 +66,7 @@ class InboxReader:
         for message in messages:
             error = message.error()
             if error is not None:
-                raise Retry("broker.unavailable", f"reading the inbox failed: {error.name()}: {error.str()}")
+                raise Retry("broker.unavailable", f"reading {self._topic} failed: {error.name()}: {error.str()}")
             _, stamped_at_ms = message.timestamp()
             partition, offset, value = message.partition(), message.offset(), message.value()
             assert partition is not None
@@ -81,7 +82,7 @@ class InboxReader:
         try:
             self._consumer.commit(offsets=places, asynchronous=False)
         except KafkaException as error:
-            raise Retry("broker.unavailable", f"the inbox's place could not be kept: {error}") from error
+            raise Retry("broker.unavailable", f"the place on {self._topic} could not be kept: {error}") from error
 
     def close(self) -> None:
         self._consumer.close()

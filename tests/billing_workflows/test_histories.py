@@ -12,15 +12,18 @@ from billing_workflows.invariant_checks import InvariantChecks
 from billing_workflows.meter_builds import MeterBuild
 from billing_workflows.meter_proofs import MeterProofs
 from billing_workflows.sweep import BillingSweep
+from billing_workflows.webhooks import WebhookDelivery
 
 HISTORIES = Path(__file__).parent / "histories"
-NAMES = ["sweep", "clock_advance", "meter_build", "meter_proofs", "invariants"]
+NAMES = ["sweep", "clock_advance", "meter_build", "meter_proofs", "invariants", "webhooks"]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_recorded_run_replays(name: str) -> None:
     history = WorkflowHistory.from_json(name, (HISTORIES / f"{name}.json").read_text(encoding="utf-8"))
-    replayer = Replayer(workflows=[BillingSweep, ClockAdvance, MeterBuild, MeterProofs, InvariantChecks])
+    replayer = Replayer(
+        workflows=[BillingSweep, ClockAdvance, MeterBuild, MeterProofs, InvariantChecks, WebhookDelivery]
+    )
     asyncio.run(replayer.replay_workflow(history))
 
 

@@ -37,7 +37,11 @@ def ids(operator: Api) -> dict[str, str]:
     clock = other.post("/v1/test_clocks", {"now": "2026-01-01T00:00:00Z"})
     wallet = other.post("/v1/wallets", {"customer": "acme", "currency": "USD"})
     grant = other.post(f"/v1/wallets/{wallet['id']}/grants", {"amount": "5"})
+    hook = {"url": "http://93.184.216.34/", "events": ["*"]}
+    endpoint = other.post("/v1/webhook_endpoints", hook)["id"]
     return {
+        "webhook_endpoint": endpoint,
+        "webhook_delivery": other.post(f"/v1/webhook_endpoints/{endpoint}/test", {})["id"],
         "addon": other.get("/v1/addons/support")["id"],
         "coupon": other.get("/v1/coupons/half")["id"],
         "tax_rate": other.get("/v1/tax_rates/vat")["id"],

@@ -1,0 +1,1 @@
+"""Endpoints of webhooks, what they are told, and every attempt at it."""

@@ -1,0 +1,60 @@
+"""A receiver of webhooks: a real HTTP server of this process that keeps what comes and answers as it is told."""
+
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Received:
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+
+@dataclass(slots=True, kw_only=True)
+class Receiver:
+    """`answers`: the statuses of the next requests, by path; 200 when none is left."""
+
+    url: str
+    received: list[Received] = field(default_factory=list[Received])
+    answers: dict[str, list[int]] = field(default_factory=dict[str, list[int]])
+    answer_body: bytes = b"taken"
+
+    def at(self, path: str) -> list[Received]:
+        return [request for request in self.received if request.path == path]
+
+
+@contextmanager
+def running_receiver() -> Generator[Receiver]:
+    """A receiver on a free port of this machine."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["content-length"]))
+            headers = {name.lower(): value for name, value in self.headers.items()}
+            waiting = receiver.answers.get(self.path, [])
+            status = waiting.pop(0) if waiting else 200
+            receiver.received.append(Received(path=self.path, headers=headers, body=body))
+            self.send_response(status)
+            if 300 <= status < 400:
+                self.send_header("location", f"{receiver.url}/elsewhere")
+            self.send_header("content-length", str(len(receiver.answer_body)))
+            self.end_headers()
+            self.wfile.write(receiver.answer_body)
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base names it so
+            """Say nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    receiver = Receiver(url=f"http://127.0.0.1:{server.server_address[1]}")
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    try:
+        yield receiver
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
