@@ -3,6 +3,7 @@ many invoices it has applied to; the coupon may be archived meanwhile."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from decimal import Decimal
 from typing import Any, Literal
 
 from typing_extensions import TypedDict
@@ -11,13 +12,14 @@ from infra.postgres import coupons
 from infra.postgres.pool import PgConnection, Row
 from infra.postgres.subscriptions import save_discounts
 from ingestion_api.problems import pointer
-from pricing.discounts import read_discount
+from pricing.discounts import Discount, PercentDiscount, read_discount
 from pricing.fields import Fields
 from schemas.billing import BilledSubscription
 from schemas.errors import Conflict, FieldError, Reject
 from schemas.money import format_decimal
 
 MAX_DISCOUNTS = 20
+HUNDRED = Decimal(100)
 
 COUPON = "coupon"
 
@@ -45,13 +47,13 @@ def to_view(stored: Mapping[str, Any]) -> DiscountView:
 
 
 def check_discounts(discounts: Sequence[Mapping[str, Any]]) -> None:
-    """Each is `{coupon}`, `{percent}` or `{amount}`, no coupon twice. Raises Reject."""
+    """Each is `{coupon}`, `{percent}` of at most 100, or `{amount}`, no coupon twice. Raises Reject."""
     seen: set[str] = set()
     for index, discount in enumerate(discounts):
         where = pointer("discounts", index, COUPON)
         reference = discount.get(COUPON)
         if reference is None:
-            read_discount(Fields(discount, pointer("discounts", index)))
+            _check_percent(read_discount(Fields(discount, pointer("discounts", index))), index)
             continue
         if not isinstance(reference, str) or not reference:
             raise Reject.at(where, "request.invalid_field", "Name the coupon by its key, id or code.")
@@ -63,6 +65,12 @@ def check_discounts(discounts: Sequence[Mapping[str, Any]]) -> None:
         if reference in seen:
             raise Reject.at(where, "coupon.already_redeemed", "The coupon is named twice.")
         seen.add(reference)
+
+
+def _check_percent(discount: Discount, index: int) -> None:
+    """No more than all comes off anyway; who sends more has most likely slipped by a digit."""
+    if isinstance(discount, PercentDiscount) and discount.percent > HUNDRED:
+        raise Reject.at(pointer("discounts", index, "percent"), "pricing.invalid_discount", "Must be at most 100.")
 
 
 def set_discounts(

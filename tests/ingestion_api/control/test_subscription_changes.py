@@ -133,6 +133,7 @@ BAD: list[tuple[str, dict[str, Any], int, str, str | None]] = [
     ("change", {"plan": "big", "at": "tomorrow"}, 422, "request.invalid_field", "/at"),
     ("change", {"plan": "big", "proration": "half"}, 422, "request.invalid_field", "/proration"),
     ("change", {"discounts": [{"coupon": "none"}]}, 422, "coupon.not_found", "/discounts/0/coupon"),
+    ("change", {"discounts": [{"percent": "101"}]}, 422, "pricing.invalid_discount", "/discounts/0/percent"),
     ("change", {"discounts": [{"coupon": "half"}], "at": LATER}, 422, "subscription.discounts_now", "/discounts"),
     ("pause", {"at": "2026-01-02T00:00:00Z"}, 409, "subscription.already_billed", "/at"),
     ("pause", {"resume_at": TODAY}, 422, "subscription.invalid_resume_at", "/resume_at"),
