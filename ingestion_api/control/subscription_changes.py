@@ -63,7 +63,9 @@ def check_body(body: ChangeBody) -> None:
     """Raises Reject when nothing is to be changed, or discounts later than now."""
     named = body.model_fields_set & {*TERMS, "discounts"}
     if not any(getattr(body, name) is not None for name in named) and "commitment" not in named:
-        raise Reject("subscription.nothing_to_change", "Name what is to be changed: " + ", ".join(TERMS) + ".")
+        raise Reject(
+            "subscription.nothing_to_change", f"Name what is to be changed: {', '.join((*TERMS, 'discounts'))}."
+        )
     if body.discounts is not None:
         check_discounts(body.discounts)
         if body.at != NOW:
