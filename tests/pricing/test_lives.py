@@ -20,7 +20,10 @@ from pricing.terms import read_terms
 from schemas.billing import BilledSubscription, InvoiceKind
 from schemas.instants import Period
 from tests.pricing.test_statements import BASE, SUPPORT, USAGE, YEARLY, at, subscribe
-from tests.pricing.test_timeline import DAY, LATER_SUPPORT, SEATS, none_used, phase
+from tests.pricing.test_timeline import SEATS, none_used, phase
+
+DAY = timedelta(days=1)
+LATER_SUPPORT = {"key": "care", "type": "fixed", "model": "flat", "amount": "62", "timing": "arrears"}
 
 FEES = [BASE, SUPPORT, YEARLY, SEATS, USAGE, LATER_SUPPORT]
 

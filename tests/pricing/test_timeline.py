@@ -1,7 +1,7 @@
 """Statements of subscriptions that change, one kind of change after another; see `test_lives` for any life."""
 
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from decimal import Decimal
 from itertools import islice
 from typing import Any
@@ -15,9 +15,7 @@ from schemas.billing import BilledSubscription, MeteredUsage, Phase
 from schemas.instants import Period
 from tests.pricing.test_statements import BASE, SETUP, SUPPORT, USAGE, YEARLY, at, subscribe
 
-DAY = timedelta(days=1)
 SEATS = {"key": "seats", "type": "fixed", "model": "per_unit", "unit_amount": "31", "timing": "advance"}
-LATER_SUPPORT = {"key": "care", "type": "fixed", "model": "flat", "amount": "62", "timing": "arrears"}
 
 
 def phase(start: str | datetime, *prices: dict[str, Any], **terms: Any) -> Phase:
