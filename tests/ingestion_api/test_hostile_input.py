@@ -20,6 +20,8 @@ GOOD: list[tuple[str, str, Any]] = [
     ("POST", "/v1/plans", PLAN),
     ("POST", "/v1/plans/{plan}/versions", {"prices": PLAN["prices"][:1]}),
     ("POST", "/v1/customers", CUSTOMER),
+    ("POST", "/v1/webhook_endpoints", {"url": "http://93.184.216.34/", "events": ["invoice.*"], "description": "x"}),
+    ("POST", "/v1/webhook_endpoints/{webhook_endpoint}/rotate_secret", {"old_secret_seconds": 60}),
     ("PATCH", "/v1/customers/acme", {"name": "x", "metadata": {"a": "b"}, "subjects": ["y"]}),
     (
         "POST",
