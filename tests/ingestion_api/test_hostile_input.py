@@ -152,7 +152,7 @@ POSTS = [
 def test_every_body_refuses_a_field_it_does_not_know(operator: Api, example: tuple[Api, str], path: str) -> None:
     tenant, subscription = example
     client = operator.http if path == "/v1/tenants" else tenant.http
-    [body] = [body for _, known, body in GOOD if known == path][:1]
+    body: dict[str, Any] = next((body for _, known, body in GOOD if known == path), {})  # what lacks is named after it
     url = path.replace("{plan}", "pro").replace("{subscription}", subscription)
     response = client.post(url, json={**body, "no_such_field": 1})
     assert (response.status_code, response.json()["code"]) == (422, "request.unknown_field"), response.text

@@ -1,8 +1,9 @@
 """The events topic as it stands, read from its beginning."""
 
+import time
 from dataclasses import dataclass
 
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from infra.settings import Settings
 
@@ -23,7 +24,7 @@ def read_messages(settings: Settings) -> list[LogMessage]:
     consumer = Consumer({"bootstrap.servers": settings.kafka_bootstrap, "group.id": "tests"})
     try:
         places = [TopicPartition(settings.events_topic, number, 0) for number in range(settings.events_partitions)]
-        ends = [consumer.get_watermark_offsets(place, timeout=READ_SECONDS)[1] for place in places]
+        ends = [_end(consumer, place) for place in places]
         consumer.assign(places)
         messages: list[LogMessage] = []
         while len(messages) < sum(ends):
@@ -44,3 +45,15 @@ def read_messages(settings: Settings) -> list[LogMessage]:
         return messages
     finally:
         consumer.close()
+
+
+def _end(consumer: Consumer, place: TopicPartition) -> int:
+    """The offset after the partition's last message. One that was just made may have no leader for a moment."""
+    deadline = time.monotonic() + READ_SECONDS
+    while True:
+        try:
+            return consumer.get_watermark_offsets(place, timeout=READ_SECONDS)[1]
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.NOT_LEADER_FOR_PARTITION or time.monotonic() > deadline:
+                raise
+        time.sleep(0.1)
