@@ -41,6 +41,7 @@ from ingestion_api.control import (
     webhook_deliveries,
     webhook_endpoints,
 )
+from ingestion_api.entitlements import ofrep
 from ingestion_api.entitlements import routes as entitlements
 from ingestion_api.health import Readier
 from ingestion_api.queries import event_changes, event_voids, events, usage
@@ -72,6 +73,7 @@ ROUTERS = (
     payments.router,
     credit_notes.router,
     entitlements.router,
+    ofrep.router,
     pricing.router,
     simulation.router,
     settings.router,

@@ -39,6 +39,10 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {status: _problem_response(reason) f
 
 _OPEN_PATHS = ("/healthz", "/readyz", "/metrics")
 
+#: OpenFeature's routes answer errors in its own form, and have no other statuses than it knows.
+_OFREP_PATHS = "/ofrep/"
+_NOT_OFREPS = ("409", "422")
+
 
 def describe(app: FastAPI) -> dict[str, Any]:
     """The whole description of an app's routes and of POST /v1/events."""
@@ -64,6 +68,10 @@ def describe(app: FastAPI) -> dict[str, Any]:
         }
         if path != "/readyz":
             operation["responses"].pop("503", None)
+    for path, operations in schema["paths"].items():
+        if path.startswith(_OFREP_PATHS):
+            for status in _NOT_OFREPS:
+                operations["post"]["responses"].pop(status)
     _share_problems(schema["paths"])
     return schema
 

@@ -140,12 +140,16 @@ async def _on_meterline_error(request: Request, error: Exception) -> Response:
 
 
 async def _on_clickhouse_error(request: Request, error: Exception) -> Response:
+    return respond(request, from_clickhouse(request, error))
+
+
+def from_clickhouse(request: Request, error: Exception) -> Retry:
     """A ClickHouse that is away, or too busy, is no fault of the request's; the log has what it said."""
     if isinstance(error, ClickHouseError) and took_too_long(error):
         _log.warning("a query took too long", request_id=request_id_of(request), path=request.url.path)
-        return respond(request, Retry("store.too_slow", TOO_SLOW, retry_after_seconds=TOO_SLOW_SECONDS))
+        return Retry("store.too_slow", TOO_SLOW, retry_after_seconds=TOO_SLOW_SECONDS)
     _log.error("clickhouse failed", request_id=request_id_of(request), path=request.url.path, exc_info=error)
-    return respond(request, Retry("store.unavailable", "ClickHouse does not answer.", retry_after_seconds=2))
+    return Retry("store.unavailable", "ClickHouse does not answer.", retry_after_seconds=2)
 
 
 async def _on_validation_error(request: Request, error: Exception) -> Response:
