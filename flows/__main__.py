@@ -22,6 +22,7 @@ import structlog
 from bytewax.testing import run_main
 
 from flows.background import Background
+from flows.balances import BalanceTeller
 from flows.catalogue import Catalogue
 from flows.counters import CounterBook
 from flows.dedup import Dedup
@@ -40,6 +41,7 @@ from infra.clickhouse.sink import stored_identities
 from infra.clickhouse.unavailable import ClickHouseUnavailable
 from infra.kafka.changes import ChangeLog
 from infra.kafka.consumer import LogReader
+from infra.kafka.producer import Producer
 from infra.kafka.system_log import SystemLog
 from infra.kafka.unavailable import KafkaUnavailable
 from infra.postgres.pool import connect as connect_postgres
@@ -50,6 +52,10 @@ from schemas.errors import MeterlineError, Retry
 
 #: The hot loop makes few cycles: a collection every 50,000 new containers, and hardly ever a full one.
 GC_THRESHOLDS = (50_000, 20, 100)
+
+BALANCES_TIMEOUT_SECONDS = 10
+MAX_UNTOLD_BYTES = 16 * 1024 * 1024
+CLOSE_TIMEOUT_SECONDS = 1
 
 # pyarrow looks for pandas, where that is installed, at its first conversion: a second that no batch should wait.
 pa.array([""], pa.string())
@@ -93,8 +99,29 @@ def run(settings: Settings, stop: threading.Event) -> None:
         )
         catalogue = Catalogue()
         book = CounterBook()
+        producer = Producer(
+            settings.kafka_bootstrap,
+            linger_ms=0,
+            timeout_seconds=BALANCES_TIMEOUT_SECONDS,
+            queued_bytes=MAX_UNTOLD_BYTES,
+        )
+        resources.callback(producer.close, CLOSE_TIMEOUT_SECONDS)
+        balances = BalanceTeller(
+            producer,
+            settings.balances_topic,
+            partitions=settings.events_partitions,
+            shard=shard.number,
+            shards=settings.flow_shards,
+        )
         sink = Sink(
-            settings, connection=connection, client=client, writer=writer, catalogue=catalogue, book=book, clock=now
+            settings,
+            connection=connection,
+            client=client,
+            writer=writer,
+            catalogue=catalogue,
+            book=book,
+            balances=balances,
+            clock=now,
         )
         stages = Stages(
             connection=connection,

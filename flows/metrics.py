@@ -22,6 +22,7 @@ INSERT_SECONDS = Histogram(
     "One round of inserts into ClickHouse, with its commit.",
     buckets=(0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0),
 )
+UNTOLD_BALANCES = Counter("meterline_flow_untold_balances", "Messages to replicas that the broker did not take.")
 LAG_SECONDS = Gauge("meterline_flow_lag_seconds", "Age of what the counters are complete up to.", ["partition"])
 PENDING_INTENTS = Gauge("meterline_flow_pending_intents", "Batches with offsets moved and rows not yet stored.")
 INBOX_EVENTS = Counter("meterline_flow_inbox_messages", "Messages of the inbox, by what became of them.", ["outcome"])

@@ -10,6 +10,7 @@ from datetime import datetime
 from decimal import Decimal
 
 from flows.attribute import Attributed
+from flows.balances import BalanceTeller
 from flows.catalogue import Catalogue
 from flows.changes import Changes
 from flows.combine import Minutes, combine
@@ -70,6 +71,7 @@ class Sink:
         writer: Writer,
         catalogue: Catalogue,
         book: CounterBook,
+        balances: BalanceTeller,
         clock: Clock,
     ) -> None:
         self._topic = settings.events_topic
@@ -80,6 +82,7 @@ class Sink:
         self._writer = writer
         self._catalogue = catalogue
         self._book = book
+        self._balances = balances
         self._clock = clock
         self._cap = QuarantineCap(
             max_percent=settings.quarantine_max_percent, min_events=settings.quarantine_min_events
@@ -134,11 +137,12 @@ class Sink:
             lock_shard(self._connection, shard=self._shard)
             advance(self._connection, topic=self._topic, shard=self._shard, ranges=(), until=log.until)
             record_catalogue_version(self._connection, shard=self._shard, version=log.catalogue_version)
-            insert_counters(self._connection, by=self._layout, seq=self._last_seq, changes=_changes(seeds))
+            rows = insert_counters(self._connection, by=self._layout, seq=self._last_seq, changes=_changes(seeds))
             remove_ended(self._connection, shard=self._shard, before=ended)
             if stored:
                 commit_intents(self._connection, topic=self._topic, shard=self._shard, seqs=(), until=log.until)
         self._book.mark_seeded(periods)
+        self._balances.tell(rows, seq=self._last_seq, until=log.until)
         if not stored:
             self._writer.submit(Storable(seq=None, events=None, copies=None, usage=None, until=log.until, redo=False))
         self._report_lag(log)
@@ -168,11 +172,12 @@ class Sink:
                 save_recent(self._connection, shard=self._shard, recent=recent)
             if notices:
                 append_notices(self._connection, notices=notices, now=intent.created_at)
-            insert_counters(self._connection, by=self._layout, seq=intent.seq, changes=_changes(fresh))
-            add_to_counters(self._connection, shard=self._shard, seq=intent.seq, changes=_changes(known))
+            rows = insert_counters(self._connection, by=self._layout, seq=intent.seq, changes=_changes(fresh))
+            rows += add_to_counters(self._connection, shard=self._shard, seq=intent.seq, changes=_changes(known))
             remove_ended(self._connection, shard=self._shard, before=ended)
         self._book.mark_seeded(periods)
         crash_point("sink.advanced")
+        self._balances.tell(rows, seq=intent.seq, until=batch.log.until)
 
     def _seeds(self) -> tuple[list[Counted], dict[Counted, int]]:
         """Periods that have become countable, and what this shard has stored of each.

@@ -26,7 +26,7 @@ class Settings(BaseSettings):
     events_partitions: int = 4  # fixed once the topic exists: dedup is local to a partition
     events_retention_hours: int = 168
     replication_factor: int = 1  # 3 on a cluster
-    balances_topic: str = "balances"
+    balances_topic: str = "entitlement.balances"
     system_topic: str = "system.events"
     inbox_topic: str = "usage.inbox"  # CloudEvents that others put on Kafka themselves; empty: none
 

@@ -11,6 +11,7 @@ from confluent_kafka.admin import (
 )
 
 from infra.settings import Settings
+from schemas.balances import BALANCES_TOPIC_CONFIG
 from schemas.errors import InvariantBroken, Retry
 from schemas.topics import EVENTS_TOPIC_CONFIG, INBOX_TOPIC_CONFIG
 
@@ -33,7 +34,7 @@ def _wanted(settings: Settings) -> list[NewTopic]:
     return [
         *(inbox if settings.inbox_topic else []),
         topic(settings.events_topic, settings.events_partitions, EVENTS_TOPIC_CONFIG | retention),
-        topic(settings.balances_topic, settings.events_partitions, {"cleanup.policy": "compact"}),
+        topic(settings.balances_topic, settings.events_partitions, BALANCES_TOPIC_CONFIG),
         topic(settings.system_topic, SYSTEM_PARTITIONS, retention),
     ]
 

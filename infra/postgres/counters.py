@@ -24,6 +24,16 @@ class CounterChange:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CounterRow:
+    """A counter's row of one shard as it is now."""
+
+    entitlement_no: int
+    period_start: datetime
+    meter_revision: int
+    used: Decimal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SeededBy:
     """A row's shard, and how many shards there were when it was seeded: it began with what former shards had stored
     whose partitions it had taken over, too."""
@@ -53,37 +63,47 @@ def seeded_counters(
     return found
 
 
-def insert_counters(connection: PgConnection, *, by: SeededBy, seq: int, changes: Sequence[CounterChange]) -> None:
-    """New rows, or rows in the place of those of another revision of the meter. Raises InvariantBroken when one exists
-    of the same: it would be seeded twice."""
+def insert_counters(
+    connection: PgConnection, *, by: SeededBy, seq: int, changes: Sequence[CounterChange]
+) -> list[CounterRow]:
+    """New rows, or rows in the place of those of another revision of the meter; as they are then. Raises
+    InvariantBroken when one exists of the same: it would be seeded twice."""
     if not changes:
-        return
+        return []
     inserted = connection.execute(
         "INSERT INTO entitlement_counters AS e (entitlement_no, period_start, shard, shards, used, meter_revision,"
         " version) SELECT no, start, %s, %s, used, revision, %s"
         " FROM unnest(%s::bigint[], %s::timestamptz[], %s::integer[], %s::numeric[]) AS c (no, start, revision, used)"
         " ON CONFLICT (entitlement_no, period_start, shard) DO UPDATE SET shards = excluded.shards,"
         " used = excluded.used, meter_revision = excluded.meter_revision, version = excluded.version"
-        " WHERE e.meter_revision <> excluded.meter_revision",
+        " WHERE e.meter_revision <> excluded.meter_revision"
+        " RETURNING entitlement_no, period_start, meter_revision, used",
         (by.shard, by.shards, seq, *_columns(changes)),
-    ).rowcount
-    if inserted != len(changes):
-        raise InvariantBroken("counter.seeded_twice", f"{len(changes) - inserted} counters of shard {by.shard} exist")
+    ).fetchall()
+    if len(inserted) != len(changes):
+        raise InvariantBroken(
+            "counter.seeded_twice", f"{len(changes) - len(inserted)} counters of shard {by.shard} exist"
+        )
+    return [CounterRow(**row) for row in inserted]
 
 
-def add_to_counters(connection: PgConnection, *, shard: int, seq: int, changes: Sequence[CounterChange]) -> None:
-    """Add to rows that exist. Raises InvariantBroken when one does not: its usage would be lost."""
+def add_to_counters(
+    connection: PgConnection, *, shard: int, seq: int, changes: Sequence[CounterChange]
+) -> list[CounterRow]:
+    """Add to rows that exist; as they are then. Raises InvariantBroken when one does not: its usage would be lost."""
     if not changes:
-        return
+        return []
     updated = connection.execute(
         "UPDATE entitlement_counters e SET used = e.used + c.used, version = %s"
         " FROM unnest(%s::bigint[], %s::timestamptz[], %s::integer[], %s::numeric[]) AS c (no, start, revision, used)"
         " WHERE e.shard = %s AND e.entitlement_no = c.no AND e.period_start = c.start"
-        " AND e.meter_revision = c.revision",
+        " AND e.meter_revision = c.revision"
+        " RETURNING e.entitlement_no, e.period_start, e.meter_revision, e.used",
         (seq, *_columns(changes), shard),
-    ).rowcount
-    if updated != len(changes):
-        raise InvariantBroken("counter.missing", f"{len(changes) - updated} counters of shard {shard} are gone")
+    ).fetchall()
+    if len(updated) != len(changes):
+        raise InvariantBroken("counter.missing", f"{len(changes) - len(updated)} counters of shard {shard} are gone")
+    return [CounterRow(**row) for row in updated]
 
 
 def remove_ended(connection: PgConnection, *, shard: int, before: Mapping[int, datetime]) -> None:
