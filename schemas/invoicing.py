@@ -1,9 +1,16 @@
 """How a tenant invoices: what its settings say, and who stands on an invoice."""
 
+from datetime import timedelta
+from enum import StrEnum
+
 import msgspec
 
 MAX_DRAFT_HOURS = 720
 MAX_NET_DAYS = 365
+MAX_DUNNING_STEPS = 20  # retries of one invoice, and as many reminders
+MAX_DUNNING_DAYS = 365  # after due_at
+DEFAULT_FINAL_DAYS = 30
+OVERDUE_AFTER = timedelta(days=1)  # after due_at: what is due today is not late today
 
 
 class Address(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -27,6 +34,33 @@ class Seller(msgspec.Struct, frozen=True, omit_defaults=True):
     address: Address = Address()
 
 
+class FinalStep(StrEnum):
+    """What becomes of an invoice that was never paid."""
+
+    KEEP = "keep"  # it stays open
+    UNCOLLECTIBLE = "uncollectible"  # it is given up
+    CANCEL = "cancel"  # so is it, and its subscription is canceled
+
+
+class Dunning(msgspec.Struct, frozen=True):
+    """What is done about an overdue invoice. Days count from due_at; `retry_days` and `reminder_days` rise."""
+
+    retry_days: tuple[int, ...] = ()  # when the payer's payment method is charged once more
+    reminder_days: tuple[int, ...] = ()
+    block_days: int | None = None  # from when on the subscription's features are refused; None: they never are
+    final: FinalStep = FinalStep.KEEP
+    final_days: int = DEFAULT_FINAL_DAYS  # when the final step is taken, if there is one
+
+
+class DunningProgress(msgspec.Struct, frozen=True):
+    """The schedule of one invoice, and how far it is: all that it says up to `day` is behind it."""
+
+    schedule: Dunning = Dunning()
+    day: int = 0
+    attempts: int = 0  # at charging the payer
+    reminders: int = 0
+
+
 class BillingSettings(msgspec.Struct, frozen=True):
     """A tenant's settings of billing, defaults for what it never set. Other settings beside them are passed by."""
 
@@ -37,6 +71,7 @@ class BillingSettings(msgspec.Struct, frozen=True):
     locale: str = "en"  # of documents to customers that have none of their own
     seller: Seller = Seller()
     footer: str | None = None  # below every invoice, e.g. where to pay
+    dunning: Dunning | None = None  # None: of an overdue invoice is told, and that is all
 
 
 class Buyer(msgspec.Struct, frozen=True, omit_defaults=True):

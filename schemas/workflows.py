@@ -18,6 +18,7 @@ BILLS = "bills"
 WALLETS = "wallets"
 DRAFTS = "drafts"
 THRESHOLDS = "thresholds"
+DUNNING = "dunning"
 
 ADVANCE_CLOCK = "advance_clock"
 STEP_CLOCK = "step_clock"

@@ -13,10 +13,10 @@ _TERMS = (
     " e.billing_period, e.billing_period_count, e.starts_at, e.effective_at, e.ends_at, e.source, f.key AS feature,"
     " f.type, m.no AS meter_no,"
     # A trial that ended for want of a payment method is not written into `ends_at`: one might have come by then.
-    " CASE WHEN s.trial_end_behavior = 'cancel_without_payment_method'"
+    " least(s.blocked_at, CASE WHEN s.trial_end_behavior = 'cancel_without_payment_method'"
     "  AND (s.status = 'canceled' AND s.cancel_at IS NULL"
     "   OR s.status IN ('draft', 'trialing') AND NOT payer.has_payment_method)"
-    "  THEN least(e.ends_at, s.trial_end_at) ELSE e.ends_at END AS holds_until,"
+    "  THEN least(e.ends_at, s.trial_end_at) ELSE e.ends_at END) AS holds_until,"
     " c.no AS customer_no, c.external_id AS customer, c.test_clock_id, s.timezone, s.alignment, s.billing_anchor"
     " FROM entitlements e JOIN features f ON f.id = e.feature_id LEFT JOIN meters m ON m.id = f.meter_id"
     " JOIN customers c ON c.id = e.customer_id JOIN subscriptions s ON s.id = e.subscription_id"

@@ -1,6 +1,6 @@
 """System events of invoices: what changed, said in the same few fields each time."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -46,8 +46,10 @@ def state_of(row: Row) -> InvoiceState:
     )
 
 
-def event_row(event: SystemEvent, state: InvoiceState, *, now: datetime) -> tuple[Any, ...]:
-    """A row of the outbox for `copy_events`."""
+def event_row(
+    event: SystemEvent, state: InvoiceState, *, now: datetime, more: Mapping[str, Any] | None = None
+) -> tuple[Any, ...]:
+    """A row of the outbox for `copy_events`. `more`: what this event tells beside the fields of all."""
 
     def amount(minor: int) -> str:
         return format_amount(from_minor(minor, state.currency), state.currency)
@@ -63,6 +65,7 @@ def event_row(event: SystemEvent, state: InvoiceState, *, now: datetime) -> tupl
         "total": amount(state.total_minor),
         "amount_due": amount(state.amount_due_minor),
         "amount_paid": amount(state.amount_paid_minor),
+        **(more or {}),
     }
     return (new_id(Prefix.SYSTEM_EVENT), state.tenant_id, event, state.id, jsonb(data), now)
 

@@ -12,9 +12,10 @@ from infra.postgres.invoice_events import InvoiceState, copy_events, event_row, 
 from infra.postgres.invoice_rows import copy_invoices, copy_lines, draw_numbers, format_number, invoice_row
 from infra.postgres.pool import PgConnection
 from infra.postgres.settlement import Payable, book, settle
+from infra.postgres.test_clocks import load_customer_clocks
 from schemas.billing import Invoice
 from schemas.ids import Prefix, new_id
-from schemas.invoicing import BillingSettings, Parties
+from schemas.invoicing import OVERDUE_AFTER, BillingSettings, Parties
 from schemas.money import to_minor
 from schemas.topics import SystemEvent
 
@@ -73,7 +74,8 @@ def issue_invoices(connection: PgConnection, invoices: Sequence[NewInvoice], *, 
         made[invoice_id] = _finalized(invoice_id, new, number, applied, settings, parties[new.customer_id], now)
     issued = [made.get(invoice_id) or _draft(invoice_id, new, settings, now) for invoice_id, new in pairs]
     stored = list(zip(invoices, issued, strict=True))
-    copy_invoices(connection, [_row(new, one, now) for new, one in stored])
+    clocks = load_customer_clocks(connection, {new.customer_id for new in invoices})
+    copy_invoices(connection, [_row(new, one, clocks.get(new.customer_id), now) for new, one in stored])
     crash_point("billing.invoices_written")
     copy_lines(connection, [(one.id, new.invoice) for new, one in stored])
     crash_point("billing.lines_written")
@@ -134,7 +136,7 @@ def _draft(invoice_id: str, new: NewInvoice, settings: Mapping[str, BillingSetti
     )
 
 
-def _row(new: NewInvoice, one: Issued, now: datetime) -> tuple[Any, ...]:
+def _row(new: NewInvoice, one: Issued, clock_id: str | None, now: datetime) -> tuple[Any, ...]:
     return invoice_row(
         new.invoice,
         {
@@ -155,6 +157,8 @@ def _row(new: NewInvoice, one: Issued, now: datetime) -> tuple[Any, ...]:
             "created_at": now,
             "finalized_at": None if one.status == "draft" else now,
             "paid_at": now if one.status == "paid" else None,
+            "dunning_at": one.due_at + OVERDUE_AFTER if one.due_at is not None and one.status == "open" else None,
+            "test_clock_id": clock_id,
         },
     )
 

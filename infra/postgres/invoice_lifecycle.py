@@ -1,12 +1,14 @@
 """What becomes of an invoice: draft → open → paid, void or uncollectible. Each change is the caller's transaction.
 
-Locks are taken in the order of issuing: invoices by id, then customers, then tenants' sequences.
+Locks are taken in the order of issuing: invoices by id, then subscriptions by id, then customers, then tenants'
+sequences.
 """
 
 from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
+from infra.postgres import past_due
 from infra.postgres.billing_settings import load_parties, load_settings
 from infra.postgres.invoice_events import copy_events, event_row, finalized_rows, state_of
 from infra.postgres.invoice_rows import draw_numbers, format_number
@@ -16,18 +18,27 @@ from infra.postgres.pool import PgConnection, Row
 from infra.postgres.settlement import Payable, book, drop_top_up, give_back, settle, start_top_up
 from schemas.billing import InvoiceKind
 from schemas.errors import Conflict, NotFound
+from schemas.invoicing import OVERDUE_AFTER
 from schemas.topics import SystemEvent
 
 
 def lock_invoice(connection: PgConnection, *, tenant_id: str, id_or_number: str) -> Row:
-    """The tenant's invoice by its id or number; nobody changes it before we commit. Raises NotFound."""
+    """The tenant's invoice by its id or number; nobody changes it before we commit, nor its subscription when that is
+    past due because of it. Raises NotFound."""
     row = connection.execute(
         INVOICE_SQL + " WHERE i.tenant_id = %s AND (i.id = %s OR i.number = %s) FOR UPDATE OF i",
         (tenant_id, id_or_number, id_or_number),
     ).fetchone()
     if row is None:
         raise NotFound("invoice.not_found", f"There is no invoice {id_or_number!r}.")
+    if is_held_against(row):
+        past_due.lock_subscriptions(connection, [row["subscription_id"]])
     return row
+
+
+def is_held_against(row: Row) -> bool:
+    """Whether an invoice makes its subscription past due."""
+    return row["status"] == "open" and row["dunning"] is not None and row["subscription_id"] is not None
 
 
 def check_draft(row: Row) -> None:
@@ -73,12 +84,14 @@ def finalize_drafts(connection: PgConnection, invoice_ids: Sequence[str], *, now
             "UPDATE invoices SET number = %(number)s, status = %(status)s, amount_due_minor = %(amount_due_minor)s,"
             " credits_applied_minor = %(credits_applied_minor)s, parties = %(parties)s, terms = NULL,"
             " draft_until = NULL, due_at = %(due_at)s, finalized_at = %(now)s,"
-            " paid_at = CASE WHEN %(status)s = 'paid' THEN %(now)s::timestamptz END WHERE id = %(id)s",
+            " paid_at = CASE WHEN %(status)s = 'paid' THEN %(now)s::timestamptz END,"
+            " dunning_at = CASE WHEN %(status)s = 'open' THEN %(dunning_at)s::timestamptz END WHERE id = %(id)s",
             {
                 **changed,
                 "id": row["id"],
                 "parties": jsonb(parties[row["customer_id"]]),
                 "due_at": now + timedelta(days=own.net_days),
+                "dunning_at": now + timedelta(days=own.net_days) + OVERDUE_AFTER,
                 "now": now,
             },
         )
@@ -111,6 +124,7 @@ def void_invoice(connection: PgConnection, row: Row, *, now: datetime) -> None:
         "UPDATE invoices SET status = 'void', voided_at = %s, paid_at = NULL WHERE id = %s", (now, row["id"])
     )
     _tell(connection, SystemEvent.INVOICE_VOIDED, row, "void", now)
+    _release_subscription(connection, row, now)
 
 
 def mark_uncollectible(connection: PgConnection, row: Row, *, now: datetime) -> None:
@@ -122,6 +136,7 @@ def mark_uncollectible(connection: PgConnection, row: Row, *, now: datetime) -> 
         "UPDATE invoices SET status = 'uncollectible', uncollectible_at = %s WHERE id = %s", (now, row["id"])
     )
     _tell(connection, SystemEvent.INVOICE_MARKED_UNCOLLECTIBLE, row, "uncollectible", now)
+    _release_subscription(connection, row, now)
 
 
 def reduce_due(
@@ -144,9 +159,16 @@ def reduce_due(
     assert changed is not None
     if changed["status"] == "paid" and row["status"] != "paid":
         copy_events(connection, [event_row(SystemEvent.INVOICE_PAID, state_of({**row, **changed}), now=now)])
+        _release_subscription(connection, row, now)
         if row["kind"] == InvoiceKind.TOP_UP:
             start_top_up(connection, payable(row), paid_minor=changed["amount_paid_minor"], now=now)
     return changed["status"]
+
+
+def _release_subscription(connection: PgConnection, row: Row, now: datetime) -> None:
+    """An invoice that was open, as `row` says, is so no more: its subscription may not be past due any longer."""
+    if is_held_against(row):
+        past_due.refresh(connection, [row["subscription_id"]], now=now)
 
 
 def payable(row: Row) -> Payable:

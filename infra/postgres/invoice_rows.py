@@ -34,7 +34,8 @@ def draw_numbers(connection: PgConnection, wanted: Counter[str]) -> dict[str, in
 
 _SAID = (
     *("id", "tenant_id", "customer_id", "subscription_id", "number", "status", "credits_applied_minor"),
-    *("amount_due_minor", "as_of", "draft_until", "due_at", "created_at", "finalized_at", "paid_at"),
+    *("amount_due_minor", "as_of", "draft_until", "due_at", "created_at", "finalized_at", "paid_at", "dunning_at"),
+    "test_clock_id",
 )
 
 
@@ -88,9 +89,9 @@ def copy_invoices(connection: PgConnection, rows: Sequence[tuple[Any, ...]]) -> 
         connection.cursor() as cursor,
         cursor.copy(
             "COPY invoices (id, tenant_id, customer_id, subscription_id, number, status, credits_applied_minor,"
-            " amount_due_minor, as_of, draft_until, due_at, created_at, finalized_at, paid_at, terms, parties,"
-            " metadata, kind, period_start, period_end, currency, subtotal_minor, discount_minor, tax_minor,"
-            " added_tax_minor, total_minor, taxes, discounts) FROM STDIN"
+            " amount_due_minor, as_of, draft_until, due_at, created_at, finalized_at, paid_at, dunning_at,"
+            " test_clock_id, terms, parties, metadata, kind, period_start, period_end, currency, subtotal_minor,"
+            " discount_minor, tax_minor, added_tax_minor, total_minor, taxes, discounts) FROM STDIN"
         ) as copy,
     ):
         for row in rows:

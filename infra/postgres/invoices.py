@@ -12,7 +12,8 @@ SELECT i.id, i.tenant_id, i.number, i.status, i.kind, i.currency, i.customer_id,
        i.period_start, i.period_end, i.subtotal_minor, i.discount_minor, i.tax_minor, i.added_tax_minor, i.total_minor,
        i.credits_applied_minor, i.amount_due_minor, i.amount_paid_minor, i.adjusted_minor, i.credited_minor,
        i.refunded_minor, i.taxes, i.discounts, i.terms, i.as_of, i.metadata, i.created_at, i.draft_until,
-       i.finalized_at, i.due_at, i.paid_at, i.voided_at, i.uncollectible_at
+       i.finalized_at, i.due_at, i.paid_at, i.voided_at, i.uncollectible_at, i.dunning_at, i.overdue_at, i.blocks_at,
+       i.dunning, i.dunning_failure
 FROM invoices i JOIN customers c ON c.id = i.customer_id
 """
 

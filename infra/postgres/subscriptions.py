@@ -9,7 +9,7 @@ from infra.postgres.pool import PgConnection, Row
 from schemas.billing import BilledSubscription, Phase
 
 #: A subscription with the phase in force at `now`, the first one before the start. Its status holds from an instant on,
-#: billed or not yet: a start, the end of a trial, a pause, an end, a cancellation.
+#: billed or not yet: a start, the end of a trial, a pause, an end, a cancellation. `past_due_since` is written.
 _VIEW = """
 SELECT * FROM (
   SELECT s.*, s.xmin::text AS row_version, t.no AS tenant_no, c.no AS customer_no, c.external_id, p.key AS plan_key,
@@ -24,6 +24,7 @@ SELECT * FROM (
            WHEN s.start_at > moment.now OR s.status = 'draft' AND s.next_bill_at IS NULL THEN 'draft'
            WHEN f.is_paused THEN 'paused'
            WHEN s.trial_end_at > moment.now THEN 'trialing'
+           WHEN s.past_due_since IS NOT NULL THEN 'past_due'
            WHEN s.status IN ('draft', 'trialing', 'paused') THEN 'active'
            ELSE s.status
          END AS status_now

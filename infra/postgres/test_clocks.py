@@ -1,6 +1,6 @@
 """Test clocks: what they show, and how far an advance has come. Their customers' time is theirs."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import LiteralString
@@ -84,6 +84,15 @@ def load_nows(connection: PgConnection, clock_ids: Sequence[str]) -> dict[str, d
     """What each of the clocks shows."""
     rows = connection.execute("SELECT id, now FROM test_clocks WHERE id = ANY(%s)", (list(clock_ids),))
     return {row["id"]: row["now"] for row in rows}
+
+
+def load_customer_clocks(connection: PgConnection, customer_ids: Collection[str]) -> dict[str, str]:
+    """The test clock of each of these customers that has one."""
+    rows = connection.execute(
+        "SELECT id, test_clock_id FROM customers WHERE id = ANY(%s) AND test_clock_id IS NOT NULL",
+        (list(customer_ids),),
+    )
+    return {row["id"]: row["test_clock_id"] for row in rows}
 
 
 def hold_clock(connection: PgConnection, clock_id: str) -> datetime:

@@ -5,12 +5,14 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any, Literal, NotRequired
 
+import msgspec
 from typing_extensions import TypedDict
 
 from infra.postgres.pool import Row
 from ingestion_api.views import Period
 from schemas.billing import Invoice
 from schemas.invoice_lines import line_id
+from schemas.invoicing import DunningProgress, FinalStep
 from schemas.money import format_amount, format_decimal, from_minor
 
 InvoiceStatus = Literal["draft", "open", "paid", "void", "uncollectible"]
@@ -53,12 +55,28 @@ class TaxView(TypedDict):
     amount: str
 
 
+class InvoiceDunningView(TypedDict):
+    """What is done about an overdue invoice. `status`: `running` while `next_step_at` names when it is looked at next,
+    else `over`. `attempts` at charging the payer and `reminders` so far; `failure`: why the last step could not be
+    taken and is tried again. Without a schedule `final` is `keep`, and nothing more comes."""
+
+    status: Literal["running", "over"]
+    overdue_at: datetime
+    attempts: int
+    reminders: int
+    next_step_at: datetime | None
+    blocks_at: datetime | None
+    final: FinalStep
+    failure: str | None
+
+
 class InvoiceView(TypedDict):
     """An invoice. `customer` is its external_id. A preview has neither id nor number. `as_of`: every event that was
     acknowledged before is in its usage; null without usage. `total` = `subtotal` − `discount` + exclusive taxes;
     `amount_due` = `total` − `credits_applied` − what adjustments took off; `amount_remaining` = `amount_due` −
     `amount_paid`. `amount_credited` is the sum of its credit notes. `draft_until`: when a draft is finalized by itself;
-    null: when somebody does it."""
+    null: when somebody does it. `dunning` is null until it is
+    overdue, a day after `due_at`."""
 
     object: Literal["invoice"]
     id: str | None
@@ -93,6 +111,7 @@ class InvoiceView(TypedDict):
     paid_at: datetime | None
     voided_at: datetime | None
     marked_uncollectible_at: datetime | None
+    dunning: InvoiceDunningView | None
 
 
 def to_view(row: Row, lines: Sequence[Row], *, explain: bool) -> InvoiceView:
@@ -137,6 +156,22 @@ def to_view(row: Row, lines: Sequence[Row], *, explain: bool) -> InvoiceView:
         "paid_at": row["paid_at"],
         "voided_at": row["voided_at"],
         "marked_uncollectible_at": row["uncollectible_at"],
+        "dunning": None if row["overdue_at"] is None else _to_dunning(row),
+    }
+
+
+def _to_dunning(row: Row) -> InvoiceDunningView:
+    progress = DunningProgress() if row["dunning"] is None else msgspec.convert(row["dunning"], DunningProgress)
+    next_step_at = row["dunning_at"] if row["status"] == "open" else None
+    return {
+        "status": "over" if next_step_at is None else "running",
+        "overdue_at": row["overdue_at"],
+        "attempts": progress.attempts,
+        "reminders": progress.reminders,
+        "next_step_at": next_step_at,
+        "blocks_at": row["blocks_at"],
+        "final": progress.schedule.final,
+        "failure": row["dunning_failure"],
     }
 
 

@@ -257,6 +257,7 @@ def to_view(preview: Preview, *, now: datetime) -> InvoiceView:
         "paid_at": None,
         "voided_at": None,
         "marked_uncollectible_at": None,
+        "dunning": None,
     }
 
 

@@ -1,10 +1,10 @@
 """A tenant's settings: how it invoices, and who it is on its invoices."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import msgspec
 from babel import Locale, UnknownLocaleError
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 from starlette.responses import Response
 from typing_extensions import TypedDict
 
@@ -16,7 +16,15 @@ from ingestion_api.clock import Now
 from ingestion_api.context import FromContext
 from ingestion_api.fields import Body, Name
 from ingestion_api.routing import house_router
-from schemas.invoicing import MAX_DRAFT_HOURS, MAX_NET_DAYS, BillingSettings
+from schemas.invoicing import (
+    DEFAULT_FINAL_DAYS,
+    MAX_DRAFT_HOURS,
+    MAX_DUNNING_DAYS,
+    MAX_DUNNING_STEPS,
+    MAX_NET_DAYS,
+    BillingSettings,
+    FinalStep,
+)
 from schemas.topics import SystemEvent
 
 MAX_LINE_LENGTH = 200
@@ -70,8 +78,33 @@ class SellerBody(Body):
     address: AddressBody | None = None
 
 
+Day = Annotated[int, Field(ge=1, le=MAX_DUNNING_DAYS)]
+Days = Annotated[list[Day], Field(default_factory=list, max_length=MAX_DUNNING_STEPS)]
+
+
+class DunningBody(Body):
+    """What is done about overdue invoices. All days count from `due_at` and rise. `final_days` comes after all of
+    them; it says nothing when the `final` step is `keep`."""
+
+    retry_days: Days
+    reminder_days: Days
+    block_days: Day | None = None
+    final: Annotated[FinalStep, Field(strict=False)] = FinalStep.KEEP
+    final_days: Day = DEFAULT_FINAL_DAYS
+
+    @model_validator(mode="after")
+    def _check_order(self) -> Self:
+        for name in ("retry_days", "reminder_days"):
+            days: list[int] = getattr(self, name)
+            if days != sorted(set(days)):
+                raise ValueError(f"{name} must rise")
+        if self.final is not FinalStep.KEEP and self.final_days <= max([*self.retry_days, *self.reminder_days, 1]):
+            raise ValueError("final_days must come after day 1 and the last of retry_days and reminder_days")
+        return self
+
+
 class SettingsChange(Body):
-    """What is absent stays as it is; null goes back to the default. `seller` is replaced as a whole."""
+    """What is absent stays as it is; null goes back to the default. `seller` and `dunning` are replaced as a whole."""
 
     draft_hours: Annotated[int, Field(ge=0, le=MAX_DRAFT_HOURS)] | None = None
     net_days: Annotated[int, Field(ge=0, le=MAX_NET_DAYS)] | None = None
@@ -80,11 +113,23 @@ class SettingsChange(Body):
     locale: LocaleName | None = None
     seller: SellerBody | None = None
     footer: Annotated[str, Field(max_length=MAX_FOOTER_LENGTH)] | None = None
+    dunning: DunningBody | None = None
+
+
+class DunningSettingsView(TypedDict):
+    """Days after `due_at`: when the payer is charged once more, is reminded, from when on the subscription's features
+    are refused (null: they are not), and when the `final` step is taken."""
+
+    retry_days: list[int]
+    reminder_days: list[int]
+    block_days: int | None
+    final: FinalStep
+    final_days: int
 
 
 class SettingsView(TypedDict):
     """`draft_hours`: how long an invoice stands as a draft; 0: it is finalized at once. `net_days`: from finalization
-    to `due_at`. `locale` and `footer` are of documents."""
+    to `due_at`. `locale` and `footer` are of documents. `dunning` null: overdue invoices are told of, nothing else."""
 
     object: Literal["settings"]
     draft_hours: int
@@ -94,6 +139,7 @@ class SettingsView(TypedDict):
     locale: str
     seller: dict[str, Any]
     footer: str | None
+    dunning: DunningSettingsView | None
 
 
 def to_view(settings: BillingSettings) -> SettingsView:
@@ -106,6 +152,7 @@ def to_view(settings: BillingSettings) -> SettingsView:
         "locale": settings.locale,
         "seller": msgspec.to_builtins(settings.seller),
         "footer": settings.footer,
+        "dunning": msgspec.to_builtins(settings.dunning),
     }
 
 
@@ -122,6 +169,8 @@ def update_settings(body: SettingsChange, principal: Admin, context: FromContext
     changes: dict[str, Any] = body.model_dump(include=body.model_fields_set, exclude_none=False)
     if body.seller is not None:
         changes["seller"] = body.seller.model_dump(exclude_none=True)
+    if body.dunning is not None:
+        changes["dunning"] = body.dunning.model_dump(mode="json")
     with context.database.transaction() as connection:
         view = to_view(change_settings(connection, tenant_id=principal.tenant_id, changes=changes))
         outbox.append(

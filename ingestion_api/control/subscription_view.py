@@ -57,7 +57,8 @@ class PhaseView(TermsView):
 
 class SubscriptionView(ObjectView, TermsView):
     """A subscription. `customer` is its external_id; the terms are those in force now, or at its start until then.
-    `phases` are all that there were, are and are scheduled, in their order."""
+    `phases` are all that there were, are and are scheduled, in their order. `past_due_since`: of the first invoice that
+    is overdue; its features are refused from `blocked_at` on, if the schedule of dunning says so."""
 
     object: Literal["subscription"]
     customer: str
@@ -76,6 +77,8 @@ class SubscriptionView(ObjectView, TermsView):
     end_at: datetime | None
     cancel_at: datetime | None
     canceled_at: datetime | None
+    past_due_since: datetime | None
+    blocked_at: datetime | None
     next_bill_at: datetime | None
     invoice_threshold: str | None
     parked_reason: str | None
@@ -117,6 +120,8 @@ def to_view(account: Account) -> SubscriptionView:
         "end_at": row["end_at"],
         "cancel_at": row["cancel_at"],
         "canceled_at": row["cancel_at"] if row["status_now"] == "canceled" else None,
+        "past_due_since": row["past_due_since"],
+        "blocked_at": row["blocked_at"],
         "next_bill_at": row["next_bill_at"],
         "invoice_threshold": None if threshold is None else format_amount(threshold, row["currency"]),
         "parked_reason": row["parked_reason"],

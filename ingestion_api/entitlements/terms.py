@@ -6,11 +6,11 @@ from decimal import Decimal
 from typing import Any
 
 from infra.postgres import catalogue, entitlements
+from infra.postgres.entitlement_entries import change_of
 from infra.postgres.pool import PgConnection, Row
 from pricing.entitlements import EntitlementPeriod, Reset, entitlement_period
 from pricing.grants import Granted
 from pricing.periods import Alignment, BillingPeriod
-from schemas.catalogue import EntitlementEntry, EntryKind
 
 
 def period_at(row: Row, instant: datetime) -> EntitlementPeriod:
@@ -24,23 +24,6 @@ def period_at(row: Row, instant: datetime) -> EntitlementPeriod:
         billing_period=BillingPeriod(row["billing_period"]),
         billing_period_count=row["billing_period_count"],
         alignment=Alignment(row["alignment"]),
-    )
-
-
-def to_entry(row: Row) -> EntitlementEntry:
-    """The entry of a metered entitlement."""
-    return EntitlementEntry(
-        entitlement_no=row["no"],
-        customer_no=row["customer_no"],
-        meter_no=row["meter_no"],
-        reset=row["reset"],
-        timezone=row["timezone"],
-        alignment=row["alignment"],
-        billing_anchor=row["billing_anchor"],
-        billing_period=row["billing_period"],
-        billing_period_count=row["billing_period_count"],
-        starts_at=row["starts_at"],
-        ends_at=row["ends_at"],
     )
 
 
@@ -113,13 +96,7 @@ def _to_terms(granted: Granted) -> dict[str, Any]:
 
 
 def _append_entries(connection: PgConnection, present: Sequence[Row], gone: Sequence[Row], *, tenant_no: int) -> None:
-    changes = [(row, to_entry(row)) for row in present if row["meter_no"] is not None]
-    changes += [(row, None) for row in gone if row["meter_no"] is not None]
+    changes = [change_of(row, tenant_no=tenant_no) for row in present if row["meter_no"] is not None]
+    changes += [change_of(row, tenant_no=tenant_no, is_gone=True) for row in gone if row["meter_no"] is not None]
     if changes:
-        catalogue.append_changes(
-            connection,
-            [
-                catalogue.Change(kind=EntryKind.ENTITLEMENT, tenant_no=tenant_no, key=str(row["no"]), entry=entry)
-                for row, entry in changes
-            ],
-        )
+        catalogue.append_changes(connection, changes)

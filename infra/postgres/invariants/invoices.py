@@ -74,6 +74,13 @@ RULES = (
         advice="Compare the transactions of the customer's wallet with credits_applied of the invoice.",
     ),
     Rule(
+        name="invoice.never_overdue",
+        of=Of.INVOICE,
+        query="SELECT id FROM invoices WHERE id = ANY(%(ids)s) AND status = 'open' AND due_at IS NOT NULL"
+        " AND overdue_at IS NULL AND dunning_at IS NULL",
+        advice="Nobody will be told when it is overdue. Look after its payment yourself.",
+    ),
+    Rule(
         name="invoice.numbers_have_a_gap",
         of=Of.TENANT,
         query="SELECT s.tenant_id AS id FROM invoice_sequences s LEFT JOIN invoices i ON i.tenant_id = s.tenant_id"

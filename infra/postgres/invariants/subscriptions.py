@@ -42,4 +42,14 @@ RULES = (
         advice=_ADVICE,
         parks=True,
     ),
+    Rule(
+        name="subscription.past_due_differs_from_invoices",
+        of=Of.SUBSCRIPTION,
+        query="SELECT s.id FROM subscriptions s LEFT JOIN invoices i ON i.subscription_id = s.id"
+        " AND i.status = 'open' AND i.dunning IS NOT NULL WHERE s.id = ANY(%(ids)s)"
+        " GROUP BY s.id, s.past_due_since, s.blocked_at"
+        " HAVING (s.past_due_since, s.blocked_at) IS DISTINCT FROM (min(i.overdue_at), min(i.blocks_at))",
+        advice="Compare its status with its open invoices (GET /v1/invoices?subscription={id}&status=open): features"
+        " may be refused, or granted, wrongly. Pay, void or give up an invoice of it to let the status be found anew.",
+    ),
 )

@@ -86,6 +86,7 @@ BREAKS: dict[str, tuple[LiteralString, ...]] = {
     "invoice.wallet_differs_from_credits_applied": (
         "UPDATE wallet_transactions SET amount_minor = -1 WHERE invoice_id =" + OPEN,
     ),
+    "invoice.never_overdue": ("UPDATE invoices SET dunning_at = NULL WHERE id IN" + OPEN,),
     "invoice.numbers_have_a_gap": ("UPDATE invoice_sequences SET next_number = next_number + 1",),
     "credit_note.numbers_have_a_gap": ("INSERT INTO credit_note_sequences SELECT id, 2 FROM tenants LIMIT 1",),
     "wallet.ledger_is_not_zero": (
@@ -101,6 +102,7 @@ BREAKS: dict[str, tuple[LiteralString, ...]] = {
     "subscription.usage_left_out": (
         "UPDATE invoice_lines SET period_end = period_end - interval '1 hour'" + OF_JANUARY,
     ),
+    "subscription.past_due_differs_from_invoices": ("UPDATE subscriptions SET past_due_since = created_at",),
 }
 
 
