@@ -21,6 +21,7 @@ from flows.metrics import BATCH_SECONDS, EVENTS, LAG_SECONDS, POISON
 from flows.quarantine import QuarantineCap, notices_of
 from flows.rows import copy_rows, count_by_status, event_rows, usage_rows, value_rows
 from flows.seed import load_seeds
+from flows.settle import settle
 from flows.shards import Clock, LogBatch
 from flows.writer import Storable, Writer
 from infra.clickhouse.client import Client
@@ -175,6 +176,8 @@ class Sink:
             rows = insert_counters(self._connection, by=self._layout, seq=intent.seq, changes=_changes(fresh))
             rows += add_to_counters(self._connection, shard=self._shard, seq=intent.seq, changes=_changes(known))
             remove_ended(self._connection, shard=self._shard, before=ended)
+            settle(self._connection, batch.attributed, now=intent.created_at)
+            crash_point("sink.settled")
         self._book.mark_seeded(periods)
         crash_point("sink.advanced")
         self._balances.tell(rows, seq=intent.seq, until=batch.log.until)

@@ -27,6 +27,7 @@ class Prefix(StrEnum):
     GRANT = "gra"
     WALLET_TRANSACTION = "wtx"
     TEST_CLOCK = "clk"
+    RESERVATION = "rsv"
     SYSTEM_EVENT = "evt"
     WEBHOOK_ENDPOINT = "whe"
     WEBHOOK_DELIVERY = "whd"
