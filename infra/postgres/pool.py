@@ -113,5 +113,12 @@ class Database:
         except (PoolTimeout, psycopg.OperationalError) as error:
             raise Retry("store.unavailable", f"PostgreSQL does not answer: {error}", retry_after_seconds=2) from error
 
+    @contextmanager
+    def snapshot(self) -> Generator[PgConnection]:
+        """The same for reading alone: all statements see the one state of the first of them."""
+        with self.transaction() as connection:
+            connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+            yield connection
+
     def close(self) -> None:
         self._pool.close()

@@ -10,11 +10,13 @@ from typing_extensions import TypedDict
 
 from infra.clickhouse.client import Client
 from infra.postgres import entitlements
+from infra.postgres.holds import HoldKey, load_reserved
 from infra.postgres.pool import PgConnection, Row
+from infra.postgres.shards import counters_as_of
 from infra.settings import Settings
 from ingestion_api.clock import clock_nows
 from ingestion_api.entitlements.terms import period_at
-from ingestion_api.entitlements.used import Counters, Used, load_counters, measure_missing
+from ingestion_api.entitlements.used import Counters, Freshness, Used, load_counters, measure_missing
 from ingestion_api.fields import MAX_INSTANT, MIN_INSTANT
 from ingestion_api.views import Period
 from pricing.entitlements import (
@@ -77,12 +79,30 @@ class Basis:
     rows: dict[tuple[str, str], list[Row]]  # by customer and feature, in effect or not
     periods: dict[int, EntitlementPeriod]
     counters: Counters
+    reserved: Mapping[HoldKey, Decimal]  # of what is metered; nothing where absent
+
+    def in_effect(self, question: Question) -> list[Row]:
+        """The entitlements that hold now, the one that says more last."""
+        own = self.rows.get((question.customer["id"], question.feature["id"]), [])
+        return sorted((row for row in own if in_effect(row)), key=_rank)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """What a customer has of a metered feature, of all subscriptions and add-ons together. The period shown is the one
+    that ends first."""
+
+    whole: Allowance
+    period: EntitlementPeriod
+    fresh: Freshness
+    subscription: str
 
 
 def load_basis(
     connection: PgConnection, questions: Sequence[Question], *, tenant_id: str, now: datetime, settings: Settings
 ) -> Basis:
-    """All that is stored of the entitlements that are asked for."""
+    """All that is stored of the entitlements that are asked for. What is used and what is reserved belong together when
+    the transaction is one snapshot, or holds the locks of what is reserved."""
     rows = entitlements.load_of_customers(
         connection,
         tenant_id=tenant_id,
@@ -106,10 +126,13 @@ def basis_of(
     for row in rows:
         by_pair.setdefault((row["customer_id"], row["feature_id"]), []).append(row)
     metered = [(row, period_at(row, row["now"])) for row in rows if row["type"] == "metered" and in_effect(row)]
+    as_of = counters_as_of(connection, topic=settings.events_topic, partitions=settings.events_partitions)
+    held = sorted({HoldKey(row["customer_id"], row["feature_id"]) for row, _ in metered})
     return Basis(
         questions=questions,
         rows=by_pair,
         periods={row["no"]: period for row, period in metered},
+        reserved=load_reserved(connection, held, now=now, as_of=as_of),
         counters=load_counters(connection, metered, now=now, settings=settings),
     )
 
@@ -120,15 +143,20 @@ def decide(clickhouse: Client, basis: Basis, *, tenant_no: int, now: datetime) -
     used = measure_missing(clickhouse, basis.counters, tenant_no=tenant_no)
     answers: list[CheckView] = []
     for question in basis.questions:
-        own = basis.rows.get((question.customer["id"], question.feature["id"]), [])
-        present = sorted((row for row in own if in_effect(row)), key=_rank)
+        present = basis.in_effect(question)
         if not present:
-            answers.append(_refusal(question, SUBSCRIPTION_INACTIVE if own else NO_ENTITLEMENT, now))
+            answers.append(_refusal(question, absence_of(basis, question), now))
         elif question.feature["type"] == "metered":
-            answers.append(_weigh(question, present, basis.periods, used, now))
+            answers.append(_weigh(question, stand(present, basis.periods, used), basis.reserved, now))
         else:
             answers.append(_look_up(question, present, now))
     return answers
+
+
+def absence_of(basis: Basis, question: Question) -> Decision:
+    """Why no entitlement is in effect."""
+    own = basis.rows.get((question.customer["id"], question.feature["id"]))
+    return SUBSCRIPTION_INACTIVE if own else NO_ENTITLEMENT
 
 
 def _rank(row: Row) -> tuple[str, bool, int]:
@@ -142,12 +170,8 @@ def in_effect(row: Row) -> bool:
     return row["effective_at"] <= now and (until is None or now < until)
 
 
-def _weigh(
-    question: Question, rows: Sequence[Row], periods: Mapping[int, EntitlementPeriod], used: Mapping[int, Used],
-    now: datetime,
-) -> CheckView:  # fmt: skip
-    """The answer for a metered feature: what subscriptions and add-ons give adds up. The period shown is the one that
-    ends first."""
+def stand(rows: Sequence[Row], periods: Mapping[int, EntitlementPeriod], used: Mapping[int, Used]) -> Standing:
+    """What these entitlements to one metered feature, all in effect, give together: it adds up."""
     allowances = [
         Allowance(
             limit=row["limit_quantity"],
@@ -157,20 +181,43 @@ def _weigh(
         )
         for row in rows
     ]
-    whole = stack(allowances)
-    decision = check(limit=whole.limit, used=whole.used, quantity=question.quantity, enforcement=whole.enforcement)
-    period = min((periods[row["no"]] for row in rows), key=lambda period: period.end or MAX_INSTANT)
-    fresh = min((used[row["no"]].fresh for row in rows), key=lambda fresh: fresh.as_of or MIN_INSTANT)
+    return Standing(
+        whole=stack(allowances),
+        period=min((periods[row["no"]] for row in rows), key=lambda period: period.end or MAX_INSTANT),
+        fresh=min((used[row["no"]].fresh for row in rows), key=lambda fresh: fresh.as_of or MIN_INSTANT),
+        subscription=rows[-1]["subscription_id"],
+    )
+
+
+def _weigh(question: Question, standing: Standing, held: Mapping[HoldKey, Decimal], now: datetime) -> CheckView:
+    """The answer for a metered feature."""
+    whole = standing.whole
+    reserved = held.get(HoldKey(question.customer["id"], question.feature["id"]), Decimal(0))
+    decision = check(
+        limit=whole.limit,
+        used=whole.used,
+        reserved=reserved,
+        quantity=question.quantity,
+        enforcement=whole.enforcement,
+    )
+    return metered_view(question, standing, decision, reserved=reserved, now=now)
+
+
+def metered_view(
+    question: Question, standing: Standing, decision: Decision, *, reserved: Decimal, now: datetime
+) -> CheckView:
+    """A decision about a metered feature, with its figures."""
+    whole, fresh = standing.whole, standing.fresh
     return {
         **_refusal(question, decision, now),
         "limit": _text(whole.limit),
         "used": format_decimal(whole.used),
-        "reserved": "0",
+        "reserved": format_decimal(reserved),
         "remaining": _text(decision.remaining),
         "overage": format_decimal(decision.overage),
         "enforcement": whole.enforcement,
-        "period": {"start": period.start, "end": period.end},
-        "subscription": rows[-1]["subscription_id"],
+        "period": {"start": standing.period.start, "end": standing.period.end},
+        "subscription": standing.subscription,
         "as_of": fresh.as_of,
         "lag_seconds": fresh.lag_seconds,
     }

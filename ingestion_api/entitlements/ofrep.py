@@ -121,7 +121,7 @@ def evaluate_flags(
 def _evaluate(
     context: Context, principal: Principal, reference: str, find: Callable[[PgConnection], list[Row]], now: datetime
 ) -> list[FlagView]:
-    with context.database.transaction() as connection:
+    with context.database.snapshot() as connection:
         features = find(connection)
         customers = entitlements.load_customers(connection, tenant_id=principal.tenant_id, references=[reference])
         customer = customers.get(reference, {"id": "", "external_id": reference})

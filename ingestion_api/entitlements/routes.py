@@ -76,7 +76,7 @@ def check_entitlements(body: CheckBodies, call: CheckCall, context: FromContext)
     bulk = isinstance(body, BulkCheckBody)
 
     def effect() -> Any:
-        with context.database.transaction() as connection:
+        with context.database.snapshot() as connection:
             questions = _read(connection, checks, tenant_id=call.tenant_id, bulk=bulk)
             basis = load_basis(connection, questions, tenant_id=call.tenant_id, now=call.now, settings=context.settings)
         views = decide(context.clickhouse, basis, tenant_no=call.principal.tenant_no, now=call.now)
@@ -116,7 +116,7 @@ def _found(kind: str, rows: dict[str, Row], reference: str, index: int | None) -
 )
 def list_customer_entitlements(customer: str, principal: CheckerOrReader, context: FromContext, now: Now) -> Response:
     """What the customer is entitled to now, a feature each, with what is used and left of it. All on one page."""
-    with context.database.transaction() as connection:
+    with context.database.snapshot() as connection:
         found = find_customer(connection, principal.tenant_id, customer)
         own = entitlements.load_of_customers(
             connection, tenant_id=principal.tenant_id, customer_ids=[found["id"]], feature_ids=None
