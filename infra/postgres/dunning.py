@@ -113,8 +113,3 @@ def postpone(connection: PgConnection, invoice_id: str, *, until: datetime, reas
         " WHERE id = %s AND status = 'open' AND dunning_at IS NOT NULL",
         (until, reason[:MAX_FAILURE], invoice_id),
     )
-
-
-def stop(connection: PgConnection, invoice_id: str) -> None:
-    """Take no further step of a locked invoice."""
-    connection.execute("UPDATE invoices SET dunning_at = NULL, dunning_failure = NULL WHERE id = %s", (invoice_id,))

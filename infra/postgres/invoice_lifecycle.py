@@ -139,6 +139,17 @@ def mark_uncollectible(connection: PgConnection, row: Row, *, now: datetime) -> 
     _release_subscription(connection, row, now)
 
 
+def stop_dunning(connection: PgConnection, row: Row, *, now: datetime) -> None:
+    """Take no further step about a locked overdue invoice, and refuse no feature because of it. Raises Conflict."""
+    if row["status"] != "open" or row["dunning_at"] is None or row["dunning"] is None:
+        raise Conflict("invoice.not_dunned", f"Nothing is to be done about invoice {row['number'] or row['id']}.")
+    connection.execute(
+        "UPDATE invoices SET dunning_at = NULL, blocks_at = NULL, dunning_failure = NULL WHERE id = %s", (row["id"],)
+    )
+    _tell(connection, SystemEvent.INVOICE_UPDATED, row, "open", now)
+    _release_subscription(connection, row, now)
+
+
 def reduce_due(
     connection: PgConnection, row: Row, *, paid_minor: int = 0, adjusted_minor: int = 0, now: datetime
 ) -> str:
@@ -166,7 +177,7 @@ def reduce_due(
 
 
 def _release_subscription(connection: PgConnection, row: Row, now: datetime) -> None:
-    """An invoice that was open, as `row` says, is so no more: its subscription may not be past due any longer."""
+    """An invoice that was held against its subscription, as `row` says, is so no more, or not as much."""
     if is_held_against(row):
         past_due.refresh(connection, [row["subscription_id"]], now=now)
 

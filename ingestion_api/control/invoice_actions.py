@@ -14,6 +14,7 @@ from infra.postgres.invoice_lifecycle import (
     finalize_drafts,
     lock_invoice,
     mark_uncollectible,
+    stop_dunning,
     void_invoice,
 )
 from infra.postgres.pool import PgConnection, Row
@@ -59,6 +60,13 @@ def post_void(invoice: str, call: AdminCall) -> Response:
 def post_mark_uncollectible(invoice: str, call: AdminCall) -> Response:
     """Give an open invoice up. It can still be paid."""
     return _act(invoice, call, lambda connection, row, now: mark_uncollectible(connection, row, now=now))
+
+
+@router.post("/v1/invoices/{invoice}/stop_dunning", response_model=InvoiceView, operation_id="stop_invoice_dunning")
+def post_stop_dunning(invoice: str, call: AdminCall) -> Response:
+    """Take no further step about an overdue invoice, and refuse nothing because of it. It stays open, and its
+    subscription past due."""
+    return _act(invoice, call, lambda connection, row, now: stop_dunning(connection, row, now=now))
 
 
 @router.post("/v1/invoices/{invoice}/pay", response_model=InvoiceView, operation_id="pay_invoice")

@@ -1,5 +1,9 @@
 """Invoices that are not paid in time: told of, reminded of, given up, and what that does to their subscriptions."""
 
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -247,3 +251,36 @@ def test_invoices_of_a_test_clocks_customers_are_looked_at_by_their_clock_alone(
     assert told(world) == ["invoice.overdue 01-02", "subscription.past_due 01-02"]
     with world.doors.database.transaction() as connection:
         assert earliest_dunning(connection, [clock_id]) == {clock_id: instant("2026-01-03")}
+
+
+@pytest.mark.parametrize(
+    ("point", "day"),
+    [
+        ("dunning.locked", "2026-01-02"),
+        ("dunning.told", "2026-01-03"),
+        ("dunning.before_commit", "2026-01-11"),
+        ("dunning.committed", "2026-01-11"),
+    ],
+)
+def test_a_worker_killed_anywhere_leaves_each_step_taken_once(world: World, point: str, day: str) -> None:
+    schedule(world)
+    subscription, invoice = issue(world)
+    days = [f"2026-01-{number:02}" for number in range(2, 12)]
+    dun(world, *days[: days.index(day)])
+    environment = os.environ | {
+        "METERLINE_POSTGRES_DSN": world.settings.postgres_dsn,
+        "METERLINE_CLICKHOUSE_URL": world.settings.clickhouse_url,
+        "METERLINE_CRASH_AT": point,
+    }
+    arguments = [sys.executable, "-m", "tests.support.due_once", DUNNING, f"{day}T00:00:00Z", invoice["id"]]
+    assert subprocess.run(arguments, env=environment, check=False, timeout=60).returncode == -signal.SIGKILL
+    dun(world, *days[days.index(day) :])
+    assert told(world) == [
+        "invoice.overdue 01-02",
+        "subscription.past_due 01-02",
+        "invoice.payment_reminder 01-03",
+        "invoice.payment_reminder 01-06",
+        "invoice.marked_uncollectible 01-11",
+    ]
+    assert status(world, subscription, "2026-01-11") == "canceled"
+    assert broken(world) == []
