@@ -26,6 +26,7 @@ from schemas.workflows import ChunkResult
 
 MAX_STEPS = 200  # of one activity
 MAX_CLOCKS = 100  # that are worked at at once
+MAX_READY = 500  # that are asked at once whether something is due
 
 log = structlog.get_logger()
 
@@ -50,16 +51,18 @@ def advance(
     return Progress.MORE
 
 
-def find_work(database: Database) -> dict[str, str]:
-    """The clocks that have something to do, each with a word that is another for every advance."""
+def find_work(database: Database, *, after_id: str) -> tuple[dict[str, str], str]:
+    """The clocks that have something to do, each with a word that is another for every advance. Of those that are ready
+    MAX_READY are looked at, beyond `after_id`; the second answer is where the next call goes on."""
     with database.transaction() as connection:
         advancing = test_clocks.load_advancing(connection, limit=MAX_CLOCKS)
-        ready = test_clocks.load_ready(connection)
+        ready = test_clocks.load_ready(connection, after_id=after_id, limit=MAX_READY)
         due = {kind.name: kind.earliest(connection, list(ready)) for kind in KINDS} if ready else {}
     work = {clock.id: str(clock.catalogue_version) for clock in advancing}
     for of_kind in due.values():
         work |= {clock_id: "ready" for clock_id, at in of_kind.items() if at <= ready[clock_id]}
-    return dict(list(work.items())[:MAX_CLOCKS])
+    following = next(reversed(ready)) if len(ready) == MAX_READY else ""
+    return dict(list(work.items())[:MAX_CLOCKS]), following
 
 
 def _step(doors: Doors, clock_id: str, since: datetime, now: datetime) -> Progress:

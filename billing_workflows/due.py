@@ -1,8 +1,8 @@
-"""Kinds of work that becomes due at an instant: one registry for the Schedules and for test clocks.
+"""Kinds of work that becomes due at an instant: one registry for the sweeps and for test clocks.
 
-Ordinary customers: every kind has a Schedule, whose sweep goes through what is due page by page, in chunks side by
-side. Customers of a test clock: the clock moves to the least `earliest` of all kinds, runs all kinds there in the order
-of KINDS, and so on, so that what is due first happens first.
+Ordinary customers: when something of a kind is due, a sweep goes through it page by page, in chunks side by side; the
+kinds do not wait for one another. Customers of a test clock: the clock moves to the least `earliest` of all kinds, runs
+all kinds there in the order of KINDS, and so on, so that what is due first happens first.
 
 To add a kind, write three functions and a line in KINDS, where the place decides which of two kinds goes first at one
 and the same instant:

@@ -18,45 +18,36 @@ from billing_workflows.activities.webhooks import WebhookActivities
 from billing_workflows.billing import Doors
 from billing_workflows.clock_advance import ClockAdvance
 from billing_workflows.deliveries import DeliveryDoors
-from billing_workflows.due import KINDS
 from billing_workflows.invariant_checks import InvariantChecks
 from billing_workflows.meter_builds import MeterBuild
 from billing_workflows.meter_proofs import MeterProofs
-from billing_workflows.starter import start_waiting
+from billing_workflows.starter import MAX_LOOKS, start_waiting
 from billing_workflows.sweep import BillingSweep
 from billing_workflows.webhooks import WebhookDelivery
 from infra.clickhouse.client import connect as connect_clickhouse
 from infra.postgres.pool import Database
 from infra.settings import Settings
 from infra.temporal.client import connect as connect_temporal
-from infra.temporal.schedules import ensure_schedule
+from infra.temporal.schedules import ensure_schedule, remove_schedule
 from schemas.workflows import (
-    BILLING_SWEEP,
     BILLING_TASK_QUEUE,
-    BILLS,
     CHECK_INVARIANTS,
     METERS_TASK_QUEUE,
     PROVE_METERS,
     WEBHOOKS_TASK_QUEUE,
     InvariantPlace,
     ProofRequest,
-    SweepRequest,
 )
 
 log = structlog.get_logger()
 
-SWEEP_SCHEDULE = "billing-sweep"
 PROOF_SCHEDULE = "meter-proofs"
 INVARIANTS_SCHEDULE = "billing-invariants"
+FORMER_SCHEDULES = ("billing-sweep", "sweep-wallets", "sweep-drafts", "sweep-thresholds")  # ADR 0014
 ACTIVITY_THREADS = 4  # billing a chunk is mostly CPU; more threads would only share it
 METER_THREADS = 4  # of builds; most of them wait for flows
 WEBHOOK_THREADS = 8  # each an endpoint; most of them wait for receivers
 GRACEFUL_SHUTDOWN = timedelta(seconds=30)
-
-
-def sweep_schedule(kind: str) -> str:
-    """The id of the Schedule that sweeps what is due of a kind."""
-    return SWEEP_SCHEDULE if kind == BILLS else f"sweep-{kind}"
 
 
 def make_worker(client: Client, doors: Doors, executor: ThreadPoolExecutor) -> Worker:
@@ -114,7 +105,8 @@ async def run_worker(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     client = await connect_temporal(settings)
-    database = Database(settings.postgres_dsn, max_connections=ACTIVITY_THREADS + METER_THREADS + WEBHOOK_THREADS + 3)
+    threads = ACTIVITY_THREADS + METER_THREADS + WEBHOOK_THREADS
+    database = Database(settings.postgres_dsn, max_connections=threads + MAX_LOOKS)
     clickhouse = connect_clickhouse(settings.clickhouse_url)
     doors = Doors(
         database=database,
@@ -142,15 +134,8 @@ async def run_worker(settings: Settings) -> None:
         )
         webhooks = make_webhooks_worker(client, deliveries, webhooks_executor)
         async with make_worker(client, doors, executor), meters, webhooks:
-            for kind in KINDS:
-                await ensure_schedule(
-                    client,
-                    schedule_id=sweep_schedule(kind.name),
-                    workflow=BILLING_SWEEP,
-                    argument=SweepRequest(kind=kind.name),
-                    task_queue=BILLING_TASK_QUEUE,
-                    every_seconds=settings.billing_sweep_seconds,
-                )
+            for schedule_id in FORMER_SCHEDULES:
+                await remove_schedule(client, schedule_id)
             await ensure_schedule(
                 client,
                 schedule_id=PROOF_SCHEDULE,
@@ -167,7 +152,7 @@ async def run_worker(settings: Settings) -> None:
                 task_queue=METERS_TASK_QUEUE,
                 every_seconds=settings.proof_seconds,
             )
-            starter = asyncio.create_task(start_waiting(client, database))
+            starter = asyncio.create_task(start_waiting(client, doors, sweep_seconds=settings.billing_sweep_seconds))
             log.info("billing worker runs", sweep_seconds=settings.billing_sweep_seconds)
             await _until(stop, starter)
             log.info("billing worker ends")

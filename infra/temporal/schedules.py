@@ -14,6 +14,7 @@ from temporalio.client import (
     ScheduleUpdate,
     ScheduleUpdateInput,
 )
+from temporalio.service import RPCError, RPCStatusCode
 
 #: Runs missed while the server was away are caught up this far back only: one sweep does what many would have done.
 #: Ten seconds is the least that a server takes.
@@ -45,3 +46,12 @@ async def ensure_schedule(
         await client.create_schedule(schedule_id, schedule)
     except ScheduleAlreadyRunningError:
         await client.get_schedule_handle(schedule_id).update(update)
+
+
+async def remove_schedule(client: Client, schedule_id: str) -> None:
+    """Have nothing started by a schedule any more, if it is there. What it has started goes on."""
+    try:
+        await client.get_schedule_handle(schedule_id).delete()
+    except RPCError as error:
+        if error.status is not RPCStatusCode.NOT_FOUND:
+            raise

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from billing_workflows import clocks
 from infra.postgres.test_clocks import begin_advance, insert_clock
 from schemas.billing import BilledSubscription
 from schemas.ids import Prefix, new_id
@@ -16,16 +17,20 @@ WAIT_SECONDS = 60
 FAR = "2099-01-01"
 
 
-@pytest.fixture
-def clock_id(world: World) -> str:
+def new_clock(world: World) -> str:
     """A clock at new year."""
     clock_id, now = new_id(Prefix.TEST_CLOCK), instant("2026-01-01")
     with world.doors.database.transaction() as connection:
         insert_clock(
             connection, clock_id=clock_id, tenant_id=world.tenant_id, name="year", shows=now, metadata={}, now=now
         )
-    world.stored_until(FAR)
     return clock_id
+
+
+@pytest.fixture
+def clock_id(world: World) -> str:
+    world.stored_until(FAR)
+    return new_clock(world)
 
 
 def subscribe(world: World, clock_id: str) -> BilledSubscription:
@@ -72,7 +77,7 @@ def test_an_advance_killed_between_any_two_writes_bills_each_period_once_at_its_
         status, shows = clock(world, clock_id)
         assert status == "advancing"
         seen.append((shows, len(world.invoices(subscription))))
-    assert seen == [("2026-01-01", 0), ("2026-01-01", 1), ("2026-02-01", 1), ("2026-02-01", 2)]
+    assert seen == [("2026-01-01", 0), ("2026-01-01", 1), ("2026-01-02", 1), ("2026-01-02", 1)]  # the first is dunned
     assert advance(world, clock_id) == 0
     assert clock(world, clock_id) == ("ready", "2026-04-01")
     invoices = world.invoices(subscription)
@@ -82,3 +87,18 @@ def test_an_advance_killed_between_any_two_writes_bills_each_period_once_at_its_
     assert world.invoices(by_real_time) == []
     told = world.rows("SELECT type FROM outbox WHERE object_id = %(id)s", id=clock_id)
     assert [row["type"] for row in told] == ["test_clock.ready"]
+
+
+def test_ready_clocks_are_looked_at_page_by_page_and_none_is_left_out(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clocks, "MAX_READY", 2)
+    made = {new_clock(world) for _ in range(5)}
+    for clock_id in made:
+        subscribe(world, clock_id)
+    found, after_id = clocks.find_work(world.doors.database, after_id="")
+    while after_id:
+        page, after_id = clocks.find_work(world.doors.database, after_id=after_id)
+        assert len(page) <= 2
+        found |= page
+    assert {clock_id for clock_id, reason in found.items() if reason == "ready"} >= made

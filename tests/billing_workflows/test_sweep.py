@@ -19,11 +19,11 @@ from temporalio.client import Client, WorkflowHistory
 
 from billing_workflows import due
 from billing_workflows.sweep import BillingSweep
-from billing_workflows.worker import ACTIVITY_THREADS, SWEEP_SCHEDULE, make_worker
+from billing_workflows.worker import ACTIVITY_THREADS, FORMER_SCHEDULES, PROOF_SCHEDULE, make_worker
 from infra.settings import Settings
 from infra.temporal.schedules import ensure_schedule
 from schemas import workflows
-from schemas.workflows import BILLING_SWEEP, BILLING_TASK_QUEUE, BILLS, SweepRequest, SweepTotals
+from schemas.workflows import BILLING_SWEEP, BILLING_TASK_QUEUE, BILLS, WALLETS, SweepRequest, SweepTotals
 from tests.support.billing import ADVANCE, World, instant
 from tests.support.services import make_namespace
 
@@ -145,11 +145,48 @@ async def sweep_once(settings: Settings, world: World, *, now: str) -> tuple[Swe
     return totals, await first.fetch_history()
 
 
+def test_an_idle_worker_starts_no_sweep_and_takes_away_the_schedules_of_former_versions(
+    world: World, databases: Settings
+) -> None:
+    settings = databases.model_copy(
+        update={"temporal_namespace": make_namespace(databases), "billing_sweep_seconds": 1}
+    )
+
+    async def make_former() -> None:
+        client = await Client.connect(settings.temporal_address, namespace=settings.temporal_namespace)
+        for schedule_id in FORMER_SCHEDULES:
+            await ensure_schedule(
+                client,
+                schedule_id=schedule_id,
+                workflow=BILLING_SWEEP,
+                argument=SweepRequest(),
+                task_queue=BILLING_TASK_QUEUE,
+                every_seconds=3600,
+            )
+
+    async def look() -> tuple[set[str], list[str]]:
+        """The schedules, and the ids of the sweeps so far."""
+        client = await Client.connect(settings.temporal_address, namespace=settings.temporal_namespace)
+        schedules = {schedule.id async for schedule in await client.list_schedules()}
+        sweeps = client.list_workflows(f"WorkflowType = '{BILLING_SWEEP}'")
+        return schedules, [run.id async for run in sweeps]
+
+    asyncio.run(make_former())
+    with worker(settings):
+        wait_for(lambda: not asyncio.run(look())[0] & set(FORMER_SCHEDULES))
+        subscription = world.subscribe(ADVANCE, start_at="2026-10-10", end_at=instant("2026-10-20"))
+        wait_for(lambda: world.row(subscription)["status"] == "ended")
+        wait_for(lambda: bool(asyncio.run(look())[1]))
+    _, sweeps = asyncio.run(look())
+    assert f"sweep-{BILLS}" in sweeps
+    assert f"sweep-{WALLETS}" not in sweeps
+
+
 def test_the_schedule_follows_the_settings_and_stays_paused(namespaced: Settings) -> None:
     async def ensure(client: Client, seconds: int) -> None:
         await ensure_schedule(
             client,
-            schedule_id=SWEEP_SCHEDULE + "-test",
+            schedule_id=PROOF_SCHEDULE + "-test",
             workflow=BILLING_SWEEP,
             argument=SweepRequest(),
             task_queue="nobody",
@@ -159,7 +196,7 @@ def test_the_schedule_follows_the_settings_and_stays_paused(namespaced: Settings
     async def check() -> None:
         client = await Client.connect(namespaced.temporal_address, namespace=namespaced.temporal_namespace)
         await asyncio.gather(*(ensure(client, 3600) for _ in range(3)))
-        handle = client.get_schedule_handle(SWEEP_SCHEDULE + "-test")
+        handle = client.get_schedule_handle(PROOF_SCHEDULE + "-test")
         await handle.pause()
         for _ in range(100):  # the server takes it in after it has answered
             if (await handle.describe()).schedule.state.paused:
