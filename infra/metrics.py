@@ -9,6 +9,8 @@ __all__ = [
     "HTTP_SECONDS",
     "INGEST_DELAY",
     "INGEST_FLOW_LAG",
+    "REPLICA_CUSTOMERS",
+    "REPLICA_LIVE",
     "render",
     "serve",
 ]
@@ -19,6 +21,8 @@ HTTP_REQUESTS = Counter("meterline_http_requests", "Requests answered.", ["metho
 EVENTS_RECEIVED = Counter("meterline_events_received", "Events of answered requests.", ["outcome"])
 INGEST_FLOW_LAG = Gauge("meterline_ingest_flow_lag_seconds", "Age of what all counters hold, as ingestion sees it.")
 INGEST_DELAY = Gauge("meterline_ingest_delay_seconds", "What answers to events wait for while the flow is behind.")
+REPLICA_LIVE = Gauge("meterline_replica_live", "1 while checks are answered from memory, up to date.")
+REPLICA_CUSTOMERS = Gauge("meterline_replica_customers", "Customers whose entitlements are in memory.")
 HTTP_SECONDS = Histogram(
     "meterline_http_request_seconds",
     "Time from the request's head to the answer's last byte.",

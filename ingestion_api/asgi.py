@@ -1,4 +1,4 @@
-"""The one ASGI application of the process: the hot path of events in front, the FastAPI app behind."""
+"""The one ASGI application of the process: the hot paths of events and checks in front, the FastAPI app behind."""
 
 import asyncio
 import os
@@ -16,6 +16,8 @@ from ingestion_api import clock
 from ingestion_api.app import create_fastapi
 from ingestion_api.auth import KeyCache
 from ingestion_api.context import Context
+from ingestion_api.entitlements import fast
+from ingestion_api.entitlements.replica import Replica
 from ingestion_api.ingest import route
 from ingestion_api.ingest.body import Receive
 from ingestion_api.ingest.keyed import KeyedAnswers
@@ -53,6 +55,7 @@ def create_app(settings: Settings) -> "MeterlineApp":
         producer=producer,
         changes=ChangeLog(settings.kafka_bootstrap, settings.events_topic, partitions=settings.events_partitions),
         started_at=clock.now(),
+        replica=Replica(settings),
     )
     publisher = Publisher(
         producer,
@@ -82,6 +85,7 @@ class MeterlineApp:
         self._publisher = publisher
         self._lag = lag
         self._events = EventsRoute(context.keys, publisher, lag, KeyedAnswers(context.database, clock=clock.now))
+        self._checks = fast.CheckRoute(context, context.replica, others)
         self._others = others
 
     async def __call__(self, scope: ScopeMap, receive: Receive, send: Send) -> None:
@@ -89,11 +93,14 @@ class MeterlineApp:
             await self._live(receive, send)
         elif scope["path"] == route.PATH and scope["method"] == "POST":
             await self._events(scope, receive, send)
+        elif scope["path"] == fast.PATH and scope["method"] == "POST":
+            await self._checks(scope, receive, send)
         else:
             await self._others(scope, receive, send)
 
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()
+        self._context.replica.start()
         publishing = asyncio.create_task(self._publisher.run(), name="publisher")
         publishing.add_done_callback(_crash_unless_cancelled)
         watching = asyncio.create_task(self._lag.run(), name="lag")
@@ -103,6 +110,7 @@ class MeterlineApp:
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
+        self._context.replica.close()
         self._producer.close(CLOSE_TIMEOUT_SECONDS)
         self._context.clickhouse.close()
         self._context.database.close()

@@ -12,6 +12,7 @@ from infra.kafka.producer import Producer
 from infra.postgres.pool import Database
 from infra.settings import Settings
 from ingestion_api.auth import KeyCache
+from ingestion_api.entitlements.replica import Replica
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +24,7 @@ class Context:
     producer: Producer | None  # of the raw route of events, the only one that publishes
     changes: ChangeLog
     started_at: datetime
+    replica: Replica
 
 
 async def context_of(request: Request) -> Context:

@@ -25,6 +25,7 @@ from infra.webhooks.signatures import SECRET_BYTES, to_secret
 from ingestion_api.answers import answer, encode
 from ingestion_api.auth import SECRET_PREFIX, Principal, Scope, bearer_of, new_secret, require
 from ingestion_api.clock import Now
+from ingestion_api.entitlements.replica import Replica
 from ingestion_api.problems import problem, request_id_of
 from schemas.errors import Conflict, MeterlineError, Reject, Retry
 
@@ -55,6 +56,7 @@ class Call:
     """A POST about to happen: who, when, and under which key."""
 
     database: Database
+    replica: Replica
     principal: Principal
     now: datetime
     key: str | None
@@ -100,9 +102,10 @@ class Call:
             with connection.transaction():  # a refused effect leaves nothing but its answer
                 return effect(connection)
 
-        with self.database.transaction() as connection:
+        with self.replica.fence(self.tenant_id) as raise_fence, self.database.transaction() as connection:
             if self.key is None:
                 status, view = effect(connection)
+                raise_fence(connection)
                 return answer(view, status)
             kept = self._claim(connection, self.key)
             if kept is not None:
@@ -110,6 +113,7 @@ class Call:
             given_status, body = self._attempt(in_savepoint)
             hidden = body if secret is None else body.replace(secret.encode(), _HIDDEN_SECRET)
             self._keep(connection, self.key, given_status, hidden)
+            raise_fence(connection)
         return _response(given_status, body, replayed=False)
 
     def _claim(self, connection: PgConnection, key: str) -> Row | None:
@@ -205,6 +209,7 @@ def call_for(*scopes: Scope, names_secret: bool = False) -> Callable[..., Any]:
         head = f"{request.method} {request.url.path}?{request.url.query} {asker}\n"
         return Call(
             database=request.app.state.context.database,
+            replica=request.app.state.context.replica,
             principal=principal,
             now=now,
             key=key,

@@ -3,15 +3,16 @@
 from collections.abc import Sequence
 from datetime import datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, LiteralString
 
 from infra.postgres.jsonb import jsonb
 from infra.postgres.pool import PgConnection, Row
 
-_TERMS = (
-    "SELECT e.no, e.subscription_id, e.customer_id, e.feature_id, e.limit_quantity, e.value, e.reset, e.enforcement,"
-    " e.billing_period, e.billing_period_count, e.starts_at, e.effective_at, e.ends_at, e.source, f.key AS feature,"
-    " f.type, m.no AS meter_no,"
+#: Entitlements with all that their decisions rest on, but what is used.
+TERMS: LiteralString = (
+    "SELECT e.no, e.tenant_id, e.subscription_id, e.customer_id, e.feature_id, e.limit_quantity, e.value, e.reset,"
+    " e.enforcement, e.billing_period, e.billing_period_count, e.starts_at, e.effective_at, e.ends_at, e.source,"
+    " f.key AS feature, f.type, m.no AS meter_no,"
     # A trial that ended for want of a payment method is not written into `ends_at`: one might have come by then.
     " least(s.blocked_at, CASE WHEN s.trial_end_behavior = 'cancel_without_payment_method'"
     "  AND (s.status = 'canceled' AND s.cancel_at IS NULL"
@@ -66,7 +67,7 @@ def remove_entitlements(connection: PgConnection, numbers: Sequence[int]) -> Non
 
 def load_of_subscription(connection: PgConnection, *, subscription_id: str) -> list[Row]:
     """All entitlements of a subscription with the terms of their periods."""
-    return connection.execute(_TERMS + " WHERE e.subscription_id = %s ORDER BY e.no", (subscription_id,)).fetchall()
+    return connection.execute(TERMS + " WHERE e.subscription_id = %s ORDER BY e.no", (subscription_id,)).fetchall()
 
 
 def load_of_customers(
@@ -74,7 +75,7 @@ def load_of_customers(
 ) -> list[Row]:
     """All entitlements, past and future ones too, of the customers to the features (None: to any)."""
     return connection.execute(
-        _TERMS + " WHERE e.tenant_id = %(tenant_id)s AND e.customer_id = ANY(%(customer_ids)s)"
+        TERMS + " WHERE e.tenant_id = %(tenant_id)s AND e.customer_id = ANY(%(customer_ids)s)"
         " AND (%(feature_ids)s::text[] IS NULL OR e.feature_id = ANY(%(feature_ids)s)) ORDER BY e.no",
         {
             "tenant_id": tenant_id,

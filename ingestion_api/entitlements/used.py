@@ -64,7 +64,7 @@ def load_counters(
     if not periods:
         return Counters(counted={}, missing={}, meters={}, stored_fresh=UNKNOWN)
     topic, partitions = settings.events_topic, settings.events_partitions
-    fresh = _freshness(counters_as_of(connection, topic=topic, partitions=partitions), now)
+    fresh = freshness(counters_as_of(connection, topic=topic, partitions=partitions), now)
     found = entitlements.load_used(
         connection, [(row["no"], period.start) for row, period in periods], shards=settings.flow_shards
     )
@@ -83,7 +83,7 @@ def load_counters(
         counted=counted,
         missing={row["no"]: _span(row, period, meters[row["meter_no"]], row["now"]) for row, period in missing},
         meters=meters,
-        stored_fresh=_freshness(complete_until(connection, meter_nos=sorted(meters), as_of=stored_until), now),
+        stored_fresh=freshness(complete_until(connection, meter_nos=sorted(meters), as_of=stored_until), now),
     )
 
 
@@ -114,7 +114,8 @@ def _span(row: Row, period: EntitlementPeriod, meter: MeterEntry, now: datetime)
     return Span(customer_no=row["customer_no"], meter_no=row["meter_no"], start=period.start, end=end)
 
 
-def _freshness(as_of: datetime | None, now: datetime) -> Freshness:
+def freshness(as_of: datetime | None, now: datetime) -> Freshness:
+    """How fresh what is complete up to `as_of` is."""
     if as_of is None:
         return UNKNOWN
     microseconds = max(0, (now - as_of) // datetime.resolution)

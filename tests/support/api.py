@@ -18,6 +18,7 @@ from ingestion_api import clock
 from ingestion_api.app import create_fastapi
 from ingestion_api.auth import KeyCache
 from ingestion_api.context import Context
+from ingestion_api.entitlements.replica import Replica
 from schemas.instants import parse_instant
 
 ROOT_KEY = "mtr_root-key-of-the-tests"
@@ -80,6 +81,7 @@ def running_api(settings: Settings) -> Generator[Api]:
         producer=None,
         changes=ChangeLog(settings.kafka_bootstrap, settings.events_topic, partitions=settings.events_partitions),
         started_at=datetime.now(UTC),
+        replica=Replica(settings),
     )
     app = create_fastapi(context)
     headers = {"authorization": f"Bearer {ROOT_KEY}"}

@@ -1,0 +1,207 @@
+"""All entitlements of all tenants in memory, and how much of them is used: enough to answer a check without a store.
+
+Two threads write, each parts of its own; whoever reads takes no lock. Where the book can't answer surely it says so,
+and PostgreSQL is asked. `until` moves only after what it speaks of is in, and is read before: so `as_of` is true.
+"""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+from functools import reduce
+from typing import Any
+
+from infra.postgres.entitlement_copies import Terms
+from infra.postgres.pool import Row
+from ingestion_api.entitlements.decide import Basis, Question, in_effect
+from ingestion_api.entitlements.terms import period_at
+from ingestion_api.entitlements.used import UNKNOWN, Counters, Freshness, Used, freshness
+from pricing.entitlements import EntitlementPeriod
+from schemas.balances import Counted
+from schemas.instants import from_micros, to_micros
+from schemas.money import EXACT
+
+#: Of an entitlement, the newest periods are kept: what has ended, what runs, what follows.
+PERIODS_KEPT = 3
+
+Pair = tuple[str, str]  # customer and feature, by id
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one shard has counted of a period."""
+
+    used: Decimal
+    revision: int
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One check: customer and feature by id or by the user's own name."""
+
+    customer: str
+    feature: str
+    quantity: Decimal | None
+
+
+@dataclass(slots=True)
+class Book:
+    """See above. `partitions`: how many the log of events has; `shards`: how many flows share it."""
+
+    partitions: int
+    shards: int
+    _columns: tuple[str, ...] = ()
+    _terms: dict[Pair, tuple[tuple[Any, ...], ...]] = field(default_factory=dict)
+    _pairs: dict[str, set[Pair]] = field(default_factory=dict)  # by customer
+    _customers: dict[Pair, str] = field(default_factory=dict)  # by tenant and reference
+    _names: dict[str, tuple[str, str]] = field(default_factory=dict)  # tenant and external_id, by customer
+    _features: dict[Pair, Row] = field(default_factory=dict)  # by tenant and reference
+    _keys: dict[str, Pair] = field(default_factory=dict)  # tenant and key, by feature
+    _revisions: dict[int, int] = field(default_factory=dict)
+    _counters: dict[int, dict[int, dict[int, Part]]] = field(default_factory=dict)
+    _until: dict[int, int] = field(default_factory=dict)
+    _periods: dict[int, tuple[tuple[Any, ...], EntitlementPeriod, int]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        """How many customers it knows."""
+        return len(self._names)
+
+    def take_terms(self, terms: Terms, *, replaced: Iterable[str]) -> None:
+        """Take in all entitlements of some customers; those of `replaced` may have none left."""
+        self._columns = terms.columns
+        place = {name: index for index, name in enumerate(terms.columns)}
+        customer_at, feature_at = place["customer_id"], place["feature_id"]
+        tenant_at, name_at = place["tenant_id"], place["customer"]
+        found: dict[str, dict[Pair, list[tuple[Any, ...]]]] = {customer: {} for customer in replaced}
+        for row in terms.rows:
+            customer = row[customer_at]
+            found.setdefault(customer, {}).setdefault((customer, row[feature_at]), []).append(row)
+            self._name(row[tenant_at], customer, row[name_at])
+        for customer, pairs in found.items():
+            for pair in self._pairs.get(customer, set()) - pairs.keys():
+                del self._terms[pair]
+            self._terms |= {pair: tuple(rows) for pair, rows in pairs.items()}
+            self._pairs[customer] = set(pairs)
+
+    def _name(self, tenant_id: str, customer_id: str, external_id: str) -> None:
+        former = self._names.get(customer_id)
+        if former == (tenant_id, external_id):
+            return
+        if former is not None and self._customers.get(former) == customer_id:
+            del self._customers[former]
+        self._names[customer_id] = (tenant_id, external_id)
+        self._customers[tenant_id, customer_id] = customer_id  # an id wins over an equal external_id
+        self._customers.setdefault((tenant_id, external_id), customer_id)
+
+    def take_features(self, rows: Iterable[Row], *, replaced: Collection[str] = ()) -> None:
+        """Take in features; those of `replaced` may be gone."""
+        for feature_id in replaced:
+            former = self._keys.pop(feature_id, None)
+            if former is not None:
+                self._features.pop((former[0], feature_id), None)
+                self._features.pop(former, None)
+        for row in rows:
+            self._keys[row["id"]] = (row["tenant_id"], row["key"])
+            self._features[row["tenant_id"], row["key"]] = row
+            self._features[row["tenant_id"], row["id"]] = row
+
+    def take_revisions(self, revisions: Mapping[int, int]) -> None:
+        """Take in which revision of each meter readers use."""
+        self._revisions |= revisions
+
+    def take_part(self, number: int, start: int, shard: int, part: Part) -> None:
+        """Take in what a shard has counted of a period, unless something newer is known."""
+        periods = self._counters.setdefault(number, {})
+        known = periods.get(start, {}).get(shard)
+        if known is not None and known.version > part.version:
+            return
+        periods.setdefault(start, {})[shard] = part
+        if len(periods) > PERIODS_KEPT:
+            del periods[min(periods)]
+
+    def take_counted(self, message: Counted) -> None:
+        """Take in the rows of a message; `take_until` comes after."""
+        for number, start, revision, used in zip(
+            message.entitlements, message.starts, message.revisions, message.used, strict=True
+        ):
+            self.take_part(number, start, message.shard, Part(Decimal(used), revision, message.seq))
+
+    def take_until(self, until: Mapping[int, int]) -> None:
+        """Counters are complete up to here, by partition."""
+        for partition, micros in until.items():
+            if micros > self._until.get(partition, 0):
+                self._until[partition] = micros
+
+    def basis(self, tenant_id: str, asks: Sequence[Ask], now: datetime, *, at_any_rate: bool = False) -> Basis | None:
+        """What the answers rest on; None: only PostgreSQL knows surely, be it that something is not there, is not
+        counted, or runs by a test clock. `at_any_rate`: nobody else can be asked; None is then only what is unknown.
+        """
+        fresh = self._fresh(now)
+        questions: list[Question] = []
+        by_pair: dict[Pair, list[Row]] = {}
+        periods: dict[int, EntitlementPeriod] = {}
+        counted: dict[int, Used] = {}
+        for ask in asks:
+            customer = self._customers.get((tenant_id, ask.customer))
+            feature = self._features.get((tenant_id, ask.feature))
+            if customer is None or feature is None:
+                return None
+            pair = (customer, feature["id"])
+            if pair not in by_pair:
+                rows = self._rows(pair, now)
+                if any(row["test_clock_id"] is not None for row in rows):
+                    return None
+                present = [row for row in rows if in_effect(row)]
+                if not present and not at_any_rate:
+                    return None
+                by_pair[pair] = rows
+                for row in present if feature["type"] == "metered" else ():
+                    period, start = self._period(row, now)
+                    used = self._used(row, start)
+                    if used is None:
+                        return None
+                    periods[row["no"]], counted[row["no"]] = period, Used(quantity=used, fresh=fresh)
+            named = {"id": customer, "external_id": self._names[customer][1]}
+            questions.append(Question(customer=named, feature=feature, quantity=ask.quantity))
+        counters = Counters(counted=counted, missing={}, meters={}, stored_fresh=UNKNOWN)
+        return Basis(questions=questions, rows=by_pair, periods=periods, counters=counters, reserved={})
+
+    def _rows(self, pair: Pair, now: datetime) -> list[Row]:
+        found: list[Row] = []
+        for values in self._terms.get(pair, ()):
+            row = dict(zip(self._columns, values, strict=True))
+            row["now"] = now
+            found.append(row)
+        return found
+
+    def _period(self, row: Row, now: datetime) -> tuple[EntitlementPeriod, int]:
+        """The present period and its start in microseconds. Reckoned once a period, as long as the terms stand."""
+        terms = tuple(row[name] for name in _PERIOD_TERMS)
+        known = self._periods.get(row["no"])
+        if known is not None and known[0] == terms and known[1].start <= now:
+            end = known[1].end
+            if end is None or now < end:
+                return known[1], known[2]
+        period = period_at(row, now)
+        start = to_micros(period.start)
+        self._periods[row["no"]] = (terms, period, start)
+        return period, start
+
+    def _used(self, row: Row, start: int) -> Decimal | None:
+        """The sum over all shards; None when a part of it is not counted."""
+        revision = self._revisions.get(row["meter_no"])
+        parts = list(self._counters.get(row["no"], {}).get(start, {}).items())
+        counted = [(shard, part.used) for shard, part in parts if part.revision == revision]
+        if sum(shard < self.shards for shard, _ in counted) < self.shards:
+            return None
+        return reduce(EXACT.add, (used for _, used in counted))
+
+    def _fresh(self, now: datetime) -> Freshness:
+        until = list(self._until.values())
+        return freshness(from_micros(min(until)) if len(until) >= self.partitions else None, now)
+
+
+_PERIOD_TERMS = (
+    "reset", "starts_at", "timezone", "billing_anchor", "billing_period", "billing_period_count", "alignment",
+)  # fmt: skip

@@ -1,0 +1,256 @@
+"""Keeps the book of entitlements in step with PostgreSQL and the flows, and says when it may be trusted.
+
+Terms come from PostgreSQL by notification, counters from the topic of balances; both start from PostgreSQL. While one
+of the two is not caught up, checks ask PostgreSQL. While PostgreSQL is away they are answered from the book as it is:
+`as_of` and `lag_seconds` say how old that makes them.
+
+Whoever changes something in this process sees it in its next check: the change raises a fence, and checks of its
+tenant ask PostgreSQL until the notifications of the change have been taken in.
+"""
+
+import secrets
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime
+
+import psycopg
+import structlog
+
+from infra.clickhouse.client import Client
+from infra.kafka.balances import BalanceReader
+from infra.metrics import REPLICA_CUSTOMERS, REPLICA_LIVE
+from infra.postgres.entitlement_copies import (
+    Changed,
+    counted_until,
+    counter_rows,
+    customers_after,
+    listen,
+    live_holds,
+    load_features,
+    load_revisions,
+    next_changes,
+    tell_fence,
+    terms_of,
+)
+from infra.postgres.pool import PgConnection, connect
+from infra.settings import Settings
+from ingestion_api.entitlements.book import Ask, Book, Pair, Part
+from ingestion_api.entitlements.decide import CheckView, decide
+from schemas.balances import Counted, Held
+from schemas.errors import Retry
+from schemas.instants import to_micros
+
+WAIT_SECONDS = 0.1  # for a notification or a message, before looking whether to stop
+RETRY_SECONDS = 1.0
+CUSTOMERS_A_PAGE = 2_000
+MAX_CHANGES = 1_000  # notifications taken in at once
+MAX_HELD = 100_000  # pairs of which something was held, before those of the past are forgotten
+#: For so long after its expiry a reservation may still hold: committed, and its events not counted yet.
+COMMITTED_MICROS = 600 * 1_000_000
+JOIN_SECONDS = 5
+
+log = structlog.get_logger("meterline.replica")
+
+
+class Replica:
+    """For reads of the event loop; two threads of its own write. `start` and `close` belong to the process."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._book = Book(partitions=settings.events_partitions, shards=settings.flow_shards)
+        self._stop = threading.Event()
+        self._terms_live = threading.Event()
+        self._counters_live = threading.Event()
+        self._store_away = False
+        self._fences: dict[str, set[str]] = defaultdict(set)
+        self._held: dict[Pair, int] = {}
+        self._seen: dict[int, tuple[int, int]] = {}  # by shard: process and number of its last message
+        self._threads = [
+            threading.Thread(target=self._run, args=(work, live), name=f"replica-{name}", daemon=True)
+            for name, work, live in (
+                ("terms", self._follow_terms, self._terms_live),
+                ("counters", self._follow_counters, self._counters_live),
+            )
+        ]
+
+    def start(self) -> None:
+        """Begin to load and to follow."""
+        for thread in self._threads:
+            thread.start()
+
+    def close(self) -> None:
+        """End the threads."""
+        self._stop.set()
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join(JOIN_SECONDS)
+
+    @property
+    def is_live(self) -> bool:
+        """Whether all is loaded and followed."""
+        return self._terms_live.is_set() and self._counters_live.is_set()
+
+    def answer(
+        self, clickhouse: Client, asks: Sequence[Ask], *, tenant_id: str, tenant_no: int, now: datetime
+    ) -> list[CheckView] | None:
+        """The decisions; None: ask PostgreSQL."""
+        if self._store_away:
+            basis = self._book.basis(tenant_id, asks, now, at_any_rate=True)
+        elif self.is_live and not self._fences.get(tenant_id):
+            basis = self._book.basis(tenant_id, asks, now)
+            if basis is not None and self._held and self._holds_some(basis.rows, now):
+                return None
+        else:
+            return None
+        return None if basis is None else decide(clickhouse, basis, tenant_no=tenant_no, now=now)
+
+    def mark_held(self, message: Held) -> None:
+        """Something is held of these: PostgreSQL is asked about them for that long."""
+        if len(self._held) > MAX_HELD:
+            now = to_micros(datetime.now(UTC))
+            self._held = {key: until for key, until in self._held.items() if until > now}
+        for key in message.keys:
+            self._held[key] = max(self._held.get(key, 0), message.until)
+
+    def _holds_some(self, keys: Iterable[Pair], now: datetime) -> bool:
+        micros = to_micros(now)
+        return any(self._held.get(key, 0) > micros for key in keys)
+
+    @contextmanager
+    def fence(self, tenant_id: str) -> Generator[Callable[[PgConnection], None]]:
+        """Around a transaction that may change entitlements of the tenant: it calls what it is given, inside."""
+        token = secrets.token_hex(8)
+        raised = False
+
+        def raise_(connection: PgConnection) -> None:
+            nonlocal raised
+            if self._terms_live.is_set():
+                raised = True
+                self._fences[tenant_id].add(token)
+                tell_fence(connection, token)
+
+        try:
+            yield raise_
+        except BaseException:
+            if raised:
+                self._pass(token)
+            raise
+
+    def _pass(self, token: str) -> None:
+        for tenant_id, tokens in list(self._fences.items()):
+            tokens.discard(token)
+            if not tokens:
+                self._fences.pop(tenant_id, None)
+
+    def _run(self, work: Callable[[threading.Event], None], live: threading.Event) -> None:
+        while not self._stop.is_set():
+            try:
+                work(live)
+            except (psycopg.Error, Retry) as error:
+                log.warning("replica lost its source", work=threading.current_thread().name, error=str(error))
+            finally:
+                live.clear()
+                REPLICA_LIVE.set(0)
+            self._stop.wait(RETRY_SECONDS)
+
+    def _follow_terms(self, live: threading.Event) -> None:
+        try:
+            connection = connect(self._settings.postgres_dsn)
+        except psycopg.OperationalError:
+            self._store_away = True
+            raise
+        with closing(connection):
+            self._store_away = False
+            listen(connection)
+            if not self._load_terms(connection):
+                self._stop.wait()
+                return
+            self._fences.clear()
+            live.set()
+            REPLICA_LIVE.set(self.is_live)
+            log.info("entitlements loaded", customers=len(self._book))
+            try:
+                while not self._stop.is_set():
+                    self._take_changes(connection)
+            except psycopg.OperationalError:
+                self._store_away = True
+                raise
+
+    def _load_terms(self, connection: PgConnection) -> bool:
+        """Load everything; False: there is too much of it."""
+        self._book.take_features(load_features(connection, feature_ids=None))
+        self._book.take_revisions(load_revisions(connection, meter_nos=None))
+        count, after_id = 0, ""
+        while customers := customers_after(connection, after_id=after_id, limit=CUSTOMERS_A_PAGE):
+            terms = terms_of(connection, customers)
+            count += len(terms.rows)
+            if count > self._settings.replica_max_entitlements:
+                log.warning("too many entitlements to keep in memory: checks ask PostgreSQL", found=count)
+                return False
+            self._book.take_terms(terms, replaced=customers)
+            after_id = customers[-1]
+        return True
+
+    def _take_changes(self, connection: PgConnection) -> None:
+        """Take in what has been committed since, and let the fences pass that stood behind it."""
+        changed: dict[Changed, dict[str, None]] = {kind: {} for kind in Changed}
+        wait_seconds = WAIT_SECONDS
+        for _ in range(MAX_CHANGES):
+            found = next_changes(connection, wait_seconds=wait_seconds)
+            for kind, name in found:
+                changed[kind][name] = None
+            if not found:
+                break
+            wait_seconds = 0
+        if changed[Changed.FEATURE]:
+            features = list(changed[Changed.FEATURE])
+            self._book.take_features(load_features(connection, feature_ids=features), replaced=features)
+        if changed[Changed.METER]:
+            meter_nos = [int(number) for number in changed[Changed.METER]]
+            self._book.take_revisions(load_revisions(connection, meter_nos=meter_nos))
+        if changed[Changed.CUSTOMER]:
+            customers = list(changed[Changed.CUSTOMER])
+            self._book.take_terms(terms_of(connection, customers, paid_for=True), replaced=customers)
+        for token in changed[Changed.FENCE]:
+            self._pass(token)
+        REPLICA_CUSTOMERS.set(len(self._book))
+
+    def _follow_counters(self, live: threading.Event) -> None:
+        with closing(BalanceReader(self._settings.kafka_bootstrap, self._settings.balances_topic)) as reader:
+            reader.start()
+            with closing(connect(self._settings.postgres_dsn)) as connection:
+                for row in live_holds(connection):
+                    until = to_micros(row["expires_at"]) + COMMITTED_MICROS
+                    self.mark_held(Held(keys=[(row["customer_id"], row["feature_id"])], until=until))
+                for shard in range(self._settings.flow_shards):
+                    self._load_counters(connection, shard)
+            self._seen.clear()
+            live.set()
+            REPLICA_LIVE.set(self.is_live)
+            log.info("counters loaded")
+            while not self._stop.is_set():
+                for message in reader.poll(wait_seconds=WAIT_SECONDS):
+                    if isinstance(message, Held):
+                        self.mark_held(message)
+                    else:
+                        self._take_counted(message)
+
+    def _take_counted(self, message: Counted) -> None:
+        """Take in a message. Where one before it is missing, the shard is read anew first: this one's `until` speaks
+        for that one too."""
+        process, number = self._seen.get(message.shard, (0, 0))
+        if message.process != process or message.no != number + 1:
+            with closing(connect(self._settings.postgres_dsn)) as connection:
+                self._load_counters(connection, message.shard)
+        self._book.take_counted(message)
+        self._book.take_until(message.until)
+        self._seen[message.shard] = (message.process, message.no)
+
+    def _load_counters(self, connection: PgConnection, shard: int) -> None:
+        with connection.transaction():  # `until` is read first: the rows are as new or newer
+            until = counted_until(connection, topic=self._settings.events_topic, shard=shard)
+            for number, start, revision, used, version in counter_rows(connection, shard=shard):
+                self._book.take_part(number, to_micros(start), shard, Part(used, revision, version))
+        self._book.take_until({partition: to_micros(instant) for partition, instant in until.items()})

@@ -1,0 +1,295 @@
+"""Checks out of memory against checks over PostgreSQL: an Idempotency-Key sends a check the ordinary way."""
+
+import itertools
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from flows.balances import BalanceTeller
+from infra.clickhouse.client import connect as connect_clickhouse
+from infra.kafka.producer import Producer
+from infra.kafka.topics import ensure_topics
+from infra.migrate import migrate
+from infra.postgres.counters import CounterChange, CounterRow, SeededBy, add_to_counters, insert_counters
+from infra.postgres.entitlement_copies import terms_of
+from infra.postgres.pool import PgConnection, connect
+from infra.settings import Settings
+from ingestion_api.asgi import MeterlineApp, create_app
+from ingestion_api.context import Context
+from ingestion_api.entitlements.book import Ask
+from ingestion_api.entitlements.replica import Replica
+from schemas.balances import Held
+from schemas.instants import to_micros
+from tests.support.stack import fresh_databases
+
+KEY = "mtr_key-of-the-replica-tests"
+WAIT_SECONDS = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """An API process over stores of its own, and a flow's part in it, played by hand."""
+
+    http: TestClient
+    replica: Replica
+    connection: PgConnection
+    teller: BalanceTeller
+    settings: Settings
+    numbers: Iterator[int]
+
+    def post(self, path: str, body: Any, status: int = 201, **headers: str) -> Any:
+        answer = self.http.post(path, json=body, headers=headers)
+        assert answer.status_code == status, answer.text
+        return answer.json()
+
+    def ask(self, customer: str, feature: str, quantity: str | None = None) -> Any:
+        return self.post("/v1/entitlements/check", _body(customer, feature, quantity), 200)
+
+    def ask_postgres(self, customer: str, feature: str, quantity: str | None = None) -> Any:
+        name = uuid.uuid4().hex
+        return self.post("/v1/entitlements/check", _body(customer, feature, quantity), 200, **{"idempotency-key": name})
+
+    def knows(self, customer: str, feature: str) -> bool:
+        """Whether memory alone has the answer."""
+        context = _context_of(self.http)
+        principal = context.keys.lookup(KEY)
+        asked = [Ask(customer, feature, None)]
+        found = self.replica.answer(
+            context.clickhouse, asked, tenant_id=principal.tenant_id, tenant_no=principal.tenant_no, now=_now()
+        )
+        return found is not None
+
+    def wait_until_known(self, customer: str, feature: str) -> None:
+        deadline = time.monotonic() + WAIT_SECONDS
+        while not self.knows(customer, feature):
+            assert time.monotonic() < deadline, "the replica never knew"
+            time.sleep(0.02)
+
+    def count(self, customer: str, feature: str, used: str, *, tell: bool = True, seed: bool = False) -> None:
+        """What a flow does with a batch, for one counter."""
+        seq, now = next(self.numbers), _now()
+        with self.connection.transaction():
+            row = self.connection.execute(
+                "SELECT e.no, e.starts_at FROM entitlements e JOIN customers c ON c.id = e.customer_id"
+                " JOIN features f ON f.id = e.feature_id WHERE c.external_id = %s AND f.key = %s",
+                (customer, feature),
+            ).fetchone()
+            assert row is not None
+            change = CounterChange(
+                entitlement_no=row["no"], period_start=row["starts_at"], meter_revision=1, quantity=Decimal(used)
+            )
+            rows: list[CounterRow]
+            if seed:
+                rows = insert_counters(self.connection, by=SeededBy(shard=0, shards=1), seq=seq, changes=[change])
+            else:
+                rows = add_to_counters(self.connection, shard=0, seq=seq, changes=[change])
+            self.connection.execute(
+                "INSERT INTO shard_offsets (topic, partition, shard, counted_until)"
+                " SELECT %s, p, 0, %s FROM generate_series(0, %s) AS p"
+                " ON CONFLICT (topic, partition) DO UPDATE SET counted_until = excluded.counted_until",
+                (self.settings.events_topic, now, self.settings.events_partitions - 1),
+            )
+        if tell:
+            until = dict.fromkeys(range(self.settings.events_partitions), now)
+            self.teller.tell(rows, seq=seq, until=until)
+
+
+def _context_of(http: TestClient) -> Context:
+    app = http.app
+    assert isinstance(app, MeterlineApp)
+    return app._context  # pyright: ignore[reportPrivateUsage]
+
+
+def _body(customer: str, feature: str, quantity: str | None) -> dict[str, str]:
+    body = {"customer": customer, "feature": feature}
+    return body if quantity is None else {**body, "quantity": quantity}
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+@pytest.fixture(scope="module")
+def process(stack: Settings) -> Iterator[Process]:
+    settings = fresh_databases(stack).model_copy(update={"root_key": KEY, "api_key_cache_seconds": 3600})
+    ensure_topics(settings)
+    with closing(connect(settings.postgres_dsn)) as connection:
+        store = connect_clickhouse(settings.clickhouse_url)
+        migrate(connection, store)
+        store.close()
+        producer = Producer(settings.kafka_bootstrap, linger_ms=0, timeout_seconds=10, queued_bytes=1 << 20)
+        teller = BalanceTeller(producer, settings.balances_topic, partitions=4, shard=0, shards=1)
+        app = create_app(settings)
+        with TestClient(app, headers={"authorization": f"Bearer {KEY}"}) as http:
+            replica = _context_of(http).replica
+            made = Process(http, replica, connection, teller, settings, itertools.count(1))
+            _make_catalogue(made)
+            yield made
+        producer.close(5)
+
+
+def _make_catalogue(process: Process) -> None:
+    process.post("/v1/meters", {"key": "tokens", "event_type": "t", "aggregation": "sum", "value": "$.n"})
+    process.post("/v1/features", {"key": "tokens", "type": "metered", "meter": "tokens"})
+    process.post("/v1/features", {"key": "sso", "type": "boolean"})
+    process.post("/v1/features", {"key": "beta", "type": "boolean"})
+    for key, limit in (("small", "10"), ("large", "1000.5")):
+        granted = [{"feature": "tokens", "limit": limit, "reset": "never"}, {"feature": "sso"}]
+        process.post("/v1/plans", {"key": key, "currency": "USD", "prices": [], "entitlements": granted})
+
+
+_names = (f"customer-{number}" for number in itertools.count())
+
+
+@pytest.fixture
+def customer(process: Process) -> str:
+    """Somebody on the small plan, counted so far: 4."""
+    name = next(_names)
+    process.post("/v1/customers", {"external_id": name})
+    process.post("/v1/subscriptions", {"customer": name, "plan": "small"})
+    process.count(name, "tokens", "4", seed=True)
+    process.wait_until_known(name, "tokens")
+    return name
+
+
+def _same(process: Process, *asked: str | None) -> Any:
+    fast, slow = process.ask(*asked), process.ask_postgres(*asked)  # pyright: ignore[reportArgumentType]
+    for moving in ("as_of", "lag_seconds"):
+        del fast[moving], slow[moving]
+    assert fast == slow
+    return fast
+
+
+def _once_as_of(process: Process, customer: str, instant: datetime) -> Any:
+    """The first answer that speaks for all up to an instant."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    while datetime.fromisoformat((answer := process.ask(customer, "tokens"))["as_of"]) < instant:
+        assert time.monotonic() < deadline
+    return answer
+
+
+def test_memory_and_postgresql_give_the_same_answers(process: Process, customer: str) -> None:
+    assert process.knows(customer, "tokens")
+    for quantity in (None, "6", "6.000000000001", "0"):
+        _same(process, customer, "tokens", quantity)
+    assert _same(process, customer, "tokens", "6")["remaining"] == "6"
+    assert _same(process, customer, "sso", None)["value"] is True
+    assert process.ask(customer, "beta")["reason"] == "no_entitlement"
+    assert process.ask(customer, "tokens")["lag_seconds"] is not None
+
+
+def test_a_counted_event_is_seen_and_as_of_speaks_for_it(process: Process, customer: str) -> None:
+    before = _now()
+    process.count(customer, "tokens", "2.5")
+    answer = _once_as_of(process, customer, before)
+    assert (answer["used"], answer["remaining"]) == ("6.5", "3.5")
+    assert process.knows(customer, "tokens")
+
+
+def test_a_message_that_never_came_is_read_from_postgresql(process: Process, customer: str) -> None:
+    process.count(customer, "tokens", "1", tell=False)
+    process.teller._no += 1  # pyright: ignore[reportPrivateUsage] - a message that the broker never had
+    other = next(_names)
+    process.post("/v1/customers", {"external_id": other})
+    process.post("/v1/subscriptions", {"customer": other, "plan": "small"})
+    before = _now()
+    process.count(other, "tokens", "0", seed=True)
+    assert _once_as_of(process, customer, before)["used"] == "5"
+
+
+def test_an_older_row_does_not_undo_a_newer_one(process: Process, customer: str) -> None:
+    [row] = process.connection.execute(
+        "SELECT entitlement_no, period_start FROM entitlement_counters ORDER BY entitlement_no DESC LIMIT 1"
+    ).fetchall()
+    process.count(customer, "tokens", "1")
+    late = CounterRow(**row, meter_revision=1, used=Decimal(4))
+    before = _now()
+    process.teller.tell([late], seq=1, until=dict.fromkeys(range(process.settings.events_partitions), before))
+    assert _once_as_of(process, customer, before)["used"] == "5"
+
+
+def test_whoever_changes_something_sees_it_in_the_next_check(
+    process: Process, customer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow_terms_of(*asked: Any, **options: Any) -> Any:
+        time.sleep(0.2)
+        return terms_of(*asked, **options)
+
+    monkeypatch.setattr("ingestion_api.entitlements.replica.terms_of", slow_terms_of)
+    subscription = process.http.get("/v1/subscriptions", params={"customer": customer}).json()["data"][0]["id"]
+    for plan, limit in (("large", "1000.5"), ("small", "10")) * 2:
+        process.post(f"/v1/subscriptions/{subscription}/change", {"plan": plan, "at": "now"}, 200)
+        assert process.ask(customer, "tokens")["limit"] == limit
+    process.post(f"/v1/subscriptions/{subscription}/cancel", {"at": "now"}, 200)
+    assert process.ask(customer, "sso")["reason"] == "subscription_inactive"
+
+
+def test_a_change_by_another_process_is_followed(process: Process, customer: str) -> None:
+    with process.connection.transaction():
+        process.connection.execute(
+            "UPDATE entitlements SET limit_quantity = 77 FROM customers c, features f WHERE c.id = customer_id"
+            " AND f.id = feature_id AND c.external_id = %s AND f.key = 'tokens'",
+            (customer,),
+        )
+    deadline = time.monotonic() + WAIT_SECONDS
+    while process.ask(customer, "tokens")["limit"] != "77":
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert process.knows(customer, "tokens")
+
+
+def test_what_is_held_is_asked_of_postgresql(process: Process, customer: str) -> None:
+    row = process.connection.execute(
+        "SELECT c.id AS customer, f.id AS feature FROM customers c, features f WHERE c.external_id = %s AND f.key = %s",
+        (customer, "tokens"),
+    ).fetchone()
+    assert row is not None
+    until = to_micros(_now() + timedelta(seconds=1))
+    process.replica.mark_held(Held(keys=[(row["customer"], row["feature"])], until=until))
+    assert not process.knows(customer, "tokens")
+    process.wait_until_known(customer, "tokens")
+
+
+def test_a_bulk_of_known_and_unknown_is_one_answer(process: Process, customer: str) -> None:
+    checks = [_body(customer, "tokens", "1"), _body(customer, "sso", None), _body(customer, "beta", None)]
+    answer = process.post("/v1/entitlements/check", {"checks": checks}, 200)
+    assert [each["reason"] for each in answer["data"]] == ["within_limit", "unlimited", "no_entitlement"]
+    known = process.post("/v1/entitlements/check", {"checks": checks[:2]}, 200)
+    assert [each["feature"] for each in known["data"]] == ["tokens", "sso"]
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        (b"{", 400, "request.invalid_json"),
+        (b'{"customer":"nobody","feature":"tokens"}', 404, "customer.not_found"),
+        (b'{"customer":"nobody","feature":"tokens","colour":1}', 422, "request.unknown_field"),
+        (b'{"customer":"nobody","feature":"tokens","quantity":"-1"}', 422, "request.invalid_field"),
+        (b'{"checks":[]}', 422, "request.invalid_field"),
+    ],
+)
+def test_what_is_not_plainly_good_has_the_ordinary_routes_answer(
+    process: Process, body: bytes, status: int, code: str
+) -> None:
+    answer = process.http.post("/v1/entitlements/check", content=body)
+    assert (answer.status_code, answer.json()["code"]) == (status, code)
+
+
+def test_a_process_that_starts_has_what_was_there_before(process: Process, customer: str) -> None:
+    with TestClient(create_app(process.settings), headers={"authorization": f"Bearer {KEY}"}) as http:
+        body = _body(customer, "tokens", None)
+        assert http.post("/v1/entitlements/check", json=body).json()["used"] == "4"  # before it is live
+        replica = _context_of(http).replica
+        deadline = time.monotonic() + WAIT_SECONDS
+        while not replica.is_live:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        assert http.post("/v1/entitlements/check", json=body).json()["used"] == "4"
