@@ -203,7 +203,7 @@ def _add_late(
     for subscription_id, billed in load_late(doors.database, doors.clickhouse, watched, stored.seqs).items():
         account = accounts[subscription_id]
         try:
-            account.late.extend(without_open(billed, account.statement))
+            account.late.extend(without_open(billed, account.terms, account.statement))
             if any(each.meter_no in unbuilt for each in account.late):
                 found.waiting += 1
                 del needs[subscription_id]

@@ -108,5 +108,5 @@ def _save(doors: Doors, subscription_ids: Sequence[str], steps: Sequence[Billing
     interval = INTERVAL if moment.clock_id is None else CLOCK_INTERVAL
     with doors.database.transaction() as connection:
         saved = save_steps(connection, steps, now=moment.now)
-        postpone_checks(connection, subscription_ids, until=moment.now + interval)
-    return ChunkResult(done=saved.invoices)
+        looked_at = postpone_checks(connection, subscription_ids, until=moment.now + interval)
+    return ChunkResult(invoices=saved.invoices, done=looked_at)

@@ -109,10 +109,15 @@ def difference(
     return AmountLine(amount=rounded - before, explain=rows, key=billed.key, is_usage=is_usage)
 
 
-def without_open(billed: Sequence[BilledUsage], statement: Statement) -> list[BilledUsage]:
-    """What was billed of other periods than those of the statement's own lines, which bill the rest of theirs."""
-    own = {(line.price.key, line.period.start) for line in statement.lines if line.is_usage}
-    return [each for each in billed if (each.key, each.period.start) not in own]
+def without_open(billed: Sequence[BilledUsage], terms: Terms, statement: Statement) -> list[BilledUsage]:
+    """What was billed of other periods than those of the statement's own lines and those that run on after it: their
+    lines bill the rest of theirs."""
+    open_periods = {(line.price.key, line.period.start) for line in statement.lines if line.is_usage}
+    for run in terms.runs:
+        if run.agreed.is_usage and run.is_open_at(statement.at) and not statement.is_closing:
+            start = run.start if run.grid is None else max(run.grid.containing(statement.at).start, run.start)
+            open_periods.add((run.price.key, start))
+    return [each for each in billed if (each.key, each.period.start) not in open_periods]
 
 
 def _price_of(billed: BilledUsage, currency: str) -> PlanPrice:

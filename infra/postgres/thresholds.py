@@ -38,10 +38,10 @@ def earliest_thresholds(connection: PgConnection, clock_ids: Sequence[str]) -> d
     return {row["test_clock_id"]: row["at"] for row in rows}
 
 
-def postpone_checks(connection: PgConnection, subscription_ids: Sequence[str], *, until: datetime) -> None:
-    """Look at them again no earlier than at an instant. Rows are locked in the order of their ids."""
-    connection.execute(
+def postpone_checks(connection: PgConnection, subscription_ids: Sequence[str], *, until: datetime) -> int:
+    """Look at them again no earlier than at an instant; how many they are. Rows are locked in the order of their ids."""
+    return connection.execute(
         "UPDATE subscriptions AS s SET threshold_check_at = %s FROM"
         " (SELECT id FROM subscriptions WHERE id = ANY(%s) ORDER BY id FOR UPDATE) AS locked WHERE s.id = locked.id",
         (until, list(subscription_ids)),
-    )
+    ).rowcount

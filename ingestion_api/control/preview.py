@@ -185,7 +185,7 @@ def price_draft(context: Context, draft: Draft) -> Preview:
     """Measure and price a draft, outside of any transaction: this may take ClickHouse a while."""
     watched = [] if draft.watched is None else [draft.watched]
     found = load_late(context.database, context.clickhouse, watched, draft.shards)
-    late = without_open(found.get(draft.subscription.id, []), draft.statement)
+    late = without_open(found.get(draft.subscription.id, []), draft.terms, draft.statement)
     by_no = {meter.meter_no: meter for each in watched for meter in each.meters}
     again = adjustment_needs(draft.subscription, late, by_no)
     invoice = price_statement(

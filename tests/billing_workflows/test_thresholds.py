@@ -16,7 +16,7 @@ def look(world: World, now: str) -> int:
     own = {row["id"] for row in world.rows("SELECT id FROM subscriptions WHERE tenant_id = %(id)s", id=world.tenant_id)}
     page = load_page(world.doors, THRESHOLDS, moment, after=None)
     ids = [each for chunk in page.chunks for each in chunk if each in own]
-    return run_chunk(world.doors, THRESHOLDS, ids, moment).done if ids else 0
+    return run_chunk(world.doors, THRESHOLDS, ids, moment).invoices if ids else 0
 
 
 def amounts(world: World, subscription: BilledSubscription) -> list[tuple[str, list[int]]]:
@@ -78,3 +78,39 @@ def test_a_commitment_counts_what_a_threshold_has_billed(world: World) -> None:
     world.stored_until("2026-02-02")
     world.bill(subscription, now="2026-02-02")
     assert amounts(world, subscription) == [("threshold", [20_00]), ("subscription", [0, 30_00])]
+
+
+def test_usage_is_looked_at_while_fees_of_shorter_periods_are_billed(world: World) -> None:
+    weekly = {**ADVANCE, "billing_period": "week"}
+    subscription = world.subscribe(weekly, USAGE, invoice_threshold=Decimal(50))
+    world.bill(subscription, now="2026-01-01")
+    world.use(subscription, ("2026-01-02", 6000))
+    assert look(world, "2026-01-03") == 1
+    world.bill(subscription, now="2026-01-15")
+    world.use(subscription, ("2026-01-16", 5500))
+    assert look(world, "2026-01-17") == 1
+    world.use(subscription, ("2026-01-18", 10))
+    world.stored_until("2026-02-02")
+    world.bill(subscription, now="2026-02-02")
+    found = [[line["amount_minor"] for line in each["lines"]] for each in world.invoices(subscription)]
+    assert found == [[49_00], [60_00], [49_00], [49_00], [55_00], [49_00], [49_00], [10]]
+
+
+def test_a_look_that_bills_nothing_lets_a_test_clock_go_on_at_once(world: World) -> None:
+    subscription = world.subscribe(USAGE, invoice_threshold=Decimal(50))
+    world.bill(subscription, now="2026-01-01")
+    moment = Moment(now=instant("2026-01-02"))
+    assert run_chunk(world.doors, THRESHOLDS, [subscription.id], moment).done == 1
+
+
+def test_late_usage_of_a_period_that_goes_on_waits_for_the_end_of_the_period(world: World) -> None:
+    weekly = {**ADVANCE, "billing_period": "week"}
+    subscription = world.subscribe(weekly, USAGE, invoice_threshold=Decimal(50))
+    world.bill(subscription, now="2026-01-01")
+    world.use(subscription, ("2026-01-02", 6000))
+    assert look(world, "2026-01-03") == 1
+    world.use(subscription, ("2026-01-02", 100))
+    world.stored_until("2026-02-02")
+    world.bill(subscription, now="2026-02-02")
+    found = [[line["amount_minor"] for line in each["lines"]] for each in world.invoices(subscription)]
+    assert found == [[49_00], [60_00], [49_00], [49_00], [49_00], [49_00], [1_00]]
