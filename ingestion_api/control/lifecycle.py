@@ -46,7 +46,7 @@ def change(
         if account.row["status_now"] in ENDED:
             raise Conflict(ended_code, f"The subscription is {account.row['status_now']} already.")
         at = effect(connection, account)
-        return at, find(connection, call.tenant_id, subscription_id, call.now)
+        return at, find(connection, call.tenant_id, subscription_id, max(call.now, account.now))
 
     def perform(connection: PgConnection) -> dict[str, Any]:
         _, account = apply(connection)
@@ -71,10 +71,15 @@ def change(
 
 
 def find_locked(connection: PgConnection, subscription_id: str, call: Call) -> Account:
-    """The subscription, which nobody else changes until we commit. Raises NotFound."""
+    """The subscription, which nobody else changes until we commit, no earlier than it is billed: a bill that was made
+    while the request waited for the row must not make its `now` a time that has passed. Raises NotFound."""
     if not subscriptions.lock_subscription(connection, tenant_id=call.tenant_id, subscription_id=subscription_id):
         raise NotFound("subscription.not_found", f"There is no subscription {subscription_id!r}.")
-    return find(connection, call.tenant_id, subscription_id, call.now, hold=True)
+    account = find(connection, call.tenant_id, subscription_id, call.now, hold=True)
+    billed_until = account.billed.billed_until
+    if billed_until is None or billed_until <= account.now:
+        return account
+    return find(connection, call.tenant_id, subscription_id, billed_until)
 
 
 def draft_at(

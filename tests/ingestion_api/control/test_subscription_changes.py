@@ -117,6 +117,17 @@ def test_the_later_of_two_changes_at_one_instant_holds(shop: Api) -> None:
     assert [each["starts_at"] for each in found["phases"]] == [START, TODAY]
 
 
+def test_a_bill_made_while_a_change_for_now_waited_is_no_conflict(shop: Api) -> None:
+    subscription_id = subscribe(shop)
+    bill_until(shop, subscription_id, LATER)
+    before = "2026-01-19T23:59:59.900000Z"
+    for action, body in (("change", {"plan": "big"}), ("pause", {"at": "now"}), ("resume", {"at": "now"})):
+        found = act(shop, subscription_id, action, on=before, **body)
+        assert found["phases"][-1]["starts_at"] == LATER, action
+        assert found["phases"][-1]["state"] == "current", action
+    assert act(shop, subscription_id, "cancel", on=before, at="now")["cancel_at"] == LATER
+
+
 BAD: list[tuple[str, dict[str, Any], int, str, str | None]] = [
     ("change", {}, 422, "subscription.nothing_to_change", None),
     ("change", {"plan": "none"}, 404, "plan.not_found", None),
