@@ -1,48 +1,16 @@
 """One subscription's life as a bookkeeper would keep it: instant by instant, what became due is noted, and each
 statement takes what is noted. (The product asks a timeline instead; see docs/adr/0013.)"""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 
-from tests.billing_oracle.money import (
-    ZERO,
-    Body,
-    Discount,
-    Grant,
-    Tax,
-    Totals,
-    Wallet,
-    cost,
-    part,
-    rounded,
-    totals,
-)
-from tests.billing_oracle.periods import Grid, Span
+from tests.billing_oracle.money import ZERO, Body, Commitment
+from tests.billing_oracle.periods import Grid
+from tests.billing_oracle.statements import Agreed, Biller, Noted
 
-CREDIT_PRIORITY = 50  # of what an invoice below zero gives
-
-
-@dataclass(frozen=True)
-class Agreed:
-    """A price and its quantity; None for usage."""
-
-    body: Body
-    quantity: Decimal | None
-
-    @property
-    def is_usage(self) -> bool:
-        return self.body["type"] == "usage"
-
-    @property
-    def is_once(self) -> bool:
-        return self.body.get("billing_period") == "once"
-
-    @property
-    def is_advance(self) -> bool:
-        return not self.is_usage and self.body.get("timing", "advance") == "advance"
-
+LOOKS_APART = timedelta(days=1)  # at running usage, by a test clock
 
 Prices = Mapping[str, Agreed]
 
@@ -55,17 +23,7 @@ class Change:
     prices: Prices
     prorate: bool = True
     invoice_now: bool = False
-
-
-@dataclass
-class Noted:
-    """A line that waits for its statement. `whole`: the period that it is a part of; a credit gives back."""
-
-    key: str
-    agreed: Agreed
-    span: Span
-    whole: Span
-    is_credit: bool = False
+    commitment: Commitment | None = None
 
 
 @dataclass
@@ -80,49 +38,20 @@ class Running:
     ends_at: datetime | None = None
 
 
-@dataclass(frozen=True)
-class Line:
-    key: str
-    amount: Decimal
-    span: Span
-
-
-@dataclass
-class Billed:
-    """Usage that an invoice has: what it came to, with all that was adjusted since."""
-
-    key: str
-    agreed: Agreed
-    span: Span
-    amount: Decimal
-
-
-@dataclass(frozen=True)
-class Invoice:
-    at: datetime
-    is_closing: bool
-    lines: tuple[Line, ...]
-    totals: Totals
-    credits_applied: Decimal
-    amount_due: Decimal
-
-
 @dataclass
 class Life:
-    """`usage(start, end)`: what counts now of events within. `begins_at`: the start, or the end of the trial."""
+    """`begins_at`: the start, or the end of the trial. `now`: what the clock shows while it stands still."""
 
-    currency: str
+    biller: Biller
     zone: str
     begins_at: datetime
     anchor: datetime
     by_calendar: bool
     prices: Prices
-    usage: Callable[[datetime, datetime], Decimal]
-    discounts: Sequence[Discount] = ()
-    taxes: Sequence[Tax] = ()
+    now: datetime
+    commitment: Commitment | None = None
+    threshold: Decimal | None = None
     end_at: datetime | None = None
-    wallet: Wallet = field(default_factory=Wallet)
-    invoices: list[Invoice] = field(default_factory=list[Invoice])
     changes: list[Change] = field(default_factory=list[Change])  # to come
     cancel_at: datetime | None = None
     cancel_prorates: bool = False
@@ -132,34 +61,42 @@ class Life:
     running: dict[str, Running] = field(default_factory=dict[str, Running])
     planned: dict[str, tuple[datetime, Agreed]] = field(default_factory=dict[str, tuple[datetime, Agreed]])
     noted: list[Noted] = field(default_factory=list[Noted])
-    billed: list[Billed] = field(default_factory=list[Billed])
     stated_at: datetime | None = None  # the instant of the last statement, be it an empty one
+    looks_at: datetime | None = None  # at running usage, for it may have come to the threshold
 
     # What people do
 
-    def change(self, change: Change, *, now: datetime) -> None:
+    def change(self, change: Change) -> None:
         """At the clock's instant, or to come. It replaces what was to come later."""
         self.changes = [each for each in self.changes if each.at < change.at]
         self.changes.append(change)
-        self.advance(now, finalized_at=now)
+        self.advance(self.now)
 
-    def cancel(self, at: datetime, *, prorate: bool, now: datetime) -> None:
+    def cancel(self, at: datetime, *, prorate: bool) -> None:
         self.cancel_at, self.cancel_prorates = at, prorate
-        self.advance(now, finalized_at=now)
+        self.advance(self.now)
 
-    def longest_period_end(self, now: datetime) -> datetime:
-        if now < self.begins_at:
+    def longest_period_end(self) -> datetime:
+        if self.now < self.begins_at:
             return self.begins_at
         grids = [run.grid for run in self.running.values() if not run.agreed.is_once]
-        return max((grid.containing(now)[1] for grid in grids), default=now)
+        return max((grid.containing(self.now)[1] for grid in grids), default=self.now)
 
     # How time goes by
 
-    def advance(self, to: datetime, *, finalized_at: datetime | None = None) -> None:
-        """Do all that is due up to an instant, each at its own. `finalized_at`: when invoices are made, if later."""
-        while not self.has_ended and (at := min(self._instants(), default=None)) is not None and at <= to:
-            self._pass(at, finalized_at or at)
-            self.done_until = at
+    def advance(self, to: datetime) -> None:
+        """Do all that is due up to an instant, each at its own; what should have been done before, now."""
+        while not self.has_ended:
+            at = min(self._instants(), default=None)
+            look = None if at is None or self.looks_at is None else max(self.looks_at, self.now)
+            if look is not None and look <= to and (at is None or look < at):
+                self._look(look)
+            elif at is not None and at <= to:
+                self._pass(at)
+                self.done_until = at
+            else:
+                break
+        self.now = to
 
     def _stop(self) -> datetime | None:
         return min((at for at in (self.end_at, self.cancel_at) if at is not None), default=None)
@@ -177,6 +114,8 @@ class Life:
         yield from (run.ends_at for run in self.running.values() if run.ends_at is not None)
         done_until = self.done_until
         yield from (grid.containing(done_until)[1] for grid in self._grids())
+        if self.commitment is not None and self.commitment.period is not None:
+            yield self._commitment_grid(self.commitment.period).containing(done_until)[1]
 
     def _grids(self) -> Iterable[Grid]:
         """Of all that is in force or waits for a statement."""
@@ -186,17 +125,20 @@ class Life:
     def _grid(self, body: Body) -> Grid:
         return Grid(self.anchor, self.zone, body.get("billing_period", "month"), self.by_calendar)
 
-    def _pass(self, at: datetime, finalized_at: datetime) -> None:
+    def _pass(self, at: datetime) -> None:
         stop = self._stop()
         is_closing = stop is not None and at >= stop
-        is_due = is_closing or self._is_cut(at)
+        is_due = is_closing or self._is_cut(at) or self._ends_commitment(at)
         if self.has_begun:
             self._end_periods(at)
             self._follow_plans(at)
         due = [change for change in self.changes if change.at <= at]
         self.changes = [change for change in self.changes if change.at > at]
+        commitment = self.commitment  # what changes now is for the next statement, unless this one is made already
         for change in () if is_closing else due:
-            self.prices = change.prices
+            self.prices, self.commitment = change.prices, change.commitment
+            if self.stated_at == at:
+                commitment = change.commitment
             if self.has_begun:
                 self._apply(change, at)
                 is_due |= change.invoice_now
@@ -210,7 +152,42 @@ class Life:
             is_due |= self._is_cut(at)
             self._charge_ahead(at)
         if is_due:
-            self._state(at, finalized_at, is_closing=is_closing)
+            self._state(at, commitment, is_closing=is_closing)
+
+    def _state(self, at: datetime, commitment: Commitment | None, *, is_closing: bool) -> None:
+        noted, self.noted = self.noted, []
+        since = None
+        if commitment is not None and commitment.period is not None and self.stated_at not in (None, at):
+            whole = self._commitment_grid(commitment.period).ending(at)
+            since = max(whole[0], self.begins_at) if is_closing or whole[1] == at else None
+        self.biller.state(
+            at, max(at, self.now), noted, is_closing=is_closing, commitment=commitment, committed_since=since
+        )
+        self.stated_at = at
+        if self.threshold is not None and self.looks_at is None:
+            self.looks_at = at
+
+    def _look(self, at: datetime) -> None:
+        self.looks_at = at + LOOKS_APART
+        if self.threshold is None or self.stated_at == at:
+            return
+        running = [
+            Noted(key, run.agreed, (run.since, at), run.grid.ending(at))
+            for key, run in self.running.items()
+            if run.agreed.is_usage and run.since < at
+        ]
+        noted = [each for each in self.noted if each.agreed.is_usage]
+        if noted or running:
+            self.biller.look(at, [*noted, *running], self.threshold)
+
+    def _commitment_grid(self, period: str) -> Grid:
+        return Grid(self.anchor, self.zone, period, self.by_calendar)
+
+    def _ends_commitment(self, at: datetime) -> bool:
+        """Whether a commitment's own period ends here that no statement was made for."""
+        if self.commitment is None or self.commitment.period is None or self.stated_at in (None, at):
+            return False
+        return self._commitment_grid(self.commitment.period).ending(at)[1] == at
 
     def _is_cut(self, at: datetime) -> bool:
         """Whether a period begins here that no statement was made for. What changes after it waits for the next."""
@@ -335,44 +312,3 @@ class Life:
             if not run.agreed.is_advance or (self.cancel_prorates and at == self.cancel_at):
                 self._cut(key, run, at)
         self.has_ended = True
-
-    # Statements
-
-    def _state(self, at: datetime, finalized_at: datetime, *, is_closing: bool) -> None:
-        self.stated_at = at
-        noted, self.noted = self.noted, []
-        has_usage = any(each.agreed.is_usage for each in noted)
-        lines = list(self._late()) if has_usage else []
-        for each in noted:
-            amount = self._amount(each)
-            lines.append(Line(each.key, amount, each.span))
-            if each.agreed.is_usage:
-                self.billed.append(Billed(each.key, each.agreed, each.span, amount))
-        lines = [line for line in lines if line.amount]
-        if not lines:
-            return
-        found = totals([line.amount for line in lines], self.discounts, self.taxes, self.currency)
-        credits_applied = self.wallet.pay(max(found.total, ZERO), finalized_at)
-        if found.total < 0:
-            self.wallet.add(Grant(CREDIT_PRIORITY, None, finalized_at, -found.total))
-        due = max(found.total, ZERO) - credits_applied
-        self.invoices.append(Invoice(at, is_closing, tuple(lines), found, credits_applied, due))
-
-    def _late(self) -> Iterator[Line]:
-        """What usage that is billed has come to mean since."""
-        for each in self.billed:
-            amount = rounded(cost(each.agreed.body, self.usage(*each.span)), self.currency)
-            if amount != each.amount:
-                yield Line(each.key, amount - each.amount, each.span)
-                each.amount = amount
-
-    def _amount(self, noted: Noted) -> Decimal:
-        if noted.agreed.is_usage:
-            return rounded(cost(noted.agreed.body, self.usage(*noted.span)), self.currency)
-        assert noted.agreed.quantity is not None
-        whole = cost(noted.agreed.body, noted.agreed.quantity)
-        if noted.is_credit:
-            return part(-whole, noted.whole, noted.span, self.currency)
-        if noted.span == noted.whole:
-            return rounded(whole, self.currency)
-        return part(whole, noted.whole, noted.span, self.currency)

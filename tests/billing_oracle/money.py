@@ -7,7 +7,7 @@ from decimal import ROUND_CEILING, Context, Decimal
 from fractions import Fraction
 from typing import Any
 
-from tests.billing_oracle.periods import Span
+from tests.billing_oracle.periods import Grid, Span
 
 PLACES = {"USD": 2, "JPY": 0, "KWD": 3}
 WIDE = Context(prec=200)
@@ -25,7 +25,19 @@ def rounded(value: Decimal | Fraction, currency: str) -> Decimal:
 
 
 def cost(body: Body, quantity: Decimal) -> Decimal:
-    """What a quantity costs by a price, not rounded. A negative one gives back what it costs, but no flat amounts."""
+    """What a quantity costs by a price, not rounded; no more than its maximum, no less than its minimum."""
+    found = _cost(body, quantity)
+    if found < 0:
+        return found
+    if "maximum_amount" in body:
+        found = min(found, Decimal(body["maximum_amount"]))
+    if "minimum_amount" in body:
+        found = max(found, Decimal(body["minimum_amount"]))
+    return found
+
+
+def _cost(body: Body, quantity: Decimal) -> Decimal:
+    """By the model. A negative quantity gives back what it costs, but no flat amounts."""
     if body["model"] == "flat":
         return Decimal(body["amount"])
     sign, size = (-1 if quantity < 0 else 1), abs(quantity)
@@ -114,12 +126,48 @@ def totals(amounts: Sequence[Decimal], discounts: Sequence[Discount], taxes: Seq
     return Totals(subtotal, subtotal - left, contained + added, left + added)
 
 
+@dataclass(frozen=True)
+class Commitment:
+    """`period` None: of the usage of every statement by itself."""
+
+    amount: Decimal
+    overage_factor: Decimal = Decimal(1)
+    true_up: bool = False
+    period: str | None = None
+
+
+def committed(commitment: Commitment, usage: Decimal) -> Decimal:
+    """What usage costs that a commitment is held against. Below zero it is left alone."""
+    if usage < 0:
+        return usage
+    if usage < commitment.amount:
+        return commitment.amount if commitment.true_up else usage
+    return commitment.amount + (usage - commitment.amount) * commitment.overage_factor
+
+
 @dataclass
 class Grant:
+    """`refills`: it is filled up to `amount` again at the starts of these periods. Compared by identity."""
+
     priority: int
     expires_at: datetime | None
     effective_at: datetime
     balance: Decimal
+    refills: Grid | None = None
+
+    def __post_init__(self) -> None:
+        self.amount = self.balance
+        self.filled_at = self.effective_at
+
+    def is_alive(self, now: datetime) -> bool:
+        return self.expires_at is None or self.expires_at > now
+
+    def refill(self, now: datetime) -> None:
+        if self.refills is not None and self.refills.containing(now)[0] > self.filled_at:
+            self.balance, self.filled_at = self.amount, now
+
+
+Paid = list[tuple[Grant, Decimal]]
 
 
 class Wallet:
@@ -134,17 +182,28 @@ class Wallet:
     def balance(self, now: datetime) -> Decimal:
         return sum((grant.balance for grant in self._alive(now)), ZERO)
 
-    def pay(self, amount: Decimal, now: datetime) -> Decimal:
-        """Take as much of the amount as there is."""
-        paid = ZERO
+    def pay(self, amount: Decimal, now: datetime) -> Paid:
+        """Take as much of the amount as there is; from which grants how much."""
+        paid: Paid = []
         for grant in self._alive(now):
-            taken = min(grant.balance, amount - paid)
-            grant.balance -= taken
-            paid += taken
+            taken = min(grant.balance, amount)
+            if taken:
+                grant.balance -= taken
+                amount -= taken
+                paid.append((grant, taken))
         return paid
 
+    def give_back(self, paid: Paid, now: datetime) -> None:
+        """What came from a grant that is over is gone, and so is what no longer fits in."""
+        for grant, taken in paid:
+            if grant.is_alive(now):
+                grant.refill(now)
+                grant.balance = min(grant.amount, grant.balance + taken)
+
     def _alive(self, now: datetime) -> list[Grant]:
-        alive = [grant for grant in self._grants if grant.expires_at is None or grant.expires_at > now]
+        alive = [grant for grant in self._grants if grant.is_alive(now)]
+        for grant in alive:
+            grant.refill(now)
         return sorted(
             alive,
             key=lambda grant: (grant.priority, grant.expires_at is None, grant.expires_at or now, grant.effective_at),

@@ -3,8 +3,9 @@
 from dataclasses import dataclass, replace
 from decimal import Decimal
 
+from tests.billing_oracle.actions import Body, Change, Start
 from tests.billing_oracle.life import Agreed, Prices
-from tests.billing_oracle.scripts import Body, Change, Start
+from tests.billing_oracle.money import Commitment
 
 ONE = Decimal(1)
 
@@ -16,6 +17,7 @@ class Contract:
     plan: int
     seats: str
     addons: int = 0
+    commitment: Commitment | None = None
     is_paused: bool = False
 
     def changed(self, change: Change) -> "Contract":
@@ -25,6 +27,7 @@ class Contract:
             plan=self.plan if change.plan is None else change.plan,
             seats=self.seats if change.seats is None else change.seats,
             addons=self.addons if change.addons is None else change.addons,
+            commitment=self.commitment if change.commitment is None else read_commitment(change.commitment),
         )
 
     def prices(self, start: Start) -> Prices:
@@ -37,6 +40,17 @@ class Contract:
         for body in start.addon if self.addons else ():
             found[body["key"]] = Agreed(_of_several(body), Decimal(self.addons))
         return found
+
+
+def read_commitment(body: Body | None) -> Commitment | None:
+    if not body:
+        return None
+    return Commitment(
+        Decimal(body["amount"]),
+        Decimal(body.get("overage_factor", "1")),
+        body.get("true_up", False),
+        body.get("billing_period"),
+    )
 
 
 def _of_several(body: Body) -> Body:

@@ -6,9 +6,22 @@ from typing import Any
 
 import pytest
 
-from tests.billing_oracle.life import Agreed, Change, Life, Prices
-from tests.billing_oracle.money import Discount, Grant, Tax, Totals, Wallet, cost, part, rounded, totals
+from tests.billing_oracle.life import Change, Life, Prices
+from tests.billing_oracle.money import (
+    Commitment,
+    Discount,
+    Grant,
+    Tax,
+    Totals,
+    Wallet,
+    committed,
+    cost,
+    part,
+    rounded,
+    totals,
+)
 from tests.billing_oracle.periods import Grid
+from tests.billing_oracle.statements import Agreed, Biller
 
 START = datetime(2026, 1, 15, tzinfo=UTC)
 FEE = {"type": "fixed", "billing_period": "month", "timing": "advance"}
@@ -27,12 +40,12 @@ def life(prices: Prices, events: list[tuple[datetime, str]] | None = None) -> Li
     def usage(start: datetime, end: datetime) -> Decimal:
         return sum((Decimal(value) for at, value in events or [] if start <= at < end), Decimal(0))
 
-    return Life("USD", "UTC", START, START, False, prices, usage)
+    return Life(Biller("USD", usage), "UTC", START, START, False, prices, now=START)
 
 
 def bills(of: Life) -> list[tuple[str, dict[str, list[str]]]]:
     found: list[tuple[str, dict[str, list[str]]]] = []
-    for invoice in of.invoices:
+    for invoice in of.biller.invoices:
         lines: dict[str, list[str]] = {}
         for line in invoice.lines:
             lines.setdefault(line.key, []).append(str(line.amount))
@@ -44,7 +57,7 @@ def test_an_upgrade_is_credited_and_charged_for_the_days_that_are_left() -> None
     kept = life({"base": fee("20")})
     kept.advance(day("2026-01-25"))
     prices = {"base": fee("50"), "support": fee("31"), "setup": fee("100", billing_period="once")}
-    kept.change(Change(day("2026-01-25"), prices, invoice_now=True), now=day("2026-01-25"))
+    kept.change(Change(day("2026-01-25"), prices, invoice_now=True))
     kept.advance(day("2026-02-15"))
     # 21 of 31 days: 20 x 21/31 = 13.548, 50 x 21/31 = 33.871, 31 x 21/31 = 21.
     upgrade = {"base": ["-13.55", "33.87"], "support": ["21.00"], "setup": ["100.00"]}
@@ -58,7 +71,7 @@ def test_an_upgrade_is_credited_and_charged_for_the_days_that_are_left() -> None
 def test_without_proration_the_old_fee_runs_to_the_end_of_its_period() -> None:
     kept = life({"base": fee("20"), "late": fee("10", timing="arrears")})
     kept.advance(day("2026-01-25"))
-    kept.change(Change(day("2026-01-25"), {"base": fee("50")}, prorate=False), now=day("2026-01-25"))
+    kept.change(Change(day("2026-01-25"), {"base": fee("50")}, prorate=False))
     kept.advance(day("2026-03-15"))
     assert bills(kept) == [
         ("01-15", {"base": ["20.00"]}),
@@ -72,9 +85,9 @@ def test_usage_is_cut_by_a_pause_and_late_usage_is_the_difference() -> None:
     prices = {"base": fee("31"), "calls": Agreed(CALLS, None)}
     kept = life(prices, events)
     kept.advance(day("2026-01-25"))
-    kept.change(Change(day("2026-01-25"), {}), now=day("2026-01-25"))
+    kept.change(Change(day("2026-01-25"), {}))
     kept.advance(day("2026-02-01"))
-    kept.change(Change(day("2026-02-01"), prices), now=day("2026-02-01"))
+    kept.change(Change(day("2026-02-01"), prices))
     kept.advance(day("2026-02-15"))
     events.append((day("2026-01-21"), "2"))
     kept.advance(day("2026-03-15"))
@@ -89,10 +102,35 @@ def test_usage_is_cut_by_a_pause_and_late_usage_is_the_difference() -> None:
 def test_a_cancellation_bills_usage_and_gives_back_what_is_not_used() -> None:
     kept = life({"base": fee("31"), "calls": Agreed(CALLS, None)}, [(day("2026-01-20"), "3")])
     kept.advance(day("2026-01-25"))
-    kept.cancel(day("2026-01-25"), prorate=True, now=day("2026-01-25"))
+    kept.cancel(day("2026-01-25"), prorate=True)
     kept.advance(day("2026-06-01"))
     assert bills(kept) == [("01-15", {"base": ["31.00"]}), ("01-25", {"calls": ["1.50"], "base": ["-21.00"]})]
-    assert kept.wallet.balance(day("2026-02-01")) == Decimal("19.50")
+    assert kept.biller.wallet.balance(day("2026-02-01")) == Decimal("19.50")
+
+
+def test_a_threshold_bills_running_usage_and_the_period_the_rest() -> None:
+    events = [(day("2026-01-17"), "30"), (day("2026-01-18"), "20"), (day("2026-02-01"), "7")]
+    kept = life({"base": fee("31", billing_period="week"), "calls": Agreed(CALLS, None)}, events)
+    kept.threshold, kept.commitment = Decimal(20), Commitment(Decimal(100), true_up=True)
+    kept.advance(day("2026-01-20"))  # looks at the 15th, 16th, and so on
+    kept.biller.void(kept.biller.invoices[1], day("2026-01-20"))
+    kept.advance(day("2026-02-15"))
+    assert bills(kept) == [
+        ("01-15", {"base": ["31.00"]}),
+        ("01-19", {"calls": ["25.00"]}),
+        *((at, {"base": ["31.00"]}) for at in ("01-22", "01-29", "02-05", "02-12")),
+        ("02-15", {"calls": ["3.50"], "commitment": ["71.50"]}),
+    ]
+
+
+def test_a_commitment_of_a_quarter_is_held_against_all_usage_billed_in_it() -> None:
+    events = [(day("2026-01-20"), "30"), (day("2026-02-20"), "20"), (day("2026-03-20"), "7")]
+    kept = life({"calls": Agreed(CALLS, None)}, events)
+    kept.commitment = Commitment(Decimal(20), Decimal(3), period="quarter")
+    kept.advance(day("2026-04-15"))
+    # 28.50 in all: 8.50 above the commitment cost three times as much.
+    assert bills(kept)[-1] == ("04-15", {"calls": ["3.50"], "commitment": ["17.00"]})
+    assert committed(kept.commitment, Decimal(-5)) == -5
 
 
 TIERS = [
@@ -110,6 +148,9 @@ TIERS = [
         ({"model": "volume", "tiers": TIERS}, "15", "18"),
         ({"model": "package", "package_size": "10", "package_amount": "5"}, "-15", "-10"),
         ({"model": "per_unit", "unit_amount": "2", "included_quantity": "3"}, "2", "0"),
+        ({"model": "per_unit", "unit_amount": "2", "minimum_amount": "3"}, "0", "3"),
+        ({"model": "per_unit", "unit_amount": "2", "minimum_amount": "3"}, "-1", "-2"),
+        ({"model": "per_unit", "unit_amount": "2", "maximum_amount": "30"}, "20", "30"),
     ],
 )
 def test_models(body: dict[str, Any], quantity: str, expected: str) -> None:
@@ -133,8 +174,20 @@ def test_grants_burn_in_their_order_and_end() -> None:
     wallet = Wallet()
     for priority, days in ((50, None), (50, 5), (1, 9)):
         wallet.add(Grant(priority, None if days is None else START + timedelta(days=days), START, Decimal(10)))
-    assert wallet.pay(Decimal(15), START) == 15
+    assert sum(amount for _, amount in wallet.pay(Decimal(15), START)) == 15
     assert [wallet.balance(START + timedelta(days=days)) for days in (4, 5)] == [15, 10]
+
+
+def test_a_void_invoice_gives_back_what_still_fits() -> None:
+    wallet = Wallet()
+    wallet.add(Grant(1, START + timedelta(days=5), START, Decimal(10)))
+    wallet.add(Grant(2, None, START, Decimal(10), Grid(START, "UTC", "week")))
+    paid = wallet.pay(Decimal(18), START)
+    wallet.give_back(paid, START + timedelta(days=8))
+    assert wallet.balance(START + timedelta(days=8)) == 10
+    again = wallet.pay(Decimal(4), START + timedelta(days=9))
+    wallet.give_back(again, START + timedelta(days=10))
+    assert wallet.balance(START + timedelta(days=10)) == 10
 
 
 def test_periods_keep_the_day_and_the_hour() -> None:

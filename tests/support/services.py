@@ -29,11 +29,12 @@ NAMESPACE_SECONDS = 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
-    """Where the API serves, its operator's key, and the process whose children the services are."""
+    """Where the API serves, its operator's key, the process whose children the services are, and their stores."""
 
     url: str
     key: str
     process_id: int
+    settings: Settings
 
     def client(self, key: str | None = None) -> httpx2.Client:
         """A client with the operator's key, or another."""
@@ -100,7 +101,7 @@ def running_services(settings: Settings, data_dir: Path, **overrides: str) -> Ge
             assert process.stdout is not None
             ready = next((line for line in process.stdout if line.startswith(READY)), None)
             assert ready is not None, f"dev ended before it was ready:\n{log.read_text()}"
-            yield Services(url=ready.removeprefix(READY).strip(), key=key, process_id=process.pid)
+            yield Services(url=ready.removeprefix(READY).strip(), key=key, process_id=process.pid, settings=settings)
             process.send_signal(signal.SIGINT)
             assert process.wait(STOP_SECONDS) == 0, log.read_text()
         finally:
