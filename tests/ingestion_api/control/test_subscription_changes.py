@@ -121,7 +121,8 @@ def test_a_bill_made_while_a_change_for_now_waited_is_no_conflict(shop: Api) -> 
     subscription_id = subscribe(shop)
     bill_until(shop, subscription_id, LATER)
     before = "2026-01-19T23:59:59.900000Z"
-    for action, body in (("change", {"plan": "big"}), ("pause", {"at": "now"}), ("resume", {"at": "now"})):
+    changes: list[tuple[str, dict[str, Any]]] = [("change", {"plan": "big"}), ("pause", {}), ("resume", {})]
+    for action, body in changes:
         found = act(shop, subscription_id, action, on=before, **body)
         assert found["phases"][-1]["starts_at"] == LATER, action
         assert found["phases"][-1]["state"] == "current", action
