@@ -44,7 +44,10 @@ from ingestion_api.control import (
 from ingestion_api.entitlements import ofrep
 from ingestion_api.entitlements import routes as entitlements
 from ingestion_api.health import Readier
+from ingestion_api.ingest.publish import Publisher
 from ingestion_api.queries import event_changes, event_voids, events, usage
+from ingestion_api.reservations import routes as reservations
+from ingestion_api.reservations.batches import ReserveBatches
 from ingestion_api.routing import check_names
 from ingestion_api.simulation import routes as simulation
 
@@ -73,6 +76,7 @@ ROUTERS = (
     payments.router,
     credit_notes.router,
     entitlements.router,
+    reservations.router,
     ofrep.router,
     pricing.router,
     simulation.router,
@@ -92,7 +96,7 @@ ROUTERS = (
 FIRST_USER = "admin@localhost"
 
 
-def create_fastapi(context: Context) -> FastAPI:
+def create_fastapi(context: Context, publisher: Publisher | None = None) -> FastAPI:
     """The app over a context. Makes sure that METERLINE_ROOT_KEY, if set, opens tenant `default`.
 
     Raises Unauthenticated when that key could not be sent as a bearer, and Retry when PostgreSQL is away.
@@ -102,6 +106,8 @@ def create_fastapi(context: Context) -> FastAPI:
     app = build_app()
     app.state.context = context
     app.state.readier = Readier(context.settings)
+    app.state.publisher = publisher
+    app.state.reserve_batches = ReserveBatches(context.database, context.settings)
     return app
 
 

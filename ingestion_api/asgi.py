@@ -71,7 +71,7 @@ def create_app(settings: Settings) -> "MeterlineApp":
         bearable_seconds=settings.ingest_bearable_lag_seconds,
         clock=clock.now,
     )
-    return MeterlineApp(context, producer, publisher, lag, create_fastapi(context))
+    return MeterlineApp(context, producer, publisher, lag, create_fastapi(context, publisher))
 
 
 class MeterlineApp:

@@ -63,6 +63,7 @@ class Publisher:
         self._lingered_undelivered = 0
         self._due = False  # the linger of what waits is over
         self._busy = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def flight(self) -> "Flight":
         """The account of one request's bytes; see `Flight`."""
@@ -89,6 +90,20 @@ class Publisher:
         group.add_trace(trace)
         self._advance(tenant_no, group)
         return answered
+
+    def publish_from_thread(self, columns: Columns, tenant_no: int, size_bytes: int) -> None:
+        """`publish`, for another thread than the loop's: it waits there until the broker has the events.
+
+        `size_bytes` of the request count as in flight meanwhile. Raises Retry.
+        """
+        assert self._loop is not None, "`run` is running"
+
+        async def publish() -> None:
+            with self.flight() as flight:
+                flight.grow_to(size_bytes)
+                await self.publish(columns, tenant_no)
+
+        asyncio.run_coroutine_threadsafe(publish(), self._loop).result()
 
     def publish_single(
         self, body: bytes, event: IncomingEvent, received_micros: int, tenant_no: int, trace: Trace = ()
@@ -174,6 +189,7 @@ class Publisher:
 
     async def run(self) -> None:
         """Run delivery callbacks until cancelled; sleeps while nothing is in flight."""
+        self._loop = asyncio.get_running_loop()
         while True:
             if self._undelivered == 0:
                 self._busy.clear()

@@ -15,7 +15,7 @@ CREATE TABLE reservations (
     tenant_id        text NOT NULL,
     customer_id      text COLLATE "C" NOT NULL,
     feature_id       text COLLATE "C" NOT NULL,
-    quantity         numeric(38, 12) NOT NULL CHECK (quantity > 0),
+    quantity         numeric(50, 12) NOT NULL CHECK (quantity > 0),
     -- `held` until it expires, `committed` until the counters have all that came before the commit; the others hold nothing
     state            text NOT NULL DEFAULT 'held' CHECK (state IN ('held', 'committed', 'settled', 'released', 'expired')),
     expires_at       timestamptz NOT NULL,
