@@ -337,6 +337,7 @@ def _reschedule(subscription: BilledSubscription, statement: Statement | None) -
         usage_due=statement is not None and statement.has_usage,
         status=None,
         as_of=None,
+        late_check_at=subscription.late_check_at,
     )
 
 

@@ -97,8 +97,8 @@ def _run(doors: Doors, ids: Sequence[str], moment: Moment) -> int:
         events = [event for visit, look in zip(visits, looks, strict=True) for event in _events(visit, look, now)]
         copy_events(connection, events)
         crash_point("dunning.told")
-        subscriptions = {visit.row["subscription_id"] for visit in visits if visit.is_first}
-        past_due.refresh(connection, sorted(subscriptions - {None}), now=now)
+        overdue = {each for visit in visits if visit.is_first for each in visit.row["subscription_ids"]}
+        past_due.refresh(connection, sorted(overdue), now=now)
         _finish(connection, [visit for visit in visits if visit.step is not None and visit.step.is_final], now)
         crash_point("dunning.before_commit")
     crash_point("dunning.committed")
@@ -167,19 +167,19 @@ def _finish(connection: PgConnection, visits: Sequence[Visit], now: datetime) ->
     for visit in visits:
         assert visit.progress is not None
         if visit.progress.schedule.final is FinalStep.CANCEL:
-            canceled += _cancel(connection, visit.row["subscription_id"], now)
+            canceled += _cancel(connection, visit.row["subscription_ids"], now)
         mark_uncollectible(connection, visit.row, now=now)
     cut_entitlements(connection, canceled, at=now)
 
 
-def _cancel(connection: PgConnection, subscription_id: str | None, now: datetime) -> list[BilledSubscription]:
-    """Cancel a locked subscription that runs, as somebody would by `at: now` without proration; empty when there is
-    none. The closing invoice bills what was used, and tells that it is canceled."""
-    found = [] if subscription_id is None else load_subscriptions(connection, [subscription_id])
-    for subscription in found:
+def _cancel(connection: PgConnection, subscription_ids: Sequence[str], now: datetime) -> list[BilledSubscription]:
+    """Cancel those of locked subscriptions that run, as somebody would by `at: now` without proration; these. The
+    closing invoice bills what was used, and tells that it is canceled."""
+    canceled: list[BilledSubscription] = []
+    for subscription in load_subscriptions(connection, subscription_ids):
         stops = [at for at in (subscription.cancel_at, subscription.end_at) if at is not None]
         if subscription.status in past_due.OVER or any(at <= now for at in stops):
-            return []
+            continue
         bill = bill_of(next_statement(read_terms(replace(subscription, cancel_at=now, cancel_proration=False))))
         cancel_subscription(
             connection,
@@ -189,4 +189,5 @@ def _cancel(connection: PgConnection, subscription_id: str | None, now: datetime
             next_bill_at=bill.at,
             usage_due=bill.usage_due,
         )
-    return found
+        canceled.append(subscription)
+    return canceled

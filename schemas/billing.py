@@ -14,13 +14,23 @@ from schemas.money import exactly
 
 
 class InvoiceKind(StrEnum):
-    """Why an invoice exists. With the subscription and the end of its period it is the guard against a second one."""
+    """Why an invoice exists."""
 
     SUBSCRIPTION = "subscription"
     CLOSING = "closing"  # the last one of a subscription
     ONE_OFF = "one_off"
     THRESHOLD = "threshold"  # of usage so far, because it has come to a lot; the period's own bills the rest
+    ADJUSTMENT = "adjustment"  # of usage that came after the closing one, or was taken back
     TOP_UP = "top_up"  # sells money for a wallet; no wallet pays it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatementKey:
+    """What tells a statement from all others: it stands on one invoice, once. `period_end` made it due."""
+
+    subscription_id: str
+    period_end: datetime
+    kind: InvoiceKind
 
 
 class TrialEnd(StrEnum):
@@ -65,7 +75,8 @@ class BilledSubscription:
     `row_version` changes with every change of the row: what was computed from this one is saved only over this one.
     `phases` by their start; plan, prices, quantities, overrides and commitment are those of the first. `billed_seqs`
     are by shard (as text) the last batches that were in the usage of the last statement. The payer is the customer or
-    its parent; `taxes` are the payer's.
+    its parent; `taxes` are the payer's, and `is_consolidated` says that it gets one invoice of all that is due at one
+    instant. `late_check_at`: when usage that came after the last statement is looked for.
     """
 
     id: str
@@ -103,6 +114,8 @@ class BilledSubscription:
     payer_id: str | None = None  # None: the customer
     payer_external_id: str | None = None
     test_clock_id: str | None = None
+    is_consolidated: bool = False
+    late_check_at: datetime | None = None
 
     @property
     def timeline(self) -> tuple[Phase, ...]:
@@ -240,6 +253,7 @@ class InvoiceLine:
     price: Mapping[str, object]
     explain: list[ExplainedRow]
     meter_no: int | None = None
+    subscription_id: str | None = None  # None: the invoice's, if it has one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -295,7 +309,7 @@ class Invoice:
 class BillingStep:
     """One statement of one subscription, ready to be saved: its invoice, if it has lines, and what the subscription
     is after it. `status`, `discounts` None: as before. `as_of`: every event acknowledged before it is in the invoice's
-    usage."""
+    usage. `late_check_at` None: no usage that comes late is looked for."""
 
     subscription: BilledSubscription
     invoice: Invoice | None
@@ -306,3 +320,4 @@ class BillingStep:
     as_of: datetime | None
     discounts: list[dict[str, Any]] | None = None
     billed_seqs: Mapping[int, int] | None = None  # by shard, the last batch in what was measured; None: as before
+    late_check_at: datetime | None = None

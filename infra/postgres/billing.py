@@ -18,8 +18,9 @@ SELECT s.id, s.xmin::text AS row_version, s.tenant_id, t.no AS tenant_no, s.cust
        c.external_id, s.plan_id, s.plan_version, s.status, s.currency, s.timezone, s.start_at, s.billing_anchor,
        s.alignment, s.quantities, s.price_overrides, s.discounts, s.commitment, s.end_at, s.cancel_at,
        s.cancel_proration, s.billed_until, s.next_bill_at, s.trial_end_at, s.trial_end_behavior, s.billed_seqs,
-       s.invoice_threshold, s.test_clock_id, payer.id AS payer_id, payer.external_id AS payer_external_id,
-       payer.has_payment_method,
+       s.invoice_threshold, s.test_clock_id, s.late_check_at, payer.id AS payer_id,
+       payer.external_id AS payer_external_id, payer.has_payment_method,
+       coalesce(payer.invoicing, t.settings ->> 'invoicing', '') = 'consolidated' AS is_consolidated,
        CASE WHEN payer.tax_rate_ids = '{}' THEN '[]' ELSE (
          SELECT coalesce(jsonb_agg(jsonb_build_object('key', r.key, 'name', r.name, 'percent', r.percent::text,
                 'inclusive', r.inclusive) ORDER BY array_position(payer.tax_rate_ids, r.id)), '[]')

@@ -10,7 +10,7 @@ from infra.postgres.invoice_events import copy_events
 from infra.postgres.invoice_issue import NewInvoice, issue_invoices
 from infra.postgres.jsonb import jsonb
 from infra.postgres.pool import PgConnection
-from schemas.billing import BillingStep, Invoice
+from schemas.billing import BillingStep, Invoice, StatementKey
 from schemas.ids import Prefix, new_id
 from schemas.topics import SystemEvent
 
@@ -60,6 +60,7 @@ def _new_invoice(step: BillingStep, invoice: Invoice) -> NewInvoice:
         subscription_id=subscription.id,
         invoice=invoice,
         as_of=step.as_of,
+        statements=[StatementKey(subscription_id=subscription.id, period_end=invoice.period.end, kind=invoice.kind)],
     )
 
 
@@ -76,9 +77,9 @@ def _lock_unchanged(connection: PgConnection, steps: Sequence[BillingStep]) -> l
 def _invoiced_already(connection: PgConnection, steps: Sequence[BillingStep]) -> set[str]:
     keys = [(step.subscription.id, step.invoice) for step in steps if step.invoice is not None]
     rows = connection.execute(
-        "SELECT subscription_id FROM invoices i"
+        "SELECT subscription_id FROM invoice_statements s"
         " JOIN unnest(%s::text[], %s::timestamptz[], %s::text[]) AS wanted (id, until, reason)"
-        " ON i.subscription_id = wanted.id AND i.period_end = wanted.until AND i.kind = wanted.reason",
+        " ON s.subscription_id = wanted.id AND s.period_end = wanted.until AND s.kind = wanted.reason",
         (
             [subscription_id for subscription_id, _ in keys],
             [invoice.period.end for _, invoice in keys],
@@ -91,18 +92,20 @@ def _invoiced_already(connection: PgConnection, steps: Sequence[BillingStep]) ->
 def _update_subscriptions(connection: PgConnection, steps: Sequence[BillingStep]) -> None:
     connection.execute(
         "UPDATE subscriptions AS s SET billed_until = new.billed_until, next_bill_at = new.next_bill_at,"
-        " usage_due = new.usage_due, status = coalesce(new.status, s.status),"
+        " usage_due = new.usage_due, late_check_at = new.late_check_at, status = coalesce(new.status, s.status),"
         " discounts = coalesce(new.discounts, s.discounts), billed_seqs = coalesce(new.billed_seqs, s.billed_seqs),"
         " canceled_at = CASE WHEN new.status = 'canceled' THEN coalesce(s.canceled_at, s.cancel_at)"
         " ELSE s.canceled_at END"
-        " FROM unnest(%s::text[], %s::timestamptz[], %s::timestamptz[], %s::boolean[], %s::text[], %s::jsonb[],"
-        " %s::jsonb[]) AS new (id, billed_until, next_bill_at, usage_due, status, discounts, billed_seqs)"
+        " FROM unnest(%s::text[], %s::timestamptz[], %s::timestamptz[], %s::boolean[], %s::timestamptz[], %s::text[],"
+        " %s::jsonb[], %s::jsonb[])"
+        " AS new (id, billed_until, next_bill_at, usage_due, late_check_at, status, discounts, billed_seqs)"
         " WHERE s.id = new.id",
         (
             [step.subscription.id for step in steps],
             [step.billed_until for step in steps],
             [step.next_bill_at for step in steps],
             [step.usage_due for step in steps],
+            [step.late_check_at for step in steps],
             [step.status for step in steps],
             [None if step.discounts is None else jsonb(step.discounts) for step in steps],
             [None if step.billed_seqs is None else jsonb(dict(step.billed_seqs)) for step in steps],

@@ -71,7 +71,7 @@ def lock_due(connection: PgConnection, invoice_ids: Sequence[str], *, now: datet
         " FOR UPDATE OF i",
         (list(invoice_ids), now),
     ).fetchall()
-    lock_subscriptions(connection, [row["subscription_id"] for row in rows if row["subscription_id"] is not None])
+    lock_subscriptions(connection, [subscription_id for row in rows for subscription_id in row["subscription_ids"]])
     return rows
 
 

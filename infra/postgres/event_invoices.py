@@ -36,9 +36,11 @@ def load_invoices(
         "  AS point (customer_no, meter_no, occurred_at, counted_at, place)"
         " JOIN customers ON customers.no = point.customer_no AND customers.tenant_id = %s"
         " JOIN subscriptions ON subscriptions.customer_id = customers.id"  # its invoices may be another's to pay
-        " JOIN invoices ON invoices.subscription_id = subscriptions.id AND invoices.status <> 'void'"
+        " JOIN invoice_statements statement ON statement.subscription_id = subscriptions.id"
+        " JOIN invoices ON invoices.id = statement.invoice_id AND invoices.status <> 'void'"
         "  AND invoices.as_of > point.counted_at"
-        " JOIN invoice_lines line ON line.invoice_id = invoices.id AND line.meter_no = point.meter_no"
+        " JOIN invoice_lines line ON line.invoice_id = invoices.id AND line.subscription_id = subscriptions.id"
+        "  AND line.meter_no = point.meter_no"
         "  AND line.period_start <= point.occurred_at AND point.occurred_at < line.period_end"
         " ORDER BY point.place, invoices.id",
         (

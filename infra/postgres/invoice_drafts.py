@@ -27,7 +27,7 @@ def replace_draft(
         {**columns, "due_minor": due_minor, "terms": jsonb(terms), "id": row["id"]},
     )
     connection.execute("DELETE FROM invoice_lines WHERE invoice_id = %s", (row["id"],))
-    copy_lines(connection, [(row["id"], invoice)])
+    copy_lines(connection, [(row["id"], None, invoice)])
     changed = {**row, "total_minor": columns["total_minor"], "amount_due_minor": due_minor}
     copy_events(connection, [event_row(SystemEvent.INVOICE_UPDATED, state_of(changed), now=now)])
 

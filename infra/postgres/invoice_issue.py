@@ -9,11 +9,18 @@ from typing import Any
 from infra.crash_points import crash_point
 from infra.postgres.billing_settings import load_parties, load_settings
 from infra.postgres.invoice_events import InvoiceState, copy_events, event_row, finalized_rows
-from infra.postgres.invoice_rows import copy_invoices, copy_lines, draw_numbers, format_number, invoice_row
+from infra.postgres.invoice_rows import (
+    copy_invoices,
+    copy_lines,
+    copy_statements,
+    draw_numbers,
+    format_number,
+    invoice_row,
+)
 from infra.postgres.pool import PgConnection
 from infra.postgres.settlement import Payable, book, settle
 from infra.postgres.test_clocks import load_customer_clocks
-from schemas.billing import Invoice
+from schemas.billing import Invoice, StatementKey
 from schemas.ids import Prefix, new_id
 from schemas.invoicing import OVERDUE_AFTER, BillingSettings, Parties
 from schemas.money import to_minor
@@ -24,7 +31,8 @@ from schemas.topics import SystemEvent
 class NewInvoice:
     """An invoice to be issued. `customer_id` and `external_id` are the payer's; `as_of`: every event acknowledged
     before it is in the usage. `is_draft` None: as the tenant's `draft_hours` say; True: until somebody finalizes it;
-    False: finalized at once. `terms` is what a one-off was made of, kept while it is a draft."""
+    False: finalized at once. `terms` is what a one-off was made of, kept while it is a draft. `statements` are those
+    that stand on it: of its subscription one, of several subscriptions one of each."""
 
     tenant_id: str
     customer_id: str
@@ -35,6 +43,7 @@ class NewInvoice:
     is_draft: bool | None = None
     terms: Mapping[str, Any] | None = None
     metadata: Mapping[str, str] | None = None
+    statements: Sequence[StatementKey] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +86,9 @@ def issue_invoices(connection: PgConnection, invoices: Sequence[NewInvoice], *, 
     clocks = load_customer_clocks(connection, {new.customer_id for new in invoices})
     copy_invoices(connection, [_row(new, one, clocks.get(new.customer_id), now) for new, one in stored])
     crash_point("billing.invoices_written")
-    copy_lines(connection, [(one.id, new.invoice) for new, one in stored])
+    copy_statements(connection, [(one.id, statement) for new, one in stored for statement in new.statements])
+    crash_point("billing.statements_written")
+    copy_lines(connection, [(one.id, new.subscription_id, new.invoice) for new, one in stored])
     crash_point("billing.lines_written")
     book(connection, settlement, now=now)
     crash_point("billing.credits_written")

@@ -23,7 +23,7 @@ from schemas.topics import SystemEvent
 
 
 def lock_invoice(connection: PgConnection, *, tenant_id: str, id_or_number: str) -> Row:
-    """The tenant's invoice by its id or number; nobody changes it before we commit, nor its subscription when that is
+    """The tenant's invoice by its id or number; nobody changes it before we commit, nor its subscriptions when they are
     past due because of it. Raises NotFound."""
     row = connection.execute(
         INVOICE_SQL + " WHERE i.tenant_id = %s AND (i.id = %s OR i.number = %s) FOR UPDATE OF i",
@@ -32,13 +32,13 @@ def lock_invoice(connection: PgConnection, *, tenant_id: str, id_or_number: str)
     if row is None:
         raise NotFound("invoice.not_found", f"There is no invoice {id_or_number!r}.")
     if is_held_against(row):
-        past_due.lock_subscriptions(connection, [row["subscription_id"]])
+        past_due.lock_subscriptions(connection, row["subscription_ids"])
     return row
 
 
 def is_held_against(row: Row) -> bool:
-    """Whether an invoice makes its subscription past due."""
-    return row["status"] == "open" and row["dunning"] is not None and row["subscription_id"] is not None
+    """Whether an invoice makes its subscriptions past due."""
+    return row["status"] == "open" and row["dunning"] is not None and bool(row["subscription_ids"])
 
 
 def check_draft(row: Row) -> None:
@@ -124,7 +124,7 @@ def void_invoice(connection: PgConnection, row: Row, *, now: datetime) -> None:
         "UPDATE invoices SET status = 'void', voided_at = %s, paid_at = NULL WHERE id = %s", (now, row["id"])
     )
     _tell(connection, SystemEvent.INVOICE_VOIDED, row, "void", now)
-    _release_subscription(connection, row, now)
+    _release_subscriptions(connection, row, now)
 
 
 def mark_uncollectible(connection: PgConnection, row: Row, *, now: datetime) -> None:
@@ -136,7 +136,7 @@ def mark_uncollectible(connection: PgConnection, row: Row, *, now: datetime) -> 
         "UPDATE invoices SET status = 'uncollectible', uncollectible_at = %s WHERE id = %s", (now, row["id"])
     )
     _tell(connection, SystemEvent.INVOICE_MARKED_UNCOLLECTIBLE, row, "uncollectible", now)
-    _release_subscription(connection, row, now)
+    _release_subscriptions(connection, row, now)
 
 
 def stop_dunning(connection: PgConnection, row: Row, *, now: datetime) -> None:
@@ -147,7 +147,7 @@ def stop_dunning(connection: PgConnection, row: Row, *, now: datetime) -> None:
         "UPDATE invoices SET dunning_at = NULL, blocks_at = NULL, dunning_failure = NULL WHERE id = %s", (row["id"],)
     )
     _tell(connection, SystemEvent.INVOICE_UPDATED, row, "open", now)
-    _release_subscription(connection, row, now)
+    _release_subscriptions(connection, row, now)
 
 
 def reduce_due(
@@ -170,16 +170,16 @@ def reduce_due(
     assert changed is not None
     if changed["status"] == "paid" and row["status"] != "paid":
         copy_events(connection, [event_row(SystemEvent.INVOICE_PAID, state_of({**row, **changed}), now=now)])
-        _release_subscription(connection, row, now)
+        _release_subscriptions(connection, row, now)
         if row["kind"] == InvoiceKind.TOP_UP:
             start_top_up(connection, payable(row), paid_minor=changed["amount_paid_minor"], now=now)
     return changed["status"]
 
 
-def _release_subscription(connection: PgConnection, row: Row, now: datetime) -> None:
-    """An invoice that was held against its subscription, as `row` says, is so no more, or not as much."""
+def _release_subscriptions(connection: PgConnection, row: Row, now: datetime) -> None:
+    """An invoice that was held against its subscriptions, as `row` says, is so no more, or not as much."""
     if is_held_against(row):
-        past_due.refresh(connection, [row["subscription_id"]], now=now)
+        past_due.refresh(connection, row["subscription_ids"], now=now)
 
 
 def payable(row: Row) -> Payable:

@@ -1,12 +1,12 @@
 """Rows of invoices and of their lines, as PostgreSQL has them, and the numbers that they get."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from infra.postgres.jsonb import jsonb
 from infra.postgres.pool import PgConnection
-from schemas.billing import Invoice
+from schemas.billing import Invoice, StatementKey
 from schemas.money import format_amount, format_decimal, to_minor
 
 NUMBER_DIGITS = 6  # at least
@@ -98,16 +98,26 @@ def copy_invoices(connection: PgConnection, rows: Sequence[tuple[Any, ...]]) -> 
             copy.write_row(row)
 
 
-def copy_lines(connection: PgConnection, invoices: Sequence[tuple[str, Invoice]]) -> None:
-    """Write all lines of invoices, by their ids."""
+def copy_statements(connection: PgConnection, statements: Iterable[tuple[str, StatementKey]]) -> None:
+    """Note on which invoice, by its id, each statement stands. Raises UniqueViolation for one that has one."""
+    with (
+        connection.cursor() as cursor,
+        cursor.copy("COPY invoice_statements (invoice_id, subscription_id, period_end, kind) FROM STDIN") as copy,
+    ):
+        for invoice_id, statement in statements:
+            copy.write_row((invoice_id, statement.subscription_id, statement.period_end, statement.kind))
+
+
+def copy_lines(connection: PgConnection, invoices: Sequence[tuple[str, str | None, Invoice]]) -> None:
+    """Write all lines of invoices, by their ids. A line that names no subscription is of the invoice's, if any."""
     with (
         connection.cursor() as cursor,
         cursor.copy(
             "COPY invoice_lines (invoice_id, position, key, description, quantity, unit_amount, exact, amount_minor,"
-            " period_start, period_end, meter_no, price, explain) FROM STDIN"
+            " period_start, period_end, meter_no, price, explain, subscription_id) FROM STDIN"
         ) as copy,
     ):
-        for invoice_id, invoice in invoices:
+        for invoice_id, subscription_id, invoice in invoices:
             for position, line in enumerate(invoice.lines):
                 copy.write_row(
                     (
@@ -124,5 +134,6 @@ def copy_lines(connection: PgConnection, invoices: Sequence[tuple[str, Invoice]]
                         line.meter_no,
                         jsonb(line.price),
                         jsonb(line.explain),
+                        line.subscription_id or subscription_id,
                     )
                 )

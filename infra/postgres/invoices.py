@@ -9,6 +9,8 @@ from schemas.errors import NotFound
 INVOICE_SQL = """
 SELECT i.id, i.tenant_id, i.number, i.status, i.kind, i.currency, i.customer_id, c.external_id, c.test_clock_id,
        i.subscription_id,
+       ARRAY(SELECT s.subscription_id FROM invoice_statements s WHERE s.invoice_id = i.id ORDER BY 1)
+         AS subscription_ids,
        i.period_start, i.period_end, i.subtotal_minor, i.discount_minor, i.tax_minor, i.added_tax_minor, i.total_minor,
        i.credits_applied_minor, i.amount_due_minor, i.amount_paid_minor, i.adjusted_minor, i.credited_minor,
        i.refunded_minor, i.taxes, i.discounts, i.terms, i.as_of, i.metadata, i.created_at, i.draft_until,
@@ -30,9 +32,10 @@ def list_invoices(
 ) -> list[Row]:
     """The tenant's invoices, newest first, from the one before `before_id` on, those that the filters let through."""
     return connection.execute(
-        INVOICE_SQL + " WHERE i.tenant_id = %(tenant_id)s"
+        INVOICE_SQL + " WHERE i.tenant_id = %(tenant_id)s"  # noqa: S608 - texts of this file
         " AND (%(customer_id)s::text IS NULL OR i.customer_id = %(customer_id)s)"
-        " AND (%(subscription_id)s::text IS NULL OR i.subscription_id = %(subscription_id)s)"
+        " AND (%(subscription_id)s::text IS NULL OR i.id IN"
+        " (SELECT s.invoice_id FROM invoice_statements s WHERE s.subscription_id = %(subscription_id)s))"
         " AND (%(status)s::text IS NULL OR i.status = %(status)s)"
         " AND (%(before_id)s::text IS NULL OR i.id < %(before_id)s) ORDER BY i.id DESC LIMIT %(limit)s",
         {
@@ -58,7 +61,7 @@ def load_lines(connection: PgConnection, invoice_ids: Sequence[str]) -> dict[str
     """The lines of invoices in their order, by invoice id."""
     rows = connection.execute(
         "SELECT invoice_id, position, key, description, quantity, unit_amount, exact, amount_minor, period_start,"
-        " period_end, meter_no, price, explain FROM invoice_lines WHERE invoice_id = ANY(%s)"
+        " period_end, meter_no, price, explain, subscription_id FROM invoice_lines WHERE invoice_id = ANY(%s)"
         " ORDER BY invoice_id, position",
         (list(invoice_ids),),
     )

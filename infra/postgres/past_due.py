@@ -33,7 +33,8 @@ def refresh(connection: PgConnection, subscription_ids: Sequence[str], *, now: d
     changed = connection.execute(
         "UPDATE subscriptions AS s SET past_due_since = owed.since, blocked_at = owed.blocked_at FROM"
         " (SELECT s.id, min(i.overdue_at) AS since, min(i.blocks_at) AS blocked_at FROM subscriptions s"
-        "  LEFT JOIN invoices i ON i.subscription_id = s.id AND i.status = 'open' AND i.dunning IS NOT NULL"
+        "  LEFT JOIN invoice_statements st ON st.subscription_id = s.id"
+        "  LEFT JOIN invoices i ON i.id = st.invoice_id AND i.status = 'open' AND i.dunning IS NOT NULL"
         "  WHERE s.id = ANY(%s) GROUP BY s.id) AS owed"
         " WHERE s.id = owed.id AND (s.past_due_since, s.blocked_at) IS DISTINCT FROM (owed.since, owed.blocked_at)"
         " RETURNING s.id, s.past_due_since",

@@ -35,7 +35,7 @@ _RECENT: Mapping[Of, LiteralString] = {
     " WHERE id > %(after)s ORDER BY id LIMIT %(limit)s",
     Of.WALLET: "SELECT DISTINCT wallet_id AS id FROM wallet_transactions WHERE id > %(wallet_transaction)s"
     " AND wallet_id > %(after)s ORDER BY wallet_id LIMIT %(limit)s",
-    Of.SUBSCRIPTION: "SELECT DISTINCT subscription_id AS id FROM invoices WHERE id > %(invoice)s"
+    Of.SUBSCRIPTION: "SELECT DISTINCT subscription_id AS id FROM invoice_statements WHERE invoice_id > %(invoice)s"
     " AND subscription_id > %(after)s ORDER BY subscription_id LIMIT %(limit)s",
     Of.TENANT: "SELECT DISTINCT tenant_id AS id FROM (SELECT tenant_id FROM invoices WHERE id > %(invoice)s"
     " UNION SELECT tenant_id FROM credit_notes WHERE id > %(credit_note)s) found"

@@ -18,6 +18,16 @@ RULES = (
         advice=_LOOK,
     ),
     Rule(
+        name="invoice.lines_without_statement",
+        of=Of.INVOICE,
+        # Without it the same could be billed once more.
+        query="SELECT l.invoice_id AS id FROM invoice_lines l JOIN invoices i ON i.id = l.invoice_id"
+        " WHERE l.invoice_id = ANY(%(ids)s) AND NOT EXISTS (SELECT FROM invoice_statements s"
+        " WHERE s.invoice_id = l.invoice_id AND s.subscription_id = l.subscription_id)"
+        " AND coalesce(l.subscription_id, i.subscription_id) IS NOT NULL",
+        advice=_LOOK,
+    ),
+    Rule(
         name="invoice.parts_differ_from_total",
         of=Of.INVOICE,
         query="SELECT id FROM invoices WHERE id = ANY(%(ids)s) AND"
@@ -67,9 +77,11 @@ RULES = (
     Rule(
         name="invoice.wallet_differs_from_credits_applied",
         of=Of.INVOICE,
+        # What is given back to a grant that is over is gone at once: it is in the account all the same.
         query="SELECT i.id FROM invoices i LEFT JOIN wallet_transactions t ON t.invoice_id = i.id"
-        " AND t.type IN ('invoice', 'invoice_void') WHERE i.id = ANY(%(ids)s) GROUP BY i.id"
-        " HAVING coalesce(-sum(t.amount_minor), 0)"
+        " AND t.type IN ('invoice', 'invoice_void')"
+        " LEFT JOIN wallet_entries e ON e.transaction_id = t.id AND e.account = 'invoice'"
+        " WHERE i.id = ANY(%(ids)s) GROUP BY i.id HAVING coalesce(sum(e.amount_minor), 0)"
         " <> CASE WHEN i.status = 'void' THEN 0 ELSE i.credits_applied_minor END",
         advice="Compare the transactions of the customer's wallet with credits_applied of the invoice.",
     ),

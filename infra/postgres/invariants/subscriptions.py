@@ -17,14 +17,15 @@ RULES = (
         of=Of.SUBSCRIPTION,
         # A fee that is given back covers its time less; usage covers it whatever it costs.
         query="SELECT DISTINCT id FROM (SELECT id, key, sum(step) OVER (PARTITION BY id, key ORDER BY at) AS depth FROM"
-        " (SELECT i.subscription_id AS id, l.key, edge.at, sum(edge.step) AS step"
-        " FROM invoices i JOIN invoice_lines l ON l.invoice_id = i.id, LATERAL (SELECT CASE"
+        " (SELECT s.subscription_id AS id, l.key, edge.at, sum(edge.step) AS step"
+        " FROM invoice_statements s JOIN invoice_lines l ON l.invoice_id = s.invoice_id"
+        " AND l.subscription_id = s.subscription_id, LATERAL (SELECT CASE"
         " WHEN l.meter_no IS NOT NULL THEN 1 ELSE sign(l.amount_minor) END AS way) w,"
         " LATERAL (VALUES (l.period_start, w.way), (l.period_end, -w.way)) edge (at, step)"
-        " WHERE i.subscription_id = ANY(%(ids)s) AND i.kind IN ('subscription', 'closing')"
+        " WHERE s.subscription_id = ANY(%(ids)s) AND s.kind IN ('subscription', 'closing')"
         " AND l.period_start < l.period_end AND l.price ? 'model'"
         ' AND NOT l.explain @> \'[{"what": "less what was billed before"}]\''
-        " GROUP BY i.subscription_id, l.key, edge.at) steps) depths WHERE depth > 1",
+        " GROUP BY s.subscription_id, l.key, edge.at) steps) depths WHERE depth > 1",
         advice=_ADVICE,
         parks=True,
     ),
@@ -32,11 +33,12 @@ RULES = (
         name="subscription.usage_left_out",
         of=Of.SUBSCRIPTION,
         # Between two lines of usage of a price nothing is missing, but where a phase (a pause, another plan) began.
-        query="SELECT DISTINCT id FROM (SELECT i.subscription_id AS id, l.period_start, max(l.period_end) OVER"
-        " (PARTITION BY i.subscription_id, l.key ORDER BY l.period_start"
+        query="SELECT DISTINCT id FROM (SELECT s.subscription_id AS id, l.period_start, max(l.period_end) OVER"
+        " (PARTITION BY s.subscription_id, l.key ORDER BY l.period_start"
         " ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS covered_until"
-        " FROM invoices i JOIN invoice_lines l ON l.invoice_id = i.id"
-        " WHERE i.subscription_id = ANY(%(ids)s) AND l.meter_no IS NOT NULL) lines"
+        " FROM invoice_statements s JOIN invoice_lines l ON l.invoice_id = s.invoice_id"
+        " AND l.subscription_id = s.subscription_id"
+        " WHERE s.subscription_id = ANY(%(ids)s) AND l.meter_no IS NOT NULL) lines"
         " WHERE covered_until < period_start AND NOT EXISTS (SELECT FROM subscription_phases p"
         " WHERE p.subscription_id = lines.id AND p.starts_at = covered_until)",
         advice=_ADVICE,
@@ -45,8 +47,9 @@ RULES = (
     Rule(
         name="subscription.past_due_differs_from_invoices",
         of=Of.SUBSCRIPTION,
-        query="SELECT s.id FROM subscriptions s LEFT JOIN invoices i ON i.subscription_id = s.id"
-        " AND i.status = 'open' AND i.dunning IS NOT NULL WHERE s.id = ANY(%(ids)s)"
+        query="SELECT s.id FROM subscriptions s LEFT JOIN invoice_statements t ON t.subscription_id = s.id"
+        " LEFT JOIN invoices i ON i.id = t.invoice_id AND i.status = 'open' AND i.dunning IS NOT NULL"
+        " WHERE s.id = ANY(%(ids)s)"
         " GROUP BY s.id, s.past_due_since, s.blocked_at"
         " HAVING (s.past_due_since, s.blocked_at) IS DISTINCT FROM (min(i.overdue_at), min(i.blocks_at))",
         advice="Compare its status with its open invoices (GET /v1/invoices?subscription={id}&status=open): features"

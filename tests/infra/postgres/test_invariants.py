@@ -71,6 +71,7 @@ OF_JANUARY: LiteralString = " WHERE meter_no IS NOT NULL AND period_start = '202
 #: By rule, what is written past Meterline.
 BREAKS: dict[str, tuple[LiteralString, ...]] = {
     "invoice.lines_differ_from_subtotal": ("UPDATE invoice_lines SET amount_minor = 1 WHERE invoice_id =" + OPEN,),
+    "invoice.lines_without_statement": ("DELETE FROM invoice_statements WHERE period_end = '2026-02-01Z'",),
     "invoice.parts_differ_from_total": (
         "ALTER TABLE invoices DROP CONSTRAINT invoices_total",
         "UPDATE invoices SET discount_minor = 1 WHERE id =" + OPEN,
@@ -84,7 +85,8 @@ BREAKS: dict[str, tuple[LiteralString, ...]] = {
         "INSERT INTO credit_note_lines VALUES ('crn_1'," + OPEN + ", 0, 99999, 100)",
     ),
     "invoice.wallet_differs_from_credits_applied": (
-        "UPDATE wallet_transactions SET amount_minor = -1 WHERE invoice_id =" + OPEN,
+        "UPDATE wallet_entries e SET amount_minor = e.amount_minor + 1 FROM wallet_transactions t"
+        " WHERE t.id = e.transaction_id AND e.account = 'invoice' AND t.invoice_id =" + OPEN,
     ),
     "invoice.never_overdue": ("UPDATE invoices SET dunning_at = NULL WHERE id IN" + OPEN,),
     "invoice.numbers_have_a_gap": ("UPDATE invoice_sequences SET next_number = next_number + 1",),
