@@ -171,7 +171,7 @@ def _to_dunning(row: Row) -> InvoiceDunningView:
         "next_step_at": next_step_at,
         "blocks_at": row["blocks_at"],
         "final": progress.schedule.final,
-        "failure": row["dunning_failure"],
+        "failure": None if next_step_at is None else row["dunning_failure"],
     }
 
 
