@@ -100,7 +100,8 @@ def price_statement(
         minor = sum(billed.amount_minor for billed in own if billed is not None)
         usage_billed = from_minor(minor, terms.currency)
     elif due is not None:
-        usage_billed += sum((each.line.amount for each in adjusted if each.billed.period.start in due.period), ZERO)
+        since, until = due.period.start, due.period.end
+        usage_billed += sum((each.line.amount for each in adjusted if since < each.billed.period.end <= until), ZERO)
     computed = compute(
         InvoiceInput(
             currency=terms.currency,

@@ -67,13 +67,12 @@ class Line:
 
 @dataclass
 class Billed:
-    """Usage that an invoice has: what it came to, with all that was adjusted since. `at`: of its statement."""
+    """Usage that an invoice has: what it came to, with all that was adjusted since."""
 
     key: str
     agreed: Agreed
     span: Span
     amount: Decimal
-    at: datetime
 
 
 @dataclass
@@ -115,24 +114,32 @@ class Biller:
         """The statement of an instant. `committed_since`: a commitment of a period of its own ends here, and this is
         when that began."""
         lines = list(self._late())
-        settled = ZERO
+        whole = ZERO  # what the usage of this statement costs, threshold invoices and all
         for each in noted:
             amount = self._amount(each)
             if each.agreed.is_usage:
                 before = self.ahead.pop((each.key, each.span[0]), ZERO)
-                settled += amount
-                self.billed.append(Billed(each.key, each.agreed, each.span, amount, at))
+                whole += amount
+                self.billed.append(Billed(each.key, each.agreed, each.span, amount))
                 lines.append(Line(each.key, amount - before, each.span, "usage"))
             else:
                 lines.append(Line(each.key, amount, each.span, "credit" if each.is_credit else "fee"))
-        if commitment is not None and (commitment.period is None or committed_since is not None):
-            if committed_since is not None:
-                settled = sum((each.amount for each in self.billed if committed_since < each.at <= at), ZERO)
-            missing = rounded(committed(commitment, settled) - settled, self.currency)
-            has_usage = any(line.kind == "usage" for line in lines)
-            if has_usage or committed_since is not None:
-                lines.append(Line("commitment", missing, (at, at), "commitment"))
+        has_usage = any(line.kind == "usage" for line in lines)
+        if commitment is not None and committed_since is not None:
+            lines.append(self._commitment(commitment, at, self._settled(lines, committed_since, at)))
+        elif commitment is not None and commitment.period is None and has_usage:
+            lines.append(self._commitment(commitment, at, whole))
         self._issue(at, finalized_at, "closing" if is_closing else "subscription", lines)
+
+    def _settled(self, lines: Sequence[Line], since: datetime, at: datetime) -> Decimal:
+        """What was billed, and now is, for usage that ends within a period."""
+        billed = [line for invoice in self.invoices for line in invoice.lines]
+        usage = [line for line in (*billed, *lines) if line.kind in ("usage", "late") and since < line.span[1] <= at]
+        return sum((line.amount for line in usage), ZERO)
+
+    def _commitment(self, commitment: Commitment, at: datetime, settled: Decimal) -> Line:
+        missing = rounded(committed(commitment, settled) - settled, self.currency)
+        return Line("commitment", missing, (at, at), "commitment")
 
     def look(self, at: datetime, open_usage: Iterable[Noted], threshold: Decimal) -> None:
         """Bill usage of periods that go on, once it has come to a threshold."""

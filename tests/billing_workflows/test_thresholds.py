@@ -114,3 +114,37 @@ def test_late_usage_of_a_period_that_goes_on_waits_for_the_end_of_the_period(wor
     world.bill(subscription, now="2026-02-02")
     found = [[line["amount_minor"] for line in each["lines"]] for each in world.invoices(subscription)]
     assert found == [[49_00], [60_00], [49_00], [49_00], [49_00], [49_00], [1_00]]
+
+
+def test_late_usage_beyond_what_a_threshold_has_billed_does_not_bill_that_again(world: World) -> None:
+    subscription = world.subscribe(USAGE, invoice_threshold=Decimal(50))
+    world.bill(subscription, now="2026-01-01")
+    world.use(subscription, ("2026-01-05", 6000))
+    assert look(world, "2026-01-07") == 1
+    world.stored_until("2026-02-02")
+    world.bill(subscription, now="2026-02-02")
+    world.use(subscription, ("2026-01-30", 200))  # of the part that the period's own invoice billed
+    world.stored_until("2026-03-02")
+    world.bill(subscription, now="2026-03-02")
+    assert amounts(world, subscription) == [
+        ("threshold", [60_00]),
+        ("subscription", [0]),
+        ("subscription", [0, 2_00]),
+    ]
+
+
+def test_a_week_that_begins_in_the_month_before_counts_for_the_commitment_of_the_month(world: World) -> None:
+    weekly = {**USAGE, "billing_period": "week"}
+    commitment = {"amount": "50", "true_up": True, "billing_period": "month"}
+    subscription = world.subscribe(weekly, commitment=commitment)
+    world.bill(subscription, now="2026-01-01")
+    world.use(subscription, ("2026-01-30", 1000))  # billed on the 5th of February
+    world.stored_until("2026-03-02")
+    world.bill(subscription, now="2026-03-02")
+    added = [
+        (invoice["period_end"].date().isoformat(), line["amount_minor"])
+        for invoice in world.invoices(subscription)
+        for line in invoice["lines"]
+        if line["key"] == "commitment"
+    ]
+    assert added == [("2026-02-01", 50_00), ("2026-03-01", 40_00)]
