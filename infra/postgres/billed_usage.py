@@ -16,11 +16,12 @@ def load_usage_billed(connection: PgConnection, wanted: Sequence[tuple[str, Peri
     if not wanted:
         return {}
     rows = connection.execute(
-        "SELECT i.subscription_id, sum(l.amount_minor) AS amount_minor"
+        "SELECT s.subscription_id, sum(l.amount_minor) AS amount_minor"
         " FROM unnest(%s::text[], %s::timestamptz[], %s::timestamptz[]) AS wanted (id, since, until)"
-        " JOIN invoices i ON i.subscription_id = wanted.id AND i.period_end > wanted.since"
-        " JOIN invoice_lines l ON l.invoice_id = i.id AND l.meter_no IS NOT NULL"
-        " AND l.period_end > wanted.since AND l.period_end <= wanted.until GROUP BY i.subscription_id",
+        " JOIN invoice_statements s ON s.subscription_id = wanted.id AND s.period_end > wanted.since"
+        " JOIN invoice_lines l ON l.invoice_id = s.invoice_id AND l.subscription_id = wanted.id"
+        " AND l.meter_no IS NOT NULL"
+        " AND l.period_end > wanted.since AND l.period_end <= wanted.until GROUP BY s.subscription_id",
         (
             [subscription_id for subscription_id, _ in wanted],
             [period.start for _, period in wanted],
@@ -39,16 +40,17 @@ def load_billed_since(
     if not wanted:
         return []
     rows = connection.execute(
-        "SELECT i.subscription_id, l.key, l.meter_no, l.period_start, max(l.period_end) AS period_end,"
-        " (array_agg(l.price ORDER BY i.period_end DESC))[1] AS price, sum(coalesce(l.quantity, 0)) AS quantity,"
+        "SELECT s.subscription_id, l.key, l.meter_no, l.period_start, max(l.period_end) AS period_end,"
+        " (array_agg(l.price ORDER BY s.period_end DESC))[1] AS price, sum(coalesce(l.quantity, 0)) AS quantity,"
         " sum(l.amount_minor)::bigint AS amount_minor"
         " FROM unnest(%s::text[], %s::int[], %s::timestamptz[], %s::timestamptz[])"
         " AS wanted (id, meter_no, since, until)"
-        " JOIN invoices i ON i.subscription_id = wanted.id"
-        " JOIN invoice_lines l ON l.invoice_id = i.id AND l.meter_no = wanted.meter_no"
+        " JOIN invoice_statements s ON s.subscription_id = wanted.id"
+        " JOIN invoice_lines l ON l.invoice_id = s.invoice_id AND l.subscription_id = wanted.id"
+        " AND l.meter_no = wanted.meter_no"
         " AND l.period_end <= wanted.until"
-        " GROUP BY i.subscription_id, l.key, l.meter_no, l.period_start HAVING max(l.period_end) > min(wanted.since)"
-        " ORDER BY i.subscription_id, l.period_start, l.key",
+        " GROUP BY s.subscription_id, l.key, l.meter_no, l.period_start HAVING max(l.period_end) > min(wanted.since)"
+        " ORDER BY s.subscription_id, l.period_start, l.key",
         (
             [subscription_id for subscription_id, _ in wanted],
             [meter_no for _, meter_no in wanted],
@@ -65,13 +67,14 @@ def load_begun(connection: PgConnection, starts: Mapping[str, datetime]) -> dict
     if not starts:
         return {}
     rows = connection.execute(
-        "SELECT i.subscription_id, l.key, l.meter_no, l.period_start, max(l.period_end) AS period_end,"
-        " (array_agg(l.price ORDER BY i.period_end DESC))[1] AS price, sum(coalesce(l.quantity, 0)) AS quantity,"
+        "SELECT s.subscription_id, l.key, l.meter_no, l.period_start, max(l.period_end) AS period_end,"
+        " (array_agg(l.price ORDER BY s.period_end DESC))[1] AS price, sum(coalesce(l.quantity, 0)) AS quantity,"
         " sum(l.amount_minor)::bigint AS amount_minor"
         " FROM unnest(%s::text[], %s::timestamptz[]) AS wanted (id, since)"
-        " JOIN invoices i ON i.subscription_id = wanted.id AND i.period_end > wanted.since"
-        " JOIN invoice_lines l ON l.invoice_id = i.id AND l.meter_no IS NOT NULL AND l.period_start >= wanted.since"
-        " GROUP BY i.subscription_id, l.key, l.meter_no, l.period_start ORDER BY i.subscription_id",
+        " JOIN invoice_statements s ON s.subscription_id = wanted.id AND s.period_end > wanted.since"
+        " JOIN invoice_lines l ON l.invoice_id = s.invoice_id AND l.subscription_id = wanted.id"
+        " AND l.meter_no IS NOT NULL AND l.period_start >= wanted.since"
+        " GROUP BY s.subscription_id, l.key, l.meter_no, l.period_start ORDER BY s.subscription_id",
         (list(starts), list(starts.values())),
     ).fetchall()
     begun: dict[str, list[BilledUsage]] = {}

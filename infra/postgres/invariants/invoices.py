@@ -18,6 +18,16 @@ RULES = (
         advice=_LOOK,
     ),
     Rule(
+        name="invoice.lines_without_statement",
+        of=Of.INVOICE,
+        # Without it the same could be billed once more.
+        query="SELECT l.invoice_id AS id FROM invoice_lines l JOIN invoices i ON i.id = l.invoice_id"
+        " WHERE l.invoice_id = ANY(%(ids)s) AND NOT EXISTS (SELECT FROM invoice_statements s"
+        " WHERE s.invoice_id = l.invoice_id AND s.subscription_id = l.subscription_id)"
+        " AND coalesce(l.subscription_id, i.subscription_id) IS NOT NULL",
+        advice=_LOOK,
+    ),
+    Rule(
         name="invoice.parts_differ_from_total",
         of=Of.INVOICE,
         query="SELECT id FROM invoices WHERE id = ANY(%(ids)s) AND"

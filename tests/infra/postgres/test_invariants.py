@@ -71,6 +71,7 @@ OF_JANUARY: LiteralString = " WHERE meter_no IS NOT NULL AND period_start = '202
 #: By rule, what is written past Meterline.
 BREAKS: dict[str, tuple[LiteralString, ...]] = {
     "invoice.lines_differ_from_subtotal": ("UPDATE invoice_lines SET amount_minor = 1 WHERE invoice_id =" + OPEN,),
+    "invoice.lines_without_statement": ("DELETE FROM invoice_statements WHERE period_end = '2026-02-01Z'",),
     "invoice.parts_differ_from_total": (
         "ALTER TABLE invoices DROP CONSTRAINT invoices_total",
         "UPDATE invoices SET discount_minor = 1 WHERE id =" + OPEN,
