@@ -33,6 +33,7 @@ from infra.cli.demo.stack import running_stack
 from infra.clickhouse.client import connect
 
 DRAIN_SECONDS = 120
+BUILD_SECONDS = 60
 POLL_SECONDS = 0.25
 WARM_UP_ID = 900_000_000_000  # ids of the warm-up: no measured request has them
 METERS: list[dict[str, Any]] = [
@@ -87,11 +88,14 @@ class Bench:
         self._key: str = tenant.json()["api_key"]
         self._client = _client(url, self._key)
         self.source = f"bench-{secrets.token_hex(4)}"
+        self.probe = Probe(_client(url, self._key), prefix=self.source)
 
     def prepare(self) -> None:
-        """Meters and customers; then the probe's own."""
+        """Meters and customers, and those of the probe. When it returns every meter is built: no build takes part in
+        what is measured."""
         for meter in METERS:
             _created(self._client.post("/v1/meters", json=meter))
+        self.probe.prepare()
 
         def make(number: int) -> None:
             body = {"external_id": f"customer-{number}", "name": f"Customer {number}", "currency": "USD"}
@@ -99,6 +103,11 @@ class Bench:
 
         with ThreadPoolExecutor(4) as threads:
             list(threads.map(make, range(CUSTOMERS)))
+        deadline = time.monotonic() + BUILD_SECONDS
+        while any(meter["status"] != "ready" for meter in self._client.get("/v1/meters").json()["data"]):
+            if time.monotonic() > deadline:
+                raise SystemExit(f"meters are not built after {BUILD_SECONDS} s")
+            time.sleep(POLL_SECONDS)
 
     def counted(self) -> int:
         """Events of the load that usage shows."""
@@ -133,8 +142,7 @@ class Bench:
         options = self._options
         warm_up = finish(self.load(rate=options.rate / 4, seconds=options.warm_up, first_id=WARM_UP_ID))
         self.wait_counted(warm_up["acknowledged"])
-        probe = Probe(_client(self._url, self._key), prefix=self.source)
-        probe.prepare()
+        probe = self.probe
         before = cpu_seconds(root) if root else {}
         probing = threading.Thread(target=probe.run)
         probing.start()

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
@@ -11,20 +12,25 @@ import httpx2
 PROBE_CUSTOMER = "probe"
 PROBE_TYPE = "probe.event"
 METER, FEATURE, PLAN = "probes", "probes", "probes"
-POLL_SECONDS = 0.025  # a look costs milliseconds of CPU: more of them would slow what they watch
-PAUSE_SECONDS = 0.25
+SEND_SECONDS = 0.25
+#: Between two looks. A look at usage costs a hundredth of a second of CPU: more of them would slow what they watch.
+COUNTER_LOOK_SECONDS, USAGE_LOOK_SECONDS = 0.05, 0.1
+RETRY_SECONDS = 0.1
 GIVE_UP_SECONDS = 30
 
 
 @dataclass(slots=True)
 class Probe:
-    """Sends single events of a customer of its own, one after another, and waits for each to show."""
+    """Sends single events of a customer of its own, and looks how many of them show: the first so many that were sent.
+
+    An event has shown when an answer with it is there. So the times hold what a look takes, and the wait for it.
+    """
 
     client: httpx2.Client
     prefix: str
     usage_ms: list[float] = field(default_factory=list[float])
     counter_ms: list[float] = field(default_factory=list[float])
-    _sent: int = 0
+    _answered: list[float] = field(default_factory=list[float])  # when each had its 202
     _stop: threading.Event = field(default_factory=threading.Event)
 
     def prepare(self) -> None:
@@ -38,28 +44,37 @@ class Probe:
         self._post("/v1/subscriptions", {"customer": PROBE_CUSTOMER, "plan": PLAN})
 
     def run(self) -> None:
-        """Probe until `stop`. Counters show first: usage follows at the interval of inserts."""
+        """Send and look until `stop`, and then look until everything shows."""
+        looks = [
+            threading.Thread(target=self._look, args=(self._counter, self.counter_ms, COUNTER_LOOK_SECONDS)),
+            threading.Thread(target=self._look, args=(self._usage, self.usage_ms, USAGE_LOOK_SECONDS)),
+        ]
+        for look in looks:
+            look.start()
         while not self._stop.is_set():
-            self._sent += 1
-            event = {"id": f"{self.prefix}-{self._sent}", "type": PROBE_TYPE, "subject": PROBE_CUSTOMER}
-            answer = self.client.post("/v1/events", json=event)
-            if answer.status_code != 202:
-                time.sleep(POLL_SECONDS)
-                continue
-            started = time.monotonic()
-            self.counter_ms += self._wait(started, self._counter)
-            self.usage_ms += self._wait(started, self._usage)
-            self._stop.wait(PAUSE_SECONDS)
+            event = {"id": f"{self.prefix}-{len(self._answered)}", "type": PROBE_TYPE, "subject": PROBE_CUSTOMER}
+            if self.client.post("/v1/events", json=event).status_code == 202:
+                self._answered.append(time.monotonic())
+                self._stop.wait(SEND_SECONDS)
+            else:
+                self._stop.wait(RETRY_SECONDS)
+        for look in looks:
+            look.join()
 
     def stop(self) -> None:
         self._stop.set()
 
-    def _wait(self, started: float, read: Any) -> list[float]:
-        while time.monotonic() < started + GIVE_UP_SECONDS:
-            if read() >= self._sent:
-                return [(time.monotonic() - started) * 1000]
-            time.sleep(POLL_SECONDS)
-        return []
+    def _look(self, read: Callable[[], Decimal], found_ms: list[float], pause_seconds: float) -> None:
+        """Append to `found_ms` how long each event took to show, until all do or GIVE_UP_SECONDS after `stop`."""
+        give_up_at = None
+        while not self._stop.is_set() or len(found_ms) < len(self._answered):
+            if self._stop.is_set():
+                give_up_at = give_up_at or time.monotonic() + GIVE_UP_SECONDS
+                if time.monotonic() > give_up_at:
+                    return
+            shown, now = int(read()), time.monotonic()
+            found_ms += [(now - answered) * 1000 for answered in self._answered[len(found_ms) : shown]]
+            time.sleep(pause_seconds)
 
     def _counter(self) -> Decimal:
         answer = self.client.post("/v1/entitlements/check", json={"customer": PROBE_CUSTOMER, "feature": FEATURE})

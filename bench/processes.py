@@ -8,8 +8,8 @@ from pathlib import Path
 TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
 PARTS = {
     "ingestion_api": "api",
+    "billing_workflows": "worker",  # before the flow, whose name is a part of its
     "flows": "flow",
-    "billing_workflows": "worker",
     "kafka.Kafka": "broker",
     "clickhouse_front": "clickhouse",
     "postgres": "postgres",
