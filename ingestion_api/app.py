@@ -5,6 +5,7 @@ from typing import Any
 
 from fastapi import Depends, FastAPI
 
+from infra.kafka.producer import Producer
 from infra.postgres.tenants import ROOT_TENANT_ID, ensure_root_key
 from infra.postgres.users import ensure_user
 from ingestion_api import access_log, health, openapi, problems
@@ -48,6 +49,7 @@ from ingestion_api.ingest.publish import Publisher
 from ingestion_api.queries import event_changes, event_voids, events, usage
 from ingestion_api.reservations import routes as reservations
 from ingestion_api.reservations.batches import ReserveBatches
+from ingestion_api.reservations.tell import HoldTeller
 from ingestion_api.routing import check_names
 from ingestion_api.simulation import routes as simulation
 
@@ -96,7 +98,9 @@ ROUTERS = (
 FIRST_USER = "admin@localhost"
 
 
-def create_fastapi(context: Context, publisher: Publisher | None = None) -> FastAPI:
+def create_fastapi(
+    context: Context, publisher: Publisher | None = None, balances: Producer | None = None
+) -> FastAPI:
     """The app over a context. Makes sure that METERLINE_ROOT_KEY, if set, opens tenant `default`.
 
     Raises Unauthenticated when that key could not be sent as a bearer, and Retry when PostgreSQL is away.
@@ -107,7 +111,8 @@ def create_fastapi(context: Context, publisher: Publisher | None = None) -> Fast
     app.state.context = context
     app.state.readier = Readier(context.settings)
     app.state.publisher = publisher
-    app.state.reserve_batches = ReserveBatches(context.database, context.settings)
+    app.state.hold_teller = HoldTeller(context.replica, balances, context.settings.balances_topic)
+    app.state.reserve_batches = ReserveBatches(context.database, context.settings, app.state.hold_teller)
     return app
 
 

@@ -30,6 +30,7 @@ from ingestion_api.ingest.route import EventsRoute, ScopeMap, Send
 PRODUCER_LINGER_MS = 1
 #: Events in flight are held as messages too, while the producer has them.
 QUEUED_BYTES_FACTOR = 2
+MAX_UNTOLD_BYTES = 16 * 1024 * 1024  # of what other processes' replicas are to hear
 CLOSE_TIMEOUT_SECONDS = 10
 EXIT_CRASHED = 70
 
@@ -64,6 +65,12 @@ def create_app(settings: Settings) -> "MeterlineApp":
         linger_ms=settings.ingest_linger_ms,
         max_bytes_in_flight=settings.ingest_bytes_in_flight,
     )
+    balances = Producer(
+        settings.kafka_bootstrap,
+        linger_ms=0,
+        timeout_seconds=settings.ingest_ack_timeout_seconds,
+        queued_bytes=MAX_UNTOLD_BYTES,
+    )
     lag = LagWatch(
         database,
         topic=settings.events_topic,
@@ -71,7 +78,7 @@ def create_app(settings: Settings) -> "MeterlineApp":
         bearable_seconds=settings.ingest_bearable_lag_seconds,
         clock=clock.now,
     )
-    return MeterlineApp(context, producer, publisher, lag, create_fastapi(context, publisher))
+    return MeterlineApp(context, producer, publisher, lag, create_fastapi(context, publisher, balances))
 
 
 class MeterlineApp:

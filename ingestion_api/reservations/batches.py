@@ -18,6 +18,7 @@ from infra.postgres.reservations import sweep
 from infra.postgres.shards import counters_as_of
 from infra.settings import Settings
 from ingestion_api.reservations.reserve import Asked, Outcome, reserve_all
+from ingestion_api.reservations.tell import HoldTeller
 from schemas.errors import Retry
 from schemas.ids import Prefix, first_id
 
@@ -44,8 +45,9 @@ class _Waiting:
 class ReserveBatches:
     """One a process; for any threads and event loops."""
 
-    def __init__(self, database: Database, settings: Settings) -> None:
+    def __init__(self, database: Database, settings: Settings, teller: HoldTeller) -> None:
         self._database = database
+        self._teller = teller
         self._settings = settings
         self._lock = threading.Lock()
         self._waiting: dict[str, deque[_Waiting]] = {}  # by tenant; a tenant that is in here has a thread
@@ -91,11 +93,13 @@ class ReserveBatches:
     def _decide(self, tenant_id: str, batch: Sequence[_Waiting]) -> None:
         asked = [each.asked for each in batch]
         try:
-            outcomes, _ = reserve_all(self._database, asked, tenant_id=tenant_id, settings=self._settings)
+            outcomes, held_until = reserve_all(self._database, asked, tenant_id=tenant_id, settings=self._settings)
         except Exception as error:  # whatever it is, it is the answer of all that wait for it
             for each in batch:
                 each.answered.set_exception(error)
             return
+        if held_until:
+            self._teller.tell(held_until)
         for each, outcome in zip(batch, outcomes, strict=True):
             each.answered.set_result(outcome)
         self._sweep_if_due(len(batch), now=max(each.now for each in asked))

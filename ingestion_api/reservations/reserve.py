@@ -94,8 +94,8 @@ class _Taking:
 
 def reserve_all(
     database: Database, asked: Sequence[Asked], *, tenant_id: str, settings: Settings
-) -> tuple[list[Outcome], list[Hold]]:
-    """What becomes of each request, in order, and the holds that have changed.
+) -> tuple[list[Outcome], dict[HoldKey, datetime]]:
+    """What becomes of each request, in order, and when the last of the new reservations of each key expires.
 
     A refusal is an Answer when it was kept under a key, else the error itself; Again and other Retry are never kept.
     Raises Retry when PostgreSQL is away: then nothing has happened, or it is not known whether it has.
@@ -191,14 +191,14 @@ def _reserve_locked(
     locked: Mapping[HoldKey, Hold],
     tenant_id: str,
     settings: Settings,
-) -> tuple[list[Outcome], list[Hold]]:
+) -> tuple[list[Outcome], dict[HoldKey, datetime]]:
     now = max(each.now for each in asked)
     in_use = [hold.key for hold in locked.values() if hold.reserved]
     as_of = counters_as_of(connection, topic=settings.events_topic, partitions=settings.events_partitions)
     if end_due(connection, in_use, now=now, as_of=as_of, limit=MAX_ENDS_AT_ONCE) == MAX_ENDS_AT_ONCE:
         # More may be due, so that a refusal could be wrong. What has been written down stays.
         outcomes |= dict.fromkeys(questions, Again("entitlement.overloaded", "Many reservations have just ended."))
-        return [outcomes[index] for index in range(len(asked))], []
+        return [outcomes[index] for index in range(len(asked))], {}
     basis = load_basis(connection, list(questions.values()), tenant_id=tenant_id, now=now, settings=settings)
     taking = _Taking(basis=basis, reserved=dict(basis.reserved), taken={}, new=[])
     for index, question in questions.items():
@@ -208,9 +208,12 @@ def _reserve_locked(
             outcomes[index] = error
     if taking.new:
         insert_reservations(connection, tenant_id=tenant_id, new=taking.new)
-    holds = add_to_holds(connection, taking.taken)
+        add_to_holds(connection, taking.taken)
     _keep(connection, asked, outcomes, tenant_id=tenant_id, now=now)
-    return [outcomes[index] for index in range(len(asked))], holds
+    until: dict[HoldKey, datetime] = {}
+    for new in taking.new:
+        until[new.key] = max(until.get(new.key, new.expires_at), new.expires_at)
+    return [outcomes[index] for index in range(len(asked))], until
 
 
 def _take(taking: _Taking, asked: Asked, question: Question) -> ReservedView:

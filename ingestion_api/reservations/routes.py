@@ -12,6 +12,7 @@ from pydantic import AfterValidator, Field
 from starlette.responses import Response
 
 from infra.metrics import EVENTS_RECEIVED
+from infra.postgres.holds import HoldKey
 from infra.postgres.pool import PgConnection, Row
 from infra.postgres.reservations import load_reservation
 from ingestion_api import clock
@@ -33,6 +34,7 @@ from ingestion_api.reservations.commit import (
     release_held,
 )
 from ingestion_api.reservations.reserve import Again, Answer, Asked
+from ingestion_api.reservations.tell import HoldTeller
 from ingestion_api.reservations.views import ReservationView, ReservedView, reservation_view
 from ingestion_api.routing import house_router
 from schemas.errors import MeterlineError, NotFound, Retry
@@ -70,10 +72,6 @@ class CommitBody(Body):
     event: dict[str, Any] | None = None
 
 
-class ReleaseBody(Body):
-    """Nothing."""
-
-
 async def batches_of(request: Request) -> ReserveBatches:
     return request.app.state.reserve_batches
 
@@ -84,6 +82,10 @@ async def event_text_of(request: Request) -> bytes | None:
     fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw]) if body.lstrip()[:1] == b"{" else {}
     text = bytes(fields.get("event", b"null"))
     return None if text == b"null" else text
+
+
+async def teller_of(request: Request) -> HoldTeller:
+    return request.app.state.hold_teller
 
 
 async def publisher_of(request: Request) -> Publisher | None:
@@ -152,49 +154,63 @@ def commit_reservation(
     context: FromContext,
     event_text: Annotated[bytes | None, Depends(event_text_of)],
     publisher: Annotated[Publisher | None, Depends(publisher_of)],
+    teller: Annotated[HoldTeller, Depends(teller_of)],
 ) -> Response:
     """Say that what was reserved is used. An `event` needs a key that may send events, too. Committing again is
     harmless, in whatever order the commit and the event come."""
     if body.event is None or event_text is None:
-        return _act(reservation, call, commit_without_event)
+        return _act(reservation, call, commit_without_event, teller)
     check_scope(call.principal, Scope.INGEST)
     if publisher is None:
         raise Retry("broker.unavailable", "Events can't be sent here now; try again.")
-    return call.act(lambda: (200, _commit_with_event(reservation, event_text, call, context, publisher)))
+
+    def effect() -> tuple[int, ReservationView]:
+        row = _commit_with_event(reservation, event_text, call, context, publisher)
+        _tell(teller, row)
+        return 200, reservation_view(row, now=call.now)
+
+    return call.act(effect)
 
 
-def _commit_with_event(
-    reservation: str, event_text: bytes, call: Call, context: Context, publisher: Publisher
-) -> ReservationView:
+def _commit_with_event(reservation: str, event_text: bytes, call: Call, context: Context, publisher: Publisher) -> Row:
     event = read_event(event_text, reservation_id=reservation, principal=call.principal, now=call.now)
     with context.database.transaction() as connection:
         row = find_locked(connection, call.tenant_id, reservation, now=call.now)
         if not begin_commit(connection, row, event, now=call.now):
-            return reservation_view(row, now=call.now)
+            return row
     publisher.publish_from_thread(event.columns, call.principal.tenant_no, len(event_text))
     EVENTS_RECEIVED.labels("accepted").inc()
     acknowledged_at = clock.now()  # and no earlier: what is said to be counted up to here has the event
     with context.database.transaction() as connection:
         end_commit(connection, find_locked(connection, call.tenant_id, reservation, now=call.now), now=acknowledged_at)
-        row = find_locked(connection, call.tenant_id, reservation, now=call.now)
-    return reservation_view(row, now=call.now)
+        return find_locked(connection, call.tenant_id, reservation, now=call.now)
 
 
 @router.post(
     "/v1/reservations/{reservation}/release", response_model=ReservationView, operation_id="release_reservation"
 )
-def release_reservation(reservation: str, call: CheckCall, body: ReleaseBody | None = None) -> Response:
+def release_reservation(
+    reservation: str, call: CheckCall, teller: Annotated[HoldTeller, Depends(teller_of)]
+) -> Response:
     """Give back what was reserved and is not used. 409 after a commit."""
-    assert body is None or isinstance(body, ReleaseBody)
-    return _act(reservation, call, release_held)
+    return _act(reservation, call, release_held, teller)
 
 
-def _act(reservation: str, call: Call, effect: Callable[..., None]) -> Response:
-    """Change a locked reservation, and answer with what it is then."""
+def _act(reservation: str, call: Call, effect: Callable[..., None], teller: HoldTeller) -> Response:
+    """Change a locked reservation, tell of it, and answer with what it is then."""
+    changed: list[Row] = []
 
     def change(connection: PgConnection) -> ReservationView:
         effect(connection, find_locked(connection, call.tenant_id, reservation, now=call.now), now=call.now)
-        row: Row = find_locked(connection, call.tenant_id, reservation, now=call.now)
-        return reservation_view(row, now=call.now)
+        changed.append(find_locked(connection, call.tenant_id, reservation, now=call.now))
+        return reservation_view(changed[0], now=call.now)
 
-    return call.perform(change, status=200)
+    answered = call.perform(change, status=200)
+    for row in changed:
+        _tell(teller, row)
+    return answered
+
+
+def _tell(teller: HoldTeller, row: Row) -> None:
+    until = max(row["expires_at"], row["committed_at"] or row["expires_at"])
+    teller.tell({HoldKey(row["customer_id"], row["feature_id"]): until})
