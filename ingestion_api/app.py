@@ -42,7 +42,7 @@ from ingestion_api.control import (
     webhook_deliveries,
     webhook_endpoints,
 )
-from ingestion_api.entitlements import ofrep
+from ingestion_api.entitlements import ofrep, stream
 from ingestion_api.entitlements import routes as entitlements
 from ingestion_api.health import Readier
 from ingestion_api.ingest.publish import Publisher
@@ -79,6 +79,7 @@ ROUTERS = (
     credit_notes.router,
     entitlements.router,
     reservations.router,
+    stream.router,
     ofrep.router,
     pricing.router,
     simulation.router,

@@ -18,6 +18,7 @@ from ingestion_api.auth import KeyCache
 from ingestion_api.context import Context
 from ingestion_api.entitlements import fast
 from ingestion_api.entitlements.replica import Replica
+from ingestion_api.entitlements.streams import Streams
 from ingestion_api.ingest import route
 from ingestion_api.ingest.body import Receive
 from ingestion_api.ingest.keyed import KeyedAnswers
@@ -57,6 +58,7 @@ def create_app(settings: Settings) -> "MeterlineApp":
         changes=ChangeLog(settings.kafka_bootstrap, settings.events_topic, partitions=settings.events_partitions),
         started_at=clock.now(),
         replica=Replica(settings),
+        streams=Streams(),
     )
     publisher = Publisher(
         producer,
@@ -104,6 +106,10 @@ class MeterlineApp:
             await self._checks(scope, receive, send)
         else:
             await self._others(scope, receive, send)
+
+    def stop_streams(self) -> None:
+        """End what would never end by itself. For the moment before the server stops."""
+        self._context.streams.stopping = True
 
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()

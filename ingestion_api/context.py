@@ -13,6 +13,7 @@ from infra.postgres.pool import Database
 from infra.settings import Settings
 from ingestion_api.auth import KeyCache
 from ingestion_api.entitlements.replica import Replica
+from ingestion_api.entitlements.streams import Streams
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +26,7 @@ class Context:
     changes: ChangeLog
     started_at: datetime
     replica: Replica
+    streams: Streams
 
 
 async def context_of(request: Request) -> Context:

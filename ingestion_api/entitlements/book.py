@@ -14,6 +14,7 @@ from typing import Any
 from infra.postgres.entitlement_copies import Terms
 from infra.postgres.pool import Row
 from ingestion_api.entitlements.decide import Basis, Question, in_effect
+from ingestion_api.entitlements.ring import ChangeRing, Pair
 from ingestion_api.entitlements.terms import period_at
 from ingestion_api.entitlements.used import UNKNOWN, Counters, Freshness, Used, freshness
 from pricing.entitlements import EntitlementPeriod
@@ -23,8 +24,6 @@ from schemas.money import EXACT
 
 #: Of an entitlement, the newest periods are kept: what has ended, what runs, what follows.
 PERIODS_KEPT = 3
-
-Pair = tuple[str, str]  # customer and feature, by id
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +50,14 @@ class Book:
 
     partitions: int
     shards: int
+    changes: ChangeRing = field(default_factory=ChangeRing)
     _columns: tuple[str, ...] = ()
     _terms: dict[Pair, tuple[tuple[Any, ...], ...]] = field(default_factory=dict)
     _pairs: dict[str, set[Pair]] = field(default_factory=dict)  # by customer
     _customers: dict[Pair, str] = field(default_factory=dict)  # by tenant and reference
     _names: dict[str, tuple[str, str]] = field(default_factory=dict)  # tenant and external_id, by customer
+    _tenants: dict[str, dict[str, None]] = field(default_factory=dict)  # customers, by tenant
+    _pair_of: dict[int, Pair] = field(default_factory=dict)  # by entitlement
     _features: dict[Pair, Row] = field(default_factory=dict)  # by tenant and reference
     _keys: dict[str, Pair] = field(default_factory=dict)  # tenant and key, by feature
     _revisions: dict[int, int] = field(default_factory=dict)
@@ -71,18 +73,22 @@ class Book:
         """Take in all entitlements of some customers; those of `replaced` may have none left."""
         self._columns = terms.columns
         place = {name: index for index, name in enumerate(terms.columns)}
-        customer_at, feature_at = place["customer_id"], place["feature_id"]
+        number_at, customer_at, feature_at = place["no"], place["customer_id"], place["feature_id"]
         tenant_at, name_at = place["tenant_id"], place["customer"]
         found: dict[str, dict[Pair, list[tuple[Any, ...]]]] = {customer: {} for customer in replaced}
         for row in terms.rows:
             customer = row[customer_at]
-            found.setdefault(customer, {}).setdefault((customer, row[feature_at]), []).append(row)
+            pair = (customer, row[feature_at])
+            found.setdefault(customer, {}).setdefault(pair, []).append(row)
+            self._pair_of[row[number_at]] = pair
             self._name(row[tenant_at], customer, row[name_at])
         for customer, pairs in found.items():
-            for pair in self._pairs.get(customer, set()) - pairs.keys():
+            former = self._pairs.get(customer, set())
+            for pair in former - pairs.keys():
                 del self._terms[pair]
             self._terms |= {pair: tuple(rows) for pair, rows in pairs.items()}
             self._pairs[customer] = set(pairs)
+            self.changes.add(former | pairs.keys())
 
     def _name(self, tenant_id: str, customer_id: str, external_id: str) -> None:
         former = self._names.get(customer_id)
@@ -91,6 +97,7 @@ class Book:
         if former is not None and self._customers.get(former) == customer_id:
             del self._customers[former]
         self._names[customer_id] = (tenant_id, external_id)
+        self._tenants.setdefault(tenant_id, {})[customer_id] = None
         self._customers[tenant_id, customer_id] = customer_id  # an id wins over an equal external_id
         self._customers.setdefault((tenant_id, external_id), customer_id)
 
@@ -126,6 +133,8 @@ class Book:
             message.entitlements, message.starts, message.revisions, message.used, strict=True
         ):
             self.take_part(number, start, message.shard, Part(Decimal(used), revision, message.seq))
+        pairs = (self._pair_of.get(number) for number in message.entitlements)
+        self.changes.add(pair for pair in pairs if pair is not None)
 
     def take_until(self, until: Mapping[int, int]) -> None:
         """Counters are complete up to here, by partition."""
@@ -133,11 +142,20 @@ class Book:
             if micros > self._until.get(partition, 0):
                 self._until[partition] = micros
 
+    def pairs(self, tenant_id: str, customer_id: str | None = None) -> list[Pair]:
+        """All that the tenant's customers, or one of them, are or were entitled to."""
+        customers = list(self._tenants.get(tenant_id, ())) if customer_id is None else [customer_id]
+        return [pair for customer in customers for pair in sorted(self._pairs.get(customer, ()))]
+
+    def tenant_of(self, pair: Pair) -> str | None:
+        """Whose customer that is."""
+        return self._names.get(pair[0], (None, ""))[0]
+
     def basis(self, tenant_id: str, asks: Sequence[Ask], now: datetime, *, at_any_rate: bool = False) -> Basis | None:
         """What the answers rest on; None: only PostgreSQL knows surely, be it that something is not there, is not
         counted, or runs by a test clock. `at_any_rate`: nobody else can be asked; None is then only what is unknown.
         """
-        fresh = self._fresh(now)
+        fresh = self.fresh(now)
         questions: list[Question] = []
         by_pair: dict[Pair, list[Row]] = {}
         periods: dict[int, EntitlementPeriod] = {}
@@ -197,7 +215,8 @@ class Book:
             return None
         return reduce(EXACT.add, (used for _, used in counted))
 
-    def _fresh(self, now: datetime) -> Freshness:
+    def fresh(self, now: datetime) -> Freshness:
+        """Up to when all that was acknowledged is counted here."""
         until = list(self._until.values())
         return freshness(from_micros(min(until)) if len(until) >= self.partitions else None, now)
 

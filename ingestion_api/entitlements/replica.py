@@ -59,7 +59,7 @@ class Replica:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._book = Book(partitions=settings.events_partitions, shards=settings.flow_shards)
+        self.book = Book(partitions=settings.events_partitions, shards=settings.flow_shards)
         self._stop = threading.Event()
         self._terms_live = threading.Event()
         self._counters_live = threading.Event()
@@ -92,14 +92,18 @@ class Replica:
         """Whether all is loaded and followed."""
         return self._terms_live.is_set() and self._counters_live.is_set()
 
+    def is_current(self, tenant_id: str) -> bool:
+        """Whether that is so, and all that this process has changed of the tenant is in."""
+        return self.is_live and not self._fences.get(tenant_id)
+
     def answer(
         self, clickhouse: Client, asks: Sequence[Ask], *, tenant_id: str, tenant_no: int, now: datetime
     ) -> list[CheckView] | None:
         """The decisions; None: ask PostgreSQL."""
         if self._store_away:
-            basis = self._book.basis(tenant_id, asks, now, at_any_rate=True)
-        elif self.is_live and not self._fences.get(tenant_id):
-            basis = self._book.basis(tenant_id, asks, now)
+            basis = self.book.basis(tenant_id, asks, now, at_any_rate=True)
+        elif self.is_current(tenant_id):
+            basis = self.book.basis(tenant_id, asks, now)
             if basis is not None and self._held and self._holds_some(basis.rows, now):
                 return None
         else:
@@ -110,9 +114,10 @@ class Replica:
         """Something is held of these: PostgreSQL is asked about them for that long."""
         if len(self._held) > MAX_HELD:
             now = to_micros(datetime.now(UTC))
-            self._held = {key: until for key, until in self._held.items() if until > now}
+            self._held = {key: until for key, until in list(self._held.items()) if until > now}
         for key in message.keys:
             self._held[key] = max(self._held.get(key, 0), message.until)
+        self.book.changes.add(message.keys)
 
     def _holds_some(self, keys: Iterable[Pair], now: datetime) -> bool:
         micros = to_micros(now)
@@ -170,7 +175,7 @@ class Replica:
             self._fences.clear()
             live.set()
             REPLICA_LIVE.set(self.is_live)
-            log.info("entitlements loaded", customers=len(self._book))
+            log.info("entitlements loaded", customers=len(self.book))
             try:
                 while not self._stop.is_set():
                     self._take_changes(connection)
@@ -180,8 +185,8 @@ class Replica:
 
     def _load_terms(self, connection: PgConnection) -> bool:
         """Load everything; False: there is too much of it."""
-        self._book.take_features(load_features(connection, feature_ids=None))
-        self._book.take_revisions(load_revisions(connection, meter_nos=None))
+        self.book.take_features(load_features(connection, feature_ids=None))
+        self.book.take_revisions(load_revisions(connection, meter_nos=None))
         count, after_id = 0, ""
         while customers := customers_after(connection, after_id=after_id, limit=CUSTOMERS_A_PAGE):
             terms = terms_of(connection, customers)
@@ -189,7 +194,7 @@ class Replica:
             if count > self._settings.replica_max_entitlements:
                 log.warning("too many entitlements to keep in memory: checks ask PostgreSQL", found=count)
                 return False
-            self._book.take_terms(terms, replaced=customers)
+            self.book.take_terms(terms, replaced=customers)
             after_id = customers[-1]
         return True
 
@@ -206,16 +211,16 @@ class Replica:
             wait_seconds = 0
         if changed[Changed.FEATURE]:
             features = list(changed[Changed.FEATURE])
-            self._book.take_features(load_features(connection, feature_ids=features), replaced=features)
+            self.book.take_features(load_features(connection, feature_ids=features), replaced=features)
         if changed[Changed.METER]:
             meter_nos = [int(number) for number in changed[Changed.METER]]
-            self._book.take_revisions(load_revisions(connection, meter_nos=meter_nos))
+            self.book.take_revisions(load_revisions(connection, meter_nos=meter_nos))
         if changed[Changed.CUSTOMER]:
             customers = list(changed[Changed.CUSTOMER])
-            self._book.take_terms(terms_of(connection, customers, paid_for=True), replaced=customers)
+            self.book.take_terms(terms_of(connection, customers, paid_for=True), replaced=customers)
         for token in changed[Changed.FENCE]:
             self._pass(token)
-        REPLICA_CUSTOMERS.set(len(self._book))
+        REPLICA_CUSTOMERS.set(len(self.book))
 
     def _follow_counters(self, live: threading.Event) -> None:
         with closing(BalanceReader(self._settings.kafka_bootstrap, self._settings.balances_topic)) as reader:
@@ -244,13 +249,13 @@ class Replica:
         if message.process != process or message.no != number + 1:
             with closing(connect(self._settings.postgres_dsn)) as connection:
                 self._load_counters(connection, message.shard)
-        self._book.take_counted(message)
-        self._book.take_until(message.until)
+        self.book.take_counted(message)
+        self.book.take_until(message.until)
         self._seen[message.shard] = (message.process, message.no)
 
     def _load_counters(self, connection: PgConnection, shard: int) -> None:
         with connection.transaction():  # `until` is read first: the rows are as new or newer
             until = counted_until(connection, topic=self._settings.events_topic, shard=shard)
             for number, start, revision, used, version in counter_rows(connection, shard=shard):
-                self._book.take_part(number, to_micros(start), shard, Part(used, revision, version))
-        self._book.take_until({partition: to_micros(instant) for partition, instant in until.items()})
+                self.book.take_part(number, to_micros(start), shard, Part(used, revision, version))
+        self.book.take_until({partition: to_micros(instant) for partition, instant in until.items()})

@@ -19,6 +19,7 @@ from ingestion_api.app import create_fastapi
 from ingestion_api.auth import KeyCache
 from ingestion_api.context import Context
 from ingestion_api.entitlements.replica import Replica
+from ingestion_api.entitlements.streams import Streams
 from schemas.instants import parse_instant
 
 ROOT_KEY = "mtr_root-key-of-the-tests"
@@ -82,6 +83,7 @@ def running_api(settings: Settings) -> Generator[Api]:
         changes=ChangeLog(settings.kafka_bootstrap, settings.events_topic, partitions=settings.events_partitions),
         started_at=datetime.now(UTC),
         replica=Replica(settings),
+        streams=Streams(),
     )
     app = create_fastapi(context)
     headers = {"authorization": f"Bearer {ROOT_KEY}"}
