@@ -28,6 +28,8 @@ class Prefix(StrEnum):
     INVOICE_LINE = "ivl"
     TAX_RATE = "txr"
     PAYMENT = "pay"
+    REFUND = "ref"
+    PAYMENT_PROVIDER = "ppr"
     CREDIT_NOTE = "crn"
     WALLET = "wal"
     GRANT = "gra"

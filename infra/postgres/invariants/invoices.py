@@ -39,15 +39,16 @@ RULES = (
         name="invoice.payments_differ_from_amount_paid",
         of=Of.INVOICE,
         query="SELECT i.id FROM invoices i LEFT JOIN payments p ON p.invoice_id = i.id AND p.status = 'succeeded'"
-        " WHERE i.id = ANY(%(ids)s) GROUP BY i.id HAVING coalesce(sum(p.amount_minor), 0) <> i.amount_paid_minor",
+        " WHERE i.id = ANY(%(ids)s) GROUP BY i.id HAVING coalesce(sum(p.amount_minor - p.excess_minor), 0)"
+        " <> i.amount_paid_minor",
         advice="Compare GET /v1/payments?invoice={id} with what your bank or provider says.",
     ),
     Rule(
         name="invoice.paid_without_its_money",
         of=Of.INVOICE,
         query="SELECT i.id FROM invoices i LEFT JOIN payments p ON p.invoice_id = i.id AND p.status = 'succeeded'"
-        " WHERE i.id = ANY(%(ids)s) AND i.status = 'paid' GROUP BY i.id HAVING coalesce(sum(p.amount_minor), 0)"
-        " + i.credits_applied_minor + i.adjusted_minor <> greatest(i.total_minor, 0)",
+        " WHERE i.id = ANY(%(ids)s) AND i.status = 'paid' GROUP BY i.id HAVING"
+        " coalesce(sum(p.amount_minor - p.excess_minor), 0) + i.credits_applied_minor + i.adjusted_minor <> greatest(i.total_minor, 0)",
         advice="The invoice is called paid and is not: compare its payments and credits with its total.",
     ),
     Rule(
