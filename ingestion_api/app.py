@@ -42,7 +42,7 @@ from ingestion_api.control import (
     webhook_deliveries,
     webhook_endpoints,
 )
-from ingestion_api.entitlements import ofrep, stream
+from ingestion_api.entitlements import ofrep, stream, top
 from ingestion_api.entitlements import routes as entitlements
 from ingestion_api.health import Readier
 from ingestion_api.ingest.publish import Publisher
@@ -80,6 +80,7 @@ ROUTERS = (
     entitlements.router,
     reservations.router,
     stream.router,
+    top.router,
     ofrep.router,
     pricing.router,
     simulation.router,
@@ -99,9 +100,7 @@ ROUTERS = (
 FIRST_USER = "admin@localhost"
 
 
-def create_fastapi(
-    context: Context, publisher: Publisher | None = None, balances: Producer | None = None
-) -> FastAPI:
+def create_fastapi(context: Context, publisher: Publisher | None = None, balances: Producer | None = None) -> FastAPI:
     """The app over a context. Makes sure that METERLINE_ROOT_KEY, if set, opens tenant `default`.
 
     Raises Unauthenticated when that key could not be sent as a bearer, and Retry when PostgreSQL is away.

@@ -15,7 +15,6 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 
-import psycopg
 import structlog
 
 from infra.clickhouse.client import Client
@@ -34,7 +33,7 @@ from infra.postgres.entitlement_copies import (
     tell_fence,
     terms_of,
 )
-from infra.postgres.pool import PgConnection, connect
+from infra.postgres.pool import PgConnection, PostgresError, connect
 from infra.settings import Settings
 from ingestion_api.entitlements.book import Ask, Book, Pair, Part
 from ingestion_api.entitlements.decide import CheckView, decide
@@ -153,7 +152,7 @@ class Replica:
         while not self._stop.is_set():
             try:
                 work(live)
-            except (psycopg.Error, Retry) as error:
+            except (PostgresError, Retry) as error:
                 log.warning("replica lost its source", work=threading.current_thread().name, error=str(error))
             finally:
                 live.clear()
@@ -163,7 +162,7 @@ class Replica:
     def _follow_terms(self, live: threading.Event) -> None:
         try:
             connection = connect(self._settings.postgres_dsn)
-        except psycopg.OperationalError:
+        except PostgresError:
             self._store_away = True
             raise
         with closing(connection):
@@ -179,7 +178,7 @@ class Replica:
             try:
                 while not self._stop.is_set():
                     self._take_changes(connection)
-            except psycopg.OperationalError:
+            except PostgresError:
                 self._store_away = True
                 raise
 

@@ -18,17 +18,15 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response, StreamingResponse
 
 from infra.clickhouse.client import ClickHouseError
-from infra.postgres import entitlements
-from infra.postgres.entitlement_copies import load_features
 from ingestion_api import clock
 from ingestion_api.answers import encode
 from ingestion_api.auth import CheckerOrReader, Principal, bearer_of
 from ingestion_api.context import Context, FromContext
 from ingestion_api.control.customers import find as find_customer
 from ingestion_api.control.features import find as find_feature
-from ingestion_api.entitlements.book import Ask
-from ingestion_api.entitlements.decide import CheckView, Question, decide, load_basis
+from ingestion_api.entitlements.decide import CheckView
 from ingestion_api.entitlements.ring import Pair
+from ingestion_api.entitlements.states import look
 from ingestion_api.fields import MAX_EXTERNAL_ID_LENGTH
 from ingestion_api.routing import house_router
 from schemas.errors import Retry, Unauthenticated
@@ -176,50 +174,12 @@ class Stream:
         )
 
     def _look(self, pairs: list[Pair]) -> list[CheckView]:
-        """What checks would answer now; PostgreSQL is asked where memory is not sure."""
-        now = clock.now()
-        views: list[CheckView] = []
-        unsure: list[Pair] = []
-        for pair in pairs:
-            known = self._context.replica.answer(
-                self._context.clickhouse, [Ask(*pair, None)], tenant_id=self._principal.tenant_id,
-                tenant_no=self._principal.tenant_no, now=now,
-            )  # fmt: skip
-            if known is None:
-                unsure.append(pair)
-            else:
-                self._note_turn(pair, known[0])
-                views += known
-        if unsure:
-            views += self._ask_stores(unsure, now)
-        return views
-
-    def _note_turn(self, pair: Pair, view: CheckView) -> None:
-        period = view["period"]
-        if period is not None and period["end"] is not None:
-            heappush(self._turns, (period["end"], pair))
-
-    def _ask_stores(self, pairs: list[Pair], now: datetime) -> list[CheckView]:
-        tenant_id = self._principal.tenant_id
-        with self._context.database.snapshot() as connection:
-            customers = entitlements.load_customers(
-                connection, tenant_id=tenant_id, references=[customer for customer, _ in pairs]
-            )
-            features = {
-                row["id"]: row
-                for row in load_features(connection, feature_ids=[feature for _, feature in pairs])
-                if row["tenant_id"] == tenant_id
-            }
-            questions = [
-                Question(customer=customers[customer], feature=features[feature], quantity=None)
-                for customer, feature in pairs
-                if customer in customers and feature in features
-            ]
-            basis = load_basis(connection, questions, tenant_id=tenant_id, now=now, settings=self._context.settings)
-        views = decide(self._context.clickhouse, basis, tenant_no=self._principal.tenant_no, now=now)
-        for question, view in zip(questions, views, strict=True):
-            self._note_turn((question.customer["id"], question.feature["id"]), view)
-        return views
+        found = look(self._context, self._principal, pairs, clock.now())
+        for pair, view in found.items():
+            period = view["period"]
+            if period is not None and period["end"] is not None:
+                heappush(self._turns, (period["end"], pair))
+        return list(found.values())
 
 
 def _event(name: str, data: object, place: str) -> bytes:

@@ -154,6 +154,27 @@ def test_who_comes_back_gets_what_was_missed_and_no_more(tenant: Tenant) -> None
         assert (len(present), synced.data["resumed"]) == (4, False)
 
 
+def test_the_nearest_to_their_limit_come_first(tenant: Tenant) -> None:
+    with tenant.follow() as stream:
+        stream.until_synced()
+        tenant.send("acme", 4)
+        tenant.send("globex", 9)
+        seen: set[str] = set()
+        while seen != {"4", "9"}:
+            seen |= {stream.next("entitlement").data["used"]} & {"4", "9"}
+
+    def top(**params: str) -> list[tuple[str, float]]:
+        answer = tenant.http.get("/v1/entitlements/top", params={"feature": "tokens", **params})
+        assert answer.status_code == 200, answer.text
+        return [(each["customer"], each["used_percent"]) for each in answer.json()["data"]]
+
+    assert top() == [("globex", 90), ("acme", 40)]
+    assert top(limit="1") == [("globex", 90)]
+    assert top(min_percent="90") == [("globex", 90)]
+    refused = tenant.http.get("/v1/entitlements/top", params={"feature": "sso"})
+    assert (refused.status_code, refused.json()["code"]) == (422, "feature.not_metered")
+
+
 def test_a_revoked_key_ends_its_stream(tenant: Tenant, services: Services) -> None:
     made = tenant.post("/v1/api_keys", {"name": "follower", "role": "check"})
     with closing(services.client(made["secret"])) as http, Tenant(http).follow() as stream:
