@@ -12,7 +12,9 @@ from schemas.instants import EPOCH
 ANSWER_TIMEOUT_SECONDS = 10
 QUEUED_KBYTES = 64 * 1024  # most that librdkafka holds ready
 MAX_FETCH_BYTES = 64 * 1024 * 1024
-FETCH_WAIT_MS = 100  # how long the broker may hold an empty fetch
+#: A fetch costs the broker as much as thousands of events: it answers when so much has come, or after this time.
+MIN_FETCH_BYTES = 256 * 1024
+FETCH_WAIT_MS = 25
 QUEUE_BACKOFF_MS = 20  # librdkafka's own default of a second is a pause of a second when its queue is full
 
 
@@ -45,6 +47,7 @@ class LogReader:
                 "enable.partition.eof": False,
                 "check.crcs": True,
                 "queued.max.messages.kbytes": QUEUED_KBYTES,
+                "fetch.min.bytes": MIN_FETCH_BYTES,
                 "fetch.max.bytes": MAX_FETCH_BYTES,
                 "fetch.wait.max.ms": FETCH_WAIT_MS,
                 "fetch.queue.backoff.ms": QUEUE_BACKOFF_MS,
