@@ -14,8 +14,8 @@ CRASH_POINTS = [
     "sink.advanced",
     "sink.before_inserts",
     "sink.redoing",
-    "sink.events_inserted",
     "sink.usage_inserted",
+    "sink.events_inserted",
     "sink.committed",
 ]
 LONG_AGO = NOON - timedelta(days=400)
@@ -62,7 +62,7 @@ def test_a_batch_stored_again_is_judged_by_the_catalogue_of_the_first_time(log: 
     log.customers({"mover": 21})
     log.meters(meter(21, event_type="moving"))
     log.send([Sent(id="moving", type="moving", subject="mover", data={"tokens": 1})])  # one message is one batch
-    flow = log.start_flow(crash_at="sink.events_inserted")
+    flow = log.start_flow(crash_at="sink.usage_inserted")
     assert flow.wait(WAIT_SECONDS) == -signal.SIGKILL, flow.logged()
     log.customers({"mover": 22})
     log.meters(meter(21, event_type="moving", value="$.other"), meter(22, event_type="moving"))

@@ -34,8 +34,8 @@ CRASH_POINTS = [
     "sink.advanced",
     "changes.decided",
     "sink.redoing",
-    "sink.events_inserted",
-    "sink.usage_inserted:2",
+    "sink.usage_inserted",
+    "sink.events_inserted:2",
     "sink.committed:2",
 ]
 LONG_AGO = NOON - timedelta(days=400)
