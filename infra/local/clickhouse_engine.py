@@ -8,7 +8,7 @@ import os
 import re
 import threading
 from collections.abc import Generator, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -17,6 +17,8 @@ from chdb.state.sqlitelike import Connection, StreamingResult, connect
 
 MAX_IDLE_CONNECTIONS = 64
 MEMORY_SHARE = 0.3  # of the machine's: the engine shares a laptop with all the rest
+MERGE_THREAD = b"MergeMutate"
+MERGE_NICENESS = 5  # a third of the weight of others
 ARROW_CONTINUATION = b"\xff\xff\xff\xff"
 ARROW_END = ARROW_CONTINUATION + b"\0\0\0\0"
 
@@ -63,6 +65,7 @@ class Engine:
         self._lock = threading.Lock()
         self._idle: dict[Session, list[Connection]] = {}
         self._idle_count = 0
+        self._merges_yield = False
         self._anchor = connect(self._url)  # the engine lives as long as one connection does
 
     def query(self, sql: str, output_format: str, session: Session, parameters: Mapping[str, str]) -> Result:
@@ -114,6 +117,9 @@ class Engine:
                 for piece in pieces:
                     inserter.append(piece)
                 done = inserter.finish()
+            if not self._merges_yield:  # the threads are there since the first table was
+                self._merges_yield = True
+                _let_merges_yield()
             return Result(b"", written_rows=done.rows_written, written_bytes=done.bytes_written)
 
     def run_apart(self, sql: str, output_format: str, session: Session, parameters: Mapping[str, str]) -> Result:
@@ -182,6 +188,15 @@ class Engine:
             connection.close()
             raise
         return connection
+
+
+def _let_merges_yield() -> None:
+    """Give merges less of a busy processor than inserts and queries, for which somebody waits. On Linux alone; chDB
+    does nothing with ClickHouse's own setting for it."""
+    for task in Path("/proc/self/task").glob("*"):
+        with suppress(OSError):  # a thread that has ended since
+            if (task / "comm").read_bytes().strip() == MERGE_THREAD:
+                os.setpriority(os.PRIO_PROCESS, int(task.name), MERGE_NICENESS)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The engine's idle connections. In a process of its own: a process has one engine."""
+"""The engine in a process of its own: a process has one engine."""
 
 import subprocess
 import sys
@@ -27,3 +27,25 @@ def test_sessions_that_never_come_again_take_no_place_from_one_that_does(tmp_pat
     command = [sys.executable, "-c", PROGRAM, str(tmp_path / "data")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.stdout == "1 64 64 64\n", done.stderr
+
+
+MERGES = """
+import os, sys
+from pathlib import Path
+from infra.local.clickhouse_engine import Engine
+
+engine = Engine(Path(sys.argv[1]))
+engine.query("CREATE DATABASE d", "Null", ("default", ()), {})
+engine.query("CREATE TABLE d.t (a UInt64) ENGINE = MergeTree ORDER BY a", "Null", ("d", ()), {})
+engine.insert("INSERT INTO d.t (a)", "TabSeparated", ("d", ()), [b"1\\n"])
+tasks = list(Path("/proc/self/task").glob("*"))
+merges = [int(task.name) for task in tasks if (task / "comm").read_text().strip() == "MergeMutate"]
+print(bool(merges), {os.getpriority(os.PRIO_PROCESS, number) - os.getpriority(os.PRIO_PROCESS, 0) for number in merges})
+engine.close()
+"""
+
+
+def test_merges_yield_to_inserts_and_queries(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", MERGES, str(tmp_path / "data")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == "True {5}\n", done.stderr
