@@ -13,6 +13,7 @@ from tests.ingestion_api.test_worked_example import CUSTOMER, FEATURE, METER, PL
 from tests.support.api import Api
 
 EXAMPLES_AN_OPERATION = 12
+DESCRIPTION = build_app().openapi()
 
 GOOD: list[tuple[str, str, Any]] = [
     ("POST", "/v1/meters", {**METER, "filters": [{"property": "$.x", "op": "in", "values": [1, "a"]}]}),
@@ -39,6 +40,12 @@ GOOD: list[tuple[str, str, Any]] = [
     ("POST", "/v1/subscriptions/{subscription}/cancel", {"at": "now", "proration": "prorate", "preview": True}),
     ("POST", "/v1/entitlements/check", {"customer": "acme", "feature": "tokens", "quantity": "1"}),
     ("POST", "/v1/entitlements/check", {"checks": [{"customer": "acme", "feature": "tokens", "quantity": "1"}]}),
+    (
+        "POST",
+        "/v1/entitlements/reserve",
+        {"customer": "nobody", "feature": "tokens", "quantity": "1", "ttl_seconds": 9, "metadata": {"a": "b"}},
+    ),
+    ("POST", "/v1/reservations/none/commit", {"event": {"id": "1", "type": "t", "subject": "acme", "data": {"a": 1}}}),
     ("POST", "/v1/pricing/quote", {"currency": "USD", "price": PLAN["prices"][2], "quantity": "5"}),
     ("POST", "/v1/pricing/invoice", {"currency": "USD", "lines": [{"amount": "5"}], "discounts": [{"percent": "1"}]}),
     (
@@ -143,7 +150,7 @@ def test_no_value_in_no_field_is_a_500(
 
 POSTS = [
     path
-    for path, operations in sorted(build_app().openapi()["paths"].items())
+    for path, operations in sorted(DESCRIPTION["paths"].items())
     if "post" in operations and "requestBody" in operations["post"] and path.startswith("/v1/") and path != "/v1/events"
 ]
 
@@ -175,10 +182,10 @@ def test_no_parameter_is_a_500(api: Api, path: str, query: str) -> None:
     assert api.http.get(f"{path}?{query}").status_code < 500
 
 
-DESCRIBED = schemathesis.openapi.from_dict(build_app().openapi())
+DESCRIBED = schemathesis.openapi.from_dict(DESCRIPTION)
 OPERATIONS = [
     (method.upper(), path)
-    for path, operations in sorted(build_app().openapi()["paths"].items())
+    for path, operations in sorted(DESCRIPTION["paths"].items())
     for method in operations
     if (method, path) not in {("post", "/v1/events"), ("get", "/readyz"), ("get", "/metrics")}
 ]

@@ -59,6 +59,7 @@ def ids(operator: Api) -> dict[str, str]:
         "api_key": other.get("/v1/api_keys")["data"][0]["id"],
         "invoice": "inv_0198f2c3a1b27c3d8e4f5a6b7c8d9e0f",
         "event_id": "r-1",
+        "reservation": "rsv_0198f2c3a1b27c3d8e4f5a6b7c8d9e0f",
     }
 
 
@@ -92,6 +93,7 @@ REFERENCES = [
     ("/v1/customers", {"external_id": "child", "parent": "{customer}"}, 422),
     ("/v1/entitlements/check", {"customer": "{customer}", "feature": "{feature}"}, 404),
     ("/v1/entitlements/check", {"checks": [{"customer": "{customer}", "feature": "{feature}"}]}, 404),
+    ("/v1/entitlements/reserve", {"customer": "{customer}", "feature": "{feature}", "quantity": "1"}, 404),
 ]
 
 
