@@ -1,4 +1,5 @@
 .DEFAULT_GOAL := help
+unexport PYTHONDONTWRITEBYTECODE # the tests start some hundred processes; each would compile everything anew
 SHELL := /bin/bash
 BIN := .venv/bin
 STAMP := .venv/.installed
@@ -31,7 +32,7 @@ demo: setup ## Run the main job on the real stack: events in, invoices out, prov
 	$(BIN)/meterline demo $(DEMO)
 
 test: setup ## Run the tests on the real stack (TESTS="tests/pricing -k …" for some)
-	$(BIN)/pytest -n 2 --durations 15 $(TESTS)
+	$(BIN)/pytest -n 2 --dist loadfile --durations 15 $(TESTS)
 
 test-long: setup ## Run the long suites: a hundred kills, generated traffic, long stalls (half an hour and more; TESTS="tests/long …")
 	$(BIN)/pytest -m long -s $(or $(TESTS),tests)
