@@ -13,7 +13,7 @@ from enum import StrEnum
 
 import structlog
 
-from billing_workflows.billing import Doors
+from billing_workflows.doors import Doors
 from billing_workflows.due import KINDS, Kind, run_all
 from infra.crash_points import crash_point
 from infra.postgres import outbox, test_clocks

@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import structlog
 
-from billing_workflows.billing import Doors
+from billing_workflows.doors import Doors
 from infra.postgres.due import Due, Moment
 from infra.postgres.due_drafts import load_due_drafts, postpone_draft
 from infra.postgres.invoice_lifecycle import finalize_drafts

@@ -24,20 +24,33 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from billing_workflows.billing import Doors, bill_chunk, load_due_bills
+from billing_workflows.billing import bill_chunk, load_due_bills
+from billing_workflows.doors import Doors
 from billing_workflows.drafts import finalize_chunk, load_drafts
 from billing_workflows.dunning import load_dunning, run_dunning
+from billing_workflows.late_checks import load_late_checks, run_late_checks
 from billing_workflows.thresholds import load_thresholds, run_thresholds
 from billing_workflows.wallets import load_due_wallets, run_wallets
 from infra.postgres.billing import earliest_bills
 from infra.postgres.due import Due, Moment
 from infra.postgres.due_drafts import earliest_drafts
 from infra.postgres.dunning import earliest_dunning
+from infra.postgres.late_checks import earliest_late_checks
 from infra.postgres.pool import PgConnection
 from infra.postgres.thresholds import earliest_thresholds
 from infra.postgres.wallets.due import earliest_wallets
 from schemas.instants import format_instant, parse_instant
-from schemas.workflows import BILLS, CHUNKS_A_PAGE, DRAFTS, DUNNING, THRESHOLDS, WALLETS, ChunkResult, DuePage
+from schemas.workflows import (
+    BILLS,
+    CHUNKS_A_PAGE,
+    DRAFTS,
+    DUNNING,
+    LATE_CHECKS,
+    THRESHOLDS,
+    WALLETS,
+    ChunkResult,
+    DuePage,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +68,7 @@ KINDS = (
     Kind(name=DRAFTS, load=load_drafts, run=finalize_chunk, earliest=earliest_drafts),  # what was billed before
     Kind(name=BILLS, load=load_due_bills, run=bill_chunk, earliest=earliest_bills),
     Kind(name=THRESHOLDS, load=load_thresholds, run=run_thresholds, earliest=earliest_thresholds),  # of what is open
+    Kind(name=LATE_CHECKS, load=load_late_checks, run=run_late_checks, earliest=earliest_late_checks),  # of what ended
     Kind(name=DUNNING, load=load_dunning, run=run_dunning, earliest=earliest_dunning),  # of what was never paid
 )
 

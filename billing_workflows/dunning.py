@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import structlog
 
-from billing_workflows.billing import Doors
+from billing_workflows.doors import Doors
 from infra.crash_points import crash_point
 from infra.postgres import dunning as store
 from infra.postgres import past_due

@@ -17,7 +17,7 @@ from temporalio.client import Client
 from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError
 
-from billing_workflows.billing import Doors
+from billing_workflows.doors import Doors
 from billing_workflows.clocks import find_work
 from billing_workflows.due import KINDS, Kind
 from infra.postgres.due import Moment

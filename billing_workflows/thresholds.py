@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 
 import structlog
 
-from billing_workflows.billing import Doors, Stored, complete_usage_until
+from billing_workflows.doors import Doors, Stored, complete_usage_until
 from infra.clickhouse.metering import Measured, measure
 from infra.postgres.billed_usage import load_begun
 from infra.postgres.billing import load_meters, load_stored_seqs, load_subscriptions

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from billing_workflows.billing import Doors
+from billing_workflows.doors import Doors
 from infra.crash_points import crash_point
 from infra.postgres.due import Due, Moment
 from infra.postgres.wallets import due

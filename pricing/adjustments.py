@@ -113,8 +113,9 @@ def without_open(billed: Sequence[BilledUsage], terms: Terms, statement: Stateme
     """What was billed of other periods than those of the statement's own lines and those that run on after it: their
     lines bill the rest of theirs."""
     open_periods = {(line.price.key, line.period.start) for line in statement.lines if line.is_usage}
-    for run in terms.runs:
-        if run.agreed.is_usage and run.is_open_at(statement.at) and not statement.is_closing:
+    is_over = terms.stop_at is not None and terms.stop_at <= statement.at
+    for run in () if is_over else terms.runs:
+        if run.agreed.is_usage and run.is_open_at(statement.at):
             start = run.start if run.grid is None else max(run.grid.containing(statement.at).start, run.start)
             open_periods.add((run.price.key, start))
     return [each for each in billed if (each.key, each.period.start) not in open_periods]

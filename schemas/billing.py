@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
 from typing import Any, TypedDict
@@ -11,6 +11,9 @@ from schemas.catalogue import MeterEntry
 from schemas.instants import Period
 from schemas.meters import Aggregation
 from schemas.money import exactly
+
+#: How far back from what is billed anybody looks for usage that came late.
+LATE_USAGE_HORIZON = timedelta(days=400)
 
 
 class InvoiceKind(StrEnum):

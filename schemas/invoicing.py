@@ -42,6 +42,13 @@ class FinalStep(StrEnum):
     CANCEL = "cancel"  # so is it, and its subscription is canceled
 
 
+class Invoicing(StrEnum):
+    """What a payer gets for several subscriptions that are due at one instant."""
+
+    PER_SUBSCRIPTION = "per_subscription"  # an invoice of each
+    CONSOLIDATED = "consolidated"  # one of all in a currency
+
+
 class Dunning(msgspec.Struct, frozen=True):
     """What is done about an overdue invoice. Days count from due_at; `retry_days` and `reminder_days` rise."""
 
@@ -64,6 +71,7 @@ class DunningProgress(msgspec.Struct, frozen=True):
 class BillingSettings(msgspec.Struct, frozen=True):
     """A tenant's settings of billing, defaults for what it never set. Other settings beside them are passed by."""
 
+    invoicing: Invoicing = Invoicing.PER_SUBSCRIPTION  # of customers who have none of their own
     draft_hours: int = 0  # how long an invoice stands as a draft; 0: it is finalized at once
     net_days: int = 0  # from finalization to due_at
     invoice_prefix: str = "INV"

@@ -19,6 +19,7 @@ WALLETS = "wallets"
 DRAFTS = "drafts"
 THRESHOLDS = "thresholds"
 DUNNING = "dunning"
+LATE_CHECKS = "late_checks"
 
 ADVANCE_CLOCK = "advance_clock"
 STEP_CLOCK = "step_clock"

@@ -3,7 +3,7 @@
 from temporalio import activity
 
 from billing_workflows.activities.beat import beating
-from billing_workflows.billing import Doors
+from billing_workflows.doors import Doors
 from billing_workflows.due import load_page, run_chunk
 from infra.postgres.due import Due, Moment
 from schemas.instants import parse_instant

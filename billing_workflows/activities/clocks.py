@@ -5,8 +5,8 @@ from datetime import UTC, datetime
 from temporalio import activity
 
 from billing_workflows.activities.beat import beating
-from billing_workflows.billing import Doors
 from billing_workflows.clocks import advance
+from billing_workflows.doors import Doors
 from schemas.instants import parse_instant
 from schemas.workflows import STEP_CLOCK, ClockRequest, ClockStep
 

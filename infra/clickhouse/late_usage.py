@@ -1,23 +1,20 @@
 """Which usage of before an instant was stored after certain batches: late events, and events that were taken back."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from infra.clickhouse.client import Client
 from infra.clickhouse.usage_query import OF_METERS_SQL
-from schemas.billing import Watched
+from schemas.billing import LATE_USAGE_HORIZON, Watched
 from schemas.catalogue import MeterEntry
 from schemas.instants import from_micros, to_micros
 from schemas.meters import ADDITIVE
 
-#: How far back a statement looks for what came late.
-HORIZON = timedelta(days=400)
-
 
 def find_late(client: Client, watched: Sequence[Watched], shards: Collection[int]) -> dict[tuple[str, int], datetime]:
     """By (subscription_id, meter_no), the first instant before `until` at which a batch beyond those that were billed
-    may have changed usage, no longer before it than HORIZON. It may name some that have not changed, and misses none.
+    may have changed usage, no longer before it than the horizon. It may name some that have not changed, and misses none.
 
     `shards` are all that have stored anything.
     """
@@ -70,5 +67,5 @@ def _parameters(watched: Sequence[Watched], meters: Sequence[MeterEntry], shards
         "shards": list(shards),
         "seqs": seqs,
         "least": min(seqs),  # what an index can do with
-        "since": to_micros(min(each.until for each in watched) - HORIZON),
+        "since": to_micros(min(each.until for each in watched) - LATE_USAGE_HORIZON),
     }

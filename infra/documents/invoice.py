@@ -3,7 +3,7 @@
 Payments, credit notes and a later end are no part of it, so it is the same whenever it is made.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
@@ -17,11 +17,22 @@ from schemas.money import EXACT, from_minor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Heading:
+    """Whose lines follow: a subscription, and its customer's external_id."""
+
+    subscription_id: str
+    customer: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DocumentLine:
+    """`heading`: of the subscription whose first line this is, on an invoice of several."""
+
     description: str
     quantity: Decimal | None
     unit_amount: Decimal | None
     amount: Decimal
+    heading: Heading | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,8 +69,11 @@ class InvoiceDocument:
         return EXACT.subtract(self.total, self.credits_applied)
 
 
-def read_document(invoice: dict[str, Any], lines: Sequence[dict[str, Any]], parties: Parties) -> InvoiceDocument:
-    """The document of a stored invoice and its lines. Raises Conflict `invoice.draft` for a draft."""
+def read_document(
+    invoice: dict[str, Any], lines: Sequence[dict[str, Any]], parties: Parties, customers: Mapping[str, str]
+) -> InvoiceDocument:
+    """The document of a stored invoice and its lines; `customers` has the external_ids by subscription. Raises Conflict
+    `invoice.draft` for a draft."""
     if invoice["status"] == "draft":
         raise Conflict("invoice.draft", f"Invoice {invoice['id']} is a draft; it has a document once it is finalized.")
     currency = invoice["currency"]
@@ -79,8 +93,9 @@ def read_document(invoice: dict[str, Any], lines: Sequence[dict[str, Any]], part
                 quantity=line["quantity"],
                 unit_amount=line["unit_amount"],
                 amount=from_minor(line["amount_minor"], currency),
+                heading=heading,
             )
-            for line in lines
+            for line, heading in zip(lines, _headings(lines, customers), strict=True)
         ),
         subtotal=from_minor(invoice["subtotal_minor"], currency),
         discount=from_minor(invoice["discount_minor"], currency),
@@ -97,6 +112,17 @@ def read_document(invoice: dict[str, Any], lines: Sequence[dict[str, Any]], part
         total=from_minor(invoice["total_minor"], currency),
         credits_applied=from_minor(invoice["credits_applied_minor"], currency),
     )
+
+
+def _headings(lines: Sequence[dict[str, Any]], customers: Mapping[str, str]) -> list[Heading | None]:
+    """By line, the heading before it. What one subscription has alone needs none."""
+    ids = [line["subscription_id"] for line in lines]
+    if len(set(ids)) < 2:
+        return [None] * len(ids)
+    return [
+        None if id_ is None or id_ == before else Heading(subscription_id=id_, customer=customers[id_])
+        for before, id_ in zip([None, *ids], ids, strict=False)
+    ]
 
 
 def _days(period: Period, tz: ZoneInfo) -> tuple[date, date] | None:

@@ -105,7 +105,7 @@ def _shown(document: InvoiceDocument) -> dict[str, Any]:
         "seller": _seller(document, words, locale),
         "buyer": _buyer(document, words, locale),
         "facts": _facts(document, words, locale),
-        "lines": [_line(line, document.currency, locale) for line in document.lines],
+        "lines": [_line(line, document.currency, words, locale) for line in document.lines],
         "sums": _sums(document, words, locale),
         "to_pay": _money(document.to_pay, document.currency, locale),
         "notes": (document.parties.footer or "").splitlines(),
@@ -148,8 +148,10 @@ def _facts(document: InvoiceDocument, words: Mapping[str, str], locale: Locale) 
     return facts
 
 
-def _line(line: DocumentLine, currency: str, locale: Locale) -> dict[str, str]:
+def _line(line: DocumentLine, currency: str, words: Mapping[str, str], locale: Locale) -> dict[str, str]:
+    heading = line.heading
     return {
+        "heading": "" if heading is None else f"{words['subscription']} {heading.subscription_id} ({heading.customer})",
         "description": line.description,
         "quantity": "" if line.quantity is None else _number(line.quantity, locale),
         "unit_amount": "" if line.unit_amount is None else _unit(line.unit_amount, currency, locale),

@@ -1,6 +1,6 @@
 """Billing steps saved: invoices issued beside the subscriptions' new state, in the caller's one transaction."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -10,7 +10,8 @@ from infra.postgres.invoice_events import copy_events
 from infra.postgres.invoice_issue import NewInvoice, issue_invoices
 from infra.postgres.jsonb import jsonb
 from infra.postgres.pool import PgConnection
-from schemas.billing import BillingStep, Invoice, StatementKey
+from pricing.consolidation import Group, consolidate, group_of_step, together
+from schemas.billing import BillingStep, StatementKey
 from schemas.ids import Prefix, new_id
 from schemas.topics import SystemEvent
 
@@ -30,19 +31,22 @@ class Saved:
     invoices: int
 
 
-def save_steps(connection: PgConnection, steps: Sequence[BillingStep], *, now: datetime) -> Saved:
-    """Save at most one step a subscription: its invoice, issued, the subscription's new state, system events.
+def save_steps(
+    connection: PgConnection, steps: Sequence[BillingStep], *, now: datetime, lock: Collection[str] = ()
+) -> Saved:
+    """Save at most one step a subscription: its invoice, issued, the subscription's new state, system events. Invoices
+    of one payer, currency and instant are one if it is invoiced so: of these steps all are saved or none.
 
-    All of it is the caller's one transaction. Locks are taken in one order, subscriptions by id, customers by id,
-    tenants' sequences by id, so callers wait for each other and never in a circle.
+    All of it is the caller's one transaction. Locks are taken in one order, subscriptions by id (those of the steps,
+    and those that the caller is to change beside), customers by id, tenants' sequences by id, so callers wait for each
+    other and never in a circle.
     """
-    locked = _lock_unchanged(connection, steps)
+    locked = _whole_groups(steps, _lock_unchanged(connection, steps, lock))
     clashed = _invoiced_already(connection, locked)
     saved = [step for step in locked if step.subscription.id not in clashed]
     crash_point("billing.locked")
-    issued = issue_invoices(
-        connection, [_new_invoice(step, step.invoice) for step in saved if step.invoice is not None], now=now
-    )
+    billed = together(step for step in saved if step.invoice is not None)
+    issued = issue_invoices(connection, [_new_invoice(part) for part in billed], now=now)
     _update_subscriptions(connection, saved)
     copy_events(connection, [_closed_event(step, now) for step in saved if step.status in _CLOSED_EVENTS])
     crash_point("billing.before_commit")
@@ -51,27 +55,39 @@ def save_steps(connection: PgConnection, steps: Sequence[BillingStep], *, now: d
     )
 
 
-def _new_invoice(step: BillingStep, invoice: Invoice) -> NewInvoice:
-    subscription = step.subscription
+def _new_invoice(steps: Sequence[BillingStep]) -> NewInvoice:
+    """The invoice of these steps; that of one alone is its subscription's."""
+    subscription = steps[0].subscription
+    invoices = [(step.subscription.id, step.invoice) for step in steps if step.invoice is not None]
     return NewInvoice(
         tenant_id=subscription.tenant_id,
         customer_id=subscription.payer_id or subscription.customer_id,
         external_id=subscription.payer_external_id or subscription.external_id,
-        subscription_id=subscription.id,
-        invoice=invoice,
-        as_of=step.as_of,
-        statements=[StatementKey(subscription_id=subscription.id, period_end=invoice.period.end, kind=invoice.kind)],
+        subscription_id=subscription.id if len(invoices) == 1 else None,
+        invoice=invoices[0][1] if len(invoices) == 1 else consolidate(invoices),
+        as_of=min((step.as_of for step in steps if step.as_of is not None), default=None),
+        statements=[
+            StatementKey(subscription_id=subscription_id, period_end=invoice.period.end, kind=invoice.kind)
+            for subscription_id, invoice in invoices
+        ],
     )
 
 
-def _lock_unchanged(connection: PgConnection, steps: Sequence[BillingStep]) -> list[BillingStep]:
+def _lock_unchanged(connection: PgConnection, steps: Sequence[BillingStep], also: Collection[str]) -> list[BillingStep]:
     """Those whose row is as it was read, locked until the transaction ends."""
     rows = connection.execute(
         "SELECT id, xmin::text AS row_version FROM subscriptions WHERE id = ANY(%s) ORDER BY id FOR UPDATE",
-        ([step.subscription.id for step in steps],),
+        ([*(step.subscription.id for step in steps), *also],),
     )
     versions = {row["id"]: row["row_version"] for row in rows}
     return [step for step in steps if versions.get(step.subscription.id) == step.subscription.row_version]
+
+
+def _whole_groups(steps: Sequence[BillingStep], locked: Sequence[BillingStep]) -> list[BillingStep]:
+    """The locked ones whose invoice is that of no step that could not be locked."""
+    ids = {step.subscription.id for step in locked}
+    torn: set[Group | None] = {group_of_step(step) for step in steps if step.subscription.id not in ids} - {None}
+    return [step for step in locked if group_of_step(step) not in torn]
 
 
 def _invoiced_already(connection: PgConnection, steps: Sequence[BillingStep]) -> set[str]:

@@ -41,6 +41,16 @@ def load_customer(connection: PgConnection, *, tenant_id: str, reference: str, l
     ).fetchone()
 
 
+def lock_customers(connection: PgConnection, *, tenant_id: str, references: Sequence[str]) -> None:
+    """Let nobody change those that exist of these, by id or external_id, before we commit. They are locked in the order
+    of their ids: two callers never wait for each other crosswise."""
+    connection.execute(
+        "SELECT id FROM customers WHERE tenant_id = %(tenant_id)s"
+        " AND (id = ANY(%(references)s) OR external_id = ANY(%(references)s)) ORDER BY id FOR UPDATE",
+        {"tenant_id": tenant_id, "references": list(references)},
+    )
+
+
 def list_customers(
     connection: PgConnection,
     *,
@@ -95,15 +105,17 @@ def set_billing(
     connection: PgConnection,
     *,
     customer_id: str,
+    invoicing: str | None,
     tax_rate_ids: Sequence[str],
     tax_id: str | None,
     address: dict[str, str] | None,
     locale: str | None,
 ) -> Row:
-    """Write what of the customer stands on its invoices, for those to come."""
+    """Write what invoices the customer gets, and what of it stands on them, for those to come."""
     row = connection.execute(
-        "UPDATE customers SET tax_rate_ids = %s, tax_id = %s, address = %s, locale = %s WHERE id = %s RETURNING *",
-        (list(tax_rate_ids), tax_id, None if address is None else jsonb(address), locale, customer_id),
+        "UPDATE customers SET invoicing = %s, tax_rate_ids = %s, tax_id = %s, address = %s, locale = %s WHERE id = %s"
+        " RETURNING *",
+        (invoicing, list(tax_rate_ids), tax_id, None if address is None else jsonb(address), locale, customer_id),
     ).fetchone()
     assert row is not None
     return row

@@ -71,6 +71,16 @@ def load_lines(connection: PgConnection, invoice_ids: Sequence[str]) -> dict[str
     return lines
 
 
+def load_line_customers(connection: PgConnection, invoice_id: str) -> dict[str, str]:
+    """By subscription that stands on an invoice, its customer's external_id."""
+    rows = connection.execute(
+        "SELECT s.id, c.external_id FROM invoice_statements t JOIN subscriptions s ON s.id = t.subscription_id"
+        " JOIN customers c ON c.id = s.customer_id WHERE t.invoice_id = %s",
+        (invoice_id,),
+    )
+    return {row["id"]: row["external_id"] for row in rows}
+
+
 def find_invoice_id(connection: PgConnection, tenant_id: str, id_or_number: str) -> str:
     """The id of one invoice of the tenant. Raises NotFound."""
     row = load_invoice(connection, tenant_id=tenant_id, id_or_number=id_or_number)

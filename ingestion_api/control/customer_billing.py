@@ -12,16 +12,18 @@ from ingestion_api.control.settings import AddressBody, Line, LocaleName
 from ingestion_api.control.tax_rates import TaxRates, find_all
 from ingestion_api.fields import Body, Reference
 from schemas.errors import Reject
-from schemas.invoicing import Address
+from schemas.invoicing import Address, Invoicing
 
 
 class BillingFields(Body):
-    """`tax_rates` are keys; `locale` is that of documents, the tenant's when it is null. Invoices of a customer's
-    subscriptions are its `parent`'s, if it has one. `has_payment_method`: money can be collected without asking."""
+    """`invoicing`: whether it gets an invoice of each subscription that it pays for, or one of all that are due at one
+    instant; null: as the settings say. `tax_rates` are keys; `locale` is that of documents, the tenant's when it is
+    null. Invoices of a customer's subscriptions are its `parent`'s, if it has one. `has_payment_method`: money can be
+    collected without asking."""
 
     parent: Annotated[Reference | None, Field(description="The customer who pays, by id or external_id.")] = None
     has_payment_method: bool | None = None
-
+    invoicing: Annotated[Invoicing, Field(strict=False)] | None = None
     tax_rates: TaxRates | None = None
     tax_id: Line | None = None
     address: AddressBody | None = None
@@ -31,6 +33,7 @@ class BillingFields(Body):
 class BillingFieldsView(TypedDict):
     parent: str | None
     has_payment_method: bool
+    invoicing: Invoicing | None
     tax_rates: list[str]
     tax_id: str | None
     address: dict[str, Any] | None
@@ -45,6 +48,7 @@ def to_view(row: Row, keys: dict[str, str]) -> BillingFieldsView:
     return {
         "parent": None if row["parent_id"] is None else keys[row["parent_id"]],
         "has_payment_method": row["has_payment_method"],
+        "invoicing": row["invoicing"],
         "tax_rates": [keys[tax_rate_id] for tax_rate_id in row["tax_rate_ids"]],
         "tax_id": row["tax_id"],
         "address": None if row["address"] is None else msgspec.to_builtins(msgspec.convert(row["address"], Address)),
@@ -87,6 +91,7 @@ def store(connection: PgConnection, body: BillingFields, row: Row) -> Row:
     return customers.set_billing(
         connection,
         customer_id=row["id"],
+        invoicing=body.invoicing if "invoicing" in given else row["invoicing"],
         tax_rate_ids=rates,
         tax_id=body.tax_id if "tax_id" in given else row["tax_id"],
         address=address,

@@ -34,7 +34,8 @@ def get_invoice_pdf(invoice: str, principal: Reader, context: FromContext) -> Re
             raise NotFound("invoice.not_found", f"There is no invoice {invoice!r}.")
         lines = invoices.load_lines(connection, [row["id"]])[row["id"]]
         parties = _parties(connection, row)
-    pdf = write_pdf(read_document(row, lines, parties), font_folder=context.settings.document_fonts)
+        customers = invoices.load_line_customers(connection, row["id"])
+    pdf = write_pdf(read_document(row, lines, parties, customers), font_folder=context.settings.document_fonts)
     name = row["number"]
     return Response(pdf, media_type=PDF, headers={"content-disposition": f'inline; filename="{name}.pdf"'})
 

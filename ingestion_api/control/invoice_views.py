@@ -29,9 +29,10 @@ class ExplainView(TypedDict):
 
 class LineView(TypedDict):
     """One line. `exact` is the unrounded amount; `unit_amount` is null where tiers or modifiers say more than one. A
-    preview's lines have the ids that the invoice's will have."""
+    preview's lines have the ids that the invoice's will have, unless it is one of several subscriptions."""
 
     id: str
+    subscription: str | None
     key: str
     description: str
     quantity: str | None
@@ -71,7 +72,8 @@ class InvoiceDunningView(TypedDict):
 
 
 class InvoiceView(TypedDict):
-    """An invoice. `customer` is its external_id. A preview has neither id nor number. `as_of`: every event that was
+    """An invoice. `customer` is its external_id. `subscriptions` are all that stand on it, `subscription` the only one,
+    null when there are several or none. A preview has neither id nor number. `as_of`: every event that was
     acknowledged before is in its usage; null without usage. `total` = `subtotal` − `discount` + exclusive taxes;
     `amount_due` = `total` − `credits_applied` − what adjustments took off; `amount_remaining` = `amount_due` −
     `amount_paid`. `amount_credited` is the sum of its credit notes. `draft_until`: when a draft is finalized by itself;
@@ -86,6 +88,7 @@ class InvoiceView(TypedDict):
     customer: str
     customer_id: str
     subscription: str | None
+    subscriptions: list[str]
     currency: str
     period: Period
     subtotal: str
@@ -131,6 +134,7 @@ def to_view(row: Row, lines: Sequence[Row], *, explain: bool) -> InvoiceView:
         "customer": row["external_id"],
         "customer_id": row["customer_id"],
         "subscription": row["subscription_id"],
+        "subscriptions": row["subscription_ids"],
         "currency": currency,
         "period": {"start": row["period_start"], "end": row["period_end"]},
         "subtotal": amount(row["subtotal_minor"]),
@@ -190,6 +194,7 @@ def _to_line(invoice: Row, row: Row, *, explain: bool) -> LineView:
     currency = invoice["currency"]
     view: LineView = {
         "id": line_id_of(invoice, row["position"]),
+        "subscription": row["subscription_id"],
         "key": row["key"],
         "description": row["description"],
         "quantity": text_of(row["quantity"]),

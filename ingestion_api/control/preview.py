@@ -17,7 +17,13 @@ from typing_extensions import TypedDict
 from infra.clickhouse.metering import measure
 from infra.late_usage import load_late
 from infra.postgres.billed_usage import load_begun, load_usage_billed
-from infra.postgres.billing import load_meters, load_stored_seqs, load_subscription
+from infra.postgres.billing import (
+    load_meters,
+    load_stored_seqs,
+    load_subscription,
+    load_subscriptions,
+    load_to_come,
+)
 from infra.postgres.credits import load_spendable
 from infra.postgres.meters import complete_until
 from infra.postgres.pool import PgConnection
@@ -26,6 +32,7 @@ from ingestion_api.answers import answer
 from ingestion_api.auth import Reader
 from ingestion_api.clock import Now, clock_now
 from ingestion_api.context import Context, FromContext
+from ingestion_api.control.customers import find as find_customer
 from ingestion_api.control.invoice_views import InvoiceView, LineView, discounts_of, taxes_of, text_of
 from ingestion_api.fields import Body, Instant, Reference
 from ingestion_api.idempotency import Call, ReadCall
@@ -33,10 +40,11 @@ from ingestion_api.routing import house_router
 from ingestion_api.views import Period
 from pricing.adjustments import adjustment_needs, watch, without_open
 from pricing.billing import price_statement, usage_needs
+from pricing.consolidation import consolidate
 from pricing.statements import Statement, next_statement, statement_at
 from pricing.terms import Terms, read_terms
 from schemas.billing import BilledSubscription, BilledUsage, Invoice, InvoiceLine, UsageNeed, Watched
-from schemas.errors import Conflict, MeterlineError, NotFound
+from schemas.errors import Conflict, MeterlineError, NotFound, Reject
 from schemas.instants import Period as Span
 from schemas.invoice_lines import line_id
 from schemas.money import EXACT, format_amount, format_decimal, from_minor
@@ -45,10 +53,12 @@ router = house_router("invoices")
 
 
 class PreviewBody(Body):
-    """`as_of`: the invoice that covers this instant, with usage up to it; default: now, with all usage there is.
-    It is paid from what the customer's wallet, as it is now, will hold when the invoice is due."""
+    """Of a `subscription`, or of a `customer` who pays for several and gets one invoice of them. `as_of`: the invoice
+    that covers this instant, with usage up to it; default: now, with all usage there is. It is paid from what the
+    payer's wallet, as it is now, will hold when the invoice is due."""
 
-    subscription: Reference
+    subscription: Reference | None = None
+    customer: Reference | None = None
     as_of: Instant | None = None
 
 
@@ -84,9 +94,11 @@ class Draft:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preview:
-    """An invoice that is not issued yet. Every event acknowledged before `as_of` is in its usage."""
+    """An invoice that is not issued yet. Every event acknowledged before `as_of` is in its usage. `subscription_ids`
+    are those that stand on it, the subscription first."""
 
     subscription: BilledSubscription
+    subscription_ids: tuple[str, ...]
     statement: Statement
     invoice: Invoice
     as_of: datetime | None
@@ -96,7 +108,13 @@ class Preview:
 def preview_invoice(body: PreviewBody, call: ReadCall, context: FromContext) -> Response:
     """The next invoice as it stands now: usage of the open period so far, and the fees of the next in advance."""
 
+    if (body.subscription is None) == (body.customer is None):
+        raise Reject.at("/subscription", "request.invalid_field", "Name either a subscription or a customer.")
+
     def effect() -> InvoiceView:
+        if body.subscription is None:
+            drafts = _load_payer_drafts(context, call.tenant_id, body.customer or "", as_of=body.as_of, now=call.now)
+            return to_view(price_together(context, drafts), now=call.now)
         draft = _load_draft(context, call.tenant_id, body.subscription, as_of=body.as_of, now=call.now)
         return to_view(price_draft(context, draft), now=call.now)
 
@@ -141,6 +159,45 @@ def _load_draft(
         at = as_of or clock_now(connection, subscription.test_clock_id, now)
         statement = _statement(subscription, terms, at)
         return make_draft(connection, context, subscription, terms, statement, as_of=as_of)
+
+
+def _load_payer_drafts(
+    context: Context, tenant_id: str, reference: str, *, as_of: datetime | None, now: datetime
+) -> list[Draft]:
+    """The drafts of what is due first of all that a customer pays for, who gets one invoice of it. Raises NotFound,
+    and Conflict when nothing is to come, or on invoices of their own."""
+    with context.database.transaction() as connection:
+        payer = find_customer(connection, tenant_id, reference)
+        found = load_subscriptions(connection, load_to_come(connection, payer["id"]))
+        if not found:
+            raise Conflict("invoice.nothing_to_come", "No subscription that this customer pays for is to be invoiced.")
+        if not found[0].is_consolidated:
+            raise Conflict(
+                "invoice.not_consolidated", "This customer gets an invoice a subscription: name the subscription."
+            )
+        at = as_of or clock_now(connection, found[0].test_clock_id, now)
+        due = [(each, terms, _statement(each, terms, at)) for each in found for terms in [read_terms(each)]]
+        first = min((statement.at, each.currency) for each, _, statement in due)
+        return [
+            make_draft(connection, context, each, terms, statement, as_of=as_of)
+            for each, terms, statement in due
+            if (statement.at, each.currency) == first
+        ]
+
+
+def price_together(context: Context, drafts: Sequence[Draft]) -> Preview:
+    """Drafts of one payer and instant, priced each for itself and added up."""
+    previews = [price_draft(context, draft) for draft in drafts]
+    kept = [each for each in previews if each.invoice.lines] or previews[:1]
+    if len(kept) == 1:
+        return kept[0]
+    invoice = consolidate([(each.subscription.id, each.invoice) for each in kept])
+    return replace(
+        kept[0],
+        subscription_ids=tuple(each.subscription.id for each in kept),
+        invoice=invoice.paid_from(drafts[0].credit),
+        as_of=min((each.as_of for each in kept if each.as_of is not None), default=None),
+    )
 
 
 def make_draft(
@@ -198,6 +255,7 @@ def price_draft(context: Context, draft: Draft) -> Preview:
     )
     return Preview(
         subscription=draft.subscription,
+        subscription_ids=(draft.subscription.id,),
         statement=draft.statement,
         invoice=invoice.paid_from(draft.credit),
         as_of=draft.complete_until if draft.statement.has_usage else None,
@@ -231,7 +289,8 @@ def to_view(preview: Preview, *, now: datetime) -> InvoiceView:
         "kind": invoice.kind.value,
         "customer": subscription.payer_external_id or subscription.external_id,
         "customer_id": subscription.payer_id or subscription.customer_id,
-        "subscription": subscription.id,
+        "subscription": subscription.id if len(preview.subscription_ids) == 1 else None,
+        "subscriptions": sorted(preview.subscription_ids),
         "currency": currency,
         "period": {"start": invoice.period.start, "end": invoice.period.end},
         "subtotal": format_amount(invoice.subtotal, currency),
@@ -281,14 +340,16 @@ def to_running(preview: Preview) -> RunningView:
 
 
 def _to_lines(preview: Preview) -> list[LineView]:
-    invoice = preview.invoice
+    invoice, own = preview.invoice, preview.subscription.id
+    is_single = len(preview.subscription_ids) == 1
     return [
         _to_line(
             line,
+            line.subscription_id or own,
             invoice.currency,
             line_id(
-                invoice_id=None,
-                subscription_id=preview.subscription.id,
+                invoice_id="/".join(preview.subscription_ids),
+                subscription_id=own if is_single else None,
                 kind=invoice.kind,
                 period_end=invoice.period.end,
                 position=position,
@@ -298,9 +359,10 @@ def _to_lines(preview: Preview) -> list[LineView]:
     ]
 
 
-def _to_line(line: InvoiceLine, currency: str, id_: str) -> LineView:
+def _to_line(line: InvoiceLine, subscription_id: str, currency: str, id_: str) -> LineView:
     return {
         "id": id_,
+        "subscription": subscription_id,
         "key": line.key,
         "description": line.description,
         "quantity": text_of(line.quantity),

@@ -24,6 +24,7 @@ from schemas.invoicing import (
     MAX_NET_DAYS,
     BillingSettings,
     FinalStep,
+    Invoicing,
 )
 from schemas.topics import SystemEvent
 
@@ -106,6 +107,7 @@ class DunningBody(Body):
 class SettingsChange(Body):
     """What is absent stays as it is; null goes back to the default. `seller` and `dunning` are replaced as a whole."""
 
+    invoicing: Annotated[Invoicing, Field(strict=False)] | None = None
     draft_hours: Annotated[int, Field(ge=0, le=MAX_DRAFT_HOURS)] | None = None
     net_days: Annotated[int, Field(ge=0, le=MAX_NET_DAYS)] | None = None
     invoice_prefix: NumberPrefix | None = None
@@ -128,10 +130,13 @@ class DunningSettingsView(TypedDict):
 
 
 class SettingsView(TypedDict):
-    """`draft_hours`: how long an invoice stands as a draft; 0: it is finalized at once. `net_days`: from finalization
-    to `due_at`. `locale` and `footer` are of documents. `dunning` null: overdue invoices are told of, nothing else."""
+    """`invoicing`: whether a payer gets an invoice a subscription, or one of all that is due at one instant, unless
+    it says so itself. `draft_hours`: how long an invoice stands as a draft; 0: it is finalized at once. `net_days`:
+    from finalization to `due_at`. `locale` and `footer` are of documents. `dunning` null: overdue invoices are told
+    of, nothing else."""
 
     object: Literal["settings"]
+    invoicing: Invoicing
     draft_hours: int
     net_days: int
     invoice_prefix: str
@@ -145,6 +150,7 @@ class SettingsView(TypedDict):
 def to_view(settings: BillingSettings) -> SettingsView:
     return {
         "object": "settings",
+        "invoicing": settings.invoicing,
         "draft_hours": settings.draft_hours,
         "net_days": settings.net_days,
         "invoice_prefix": settings.invoice_prefix,

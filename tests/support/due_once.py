@@ -5,7 +5,7 @@ from collections.abc import Generator
 from contextlib import closing, contextmanager
 from datetime import timedelta
 
-from billing_workflows.billing import Doors
+from billing_workflows.doors import Doors
 from billing_workflows.due import run_chunk
 from infra.clickhouse.client import connect
 from infra.postgres.due import Moment
