@@ -18,7 +18,7 @@ from infra.postgres.due import Due, Moment
 from infra.postgres.meters import load_unbuilt
 from infra.postgres.pool import PgConnection
 from infra.postgres.shards import usage_as_of
-from pricing.consolidation import group_of, group_of_step
+from pricing.consolidation import MAX_TOGETHER, group_of, group_of_step
 from pricing.statements import Statement, next_statement
 from pricing.terms import read_terms
 from schemas.billing import BilledSubscription, BillingStep
@@ -94,7 +94,7 @@ def _with_siblings(
     if not payers:
         return dict(loaded), []
     wanted: list[str] = []
-    for ids in load_due_together(connection, sorted(payers), now=now).values():
+    for ids in load_due_together(connection, sorted(payers), now=now, limit=MAX_TOGETHER).values():
         if wanted and len(wanted) + len(ids) > MAX_ROUND:
             break
         wanted += ids

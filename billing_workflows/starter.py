@@ -17,8 +17,8 @@ from temporalio.client import Client
 from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError
 
-from billing_workflows.doors import Doors
 from billing_workflows.clocks import find_work
+from billing_workflows.doors import Doors
 from billing_workflows.due import KINDS, Kind
 from infra.postgres.due import Moment
 from infra.postgres.meter_builds import load_waiting

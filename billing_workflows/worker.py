@@ -15,9 +15,9 @@ from billing_workflows.activities.clocks import ClockActivities
 from billing_workflows.activities.invariants import InvariantActivities
 from billing_workflows.activities.meters import MeterActivities
 from billing_workflows.activities.webhooks import WebhookActivities
-from billing_workflows.doors import Doors
 from billing_workflows.clock_advance import ClockAdvance
 from billing_workflows.deliveries import DeliveryDoors
+from billing_workflows.doors import Doors
 from billing_workflows.invariant_checks import InvariantChecks
 from billing_workflows.meter_builds import MeterBuild
 from billing_workflows.meter_proofs import MeterProofs

@@ -14,7 +14,8 @@ from schemas.meters import ADDITIVE
 
 def find_late(client: Client, watched: Sequence[Watched], shards: Collection[int]) -> dict[tuple[str, int], datetime]:
     """By (subscription_id, meter_no), the first instant before `until` at which a batch beyond those that were billed
-    may have changed usage, no longer before it than the horizon. It may name some that have not changed, and misses none.
+    may have changed usage, no longer before it than the horizon. It may name some that have not changed, and misses
+    none.
 
     `shards` are all that have stored anything.
     """

@@ -9,7 +9,6 @@ import msgspec
 from infra.postgres import outbox
 from infra.postgres.due import Due, Moment
 from infra.postgres.pool import PgConnection, Row
-from pricing.consolidation import MAX_TOGETHER
 from schemas.billing import BilledSubscription, Phase
 from schemas.catalogue import MeterEntry
 from schemas.topics import SystemEvent
@@ -83,10 +82,10 @@ def load_subscriptions(connection: PgConnection, subscription_ids: Sequence[str]
 
 
 def load_due_together(
-    connection: PgConnection, payer_ids: Sequence[str], *, now: datetime
+    connection: PgConnection, payer_ids: Sequence[str], *, now: datetime, limit: int
 ) -> dict[tuple[str, str], list[str]]:
     """By payer and currency, the subscriptions that are due first of all that it pays for: those of one instant, by
-    their ids, MAX_TOGETHER at most. Parked ones are passed by."""
+    their ids, `limit` at most. Parked ones are passed by."""
     rows = connection.execute(
         "SELECT payer_id, currency, array_agg(id ORDER BY id) AS ids FROM"
         " (SELECT s.id, s.currency, coalesce(c.parent_id, c.id) AS payer_id,"
@@ -97,18 +96,18 @@ def load_due_together(
         "  WHERE (c.parent_id IS NULL AND c.id = ANY(%(payers)s) OR c.parent_id = ANY(%(payers)s))"
         "   AND s.next_bill_at <= %(now)s AND s.parked_reason IS NULL) AS due"
         " WHERE instant = 1 AND place <= %(limit)s GROUP BY payer_id, currency ORDER BY payer_id, currency",
-        {"payers": list(payer_ids), "now": now, "limit": MAX_TOGETHER},
+        {"payers": list(payer_ids), "now": now, "limit": limit},
     )
     return {(row["payer_id"], row["currency"]): row["ids"] for row in rows}
 
 
-def load_to_come(connection: PgConnection, payer_id: str) -> list[str]:
-    """The first MAX_TOGETHER subscriptions to be invoiced of those that a customer pays for, by (next_bill_at, id)."""
+def load_to_come(connection: PgConnection, payer_id: str, *, limit: int) -> list[str]:
+    """The first subscriptions to be invoiced of those that a customer pays for, by (next_bill_at, id)."""
     rows = connection.execute(
         "SELECT s.id FROM customers c JOIN subscriptions s ON s.customer_id = c.id"
         " WHERE (c.parent_id IS NULL AND c.id = %(payer)s OR c.parent_id = %(payer)s) AND s.next_bill_at IS NOT NULL"
         " AND s.parked_reason IS NULL ORDER BY s.next_bill_at, s.id LIMIT %(limit)s",
-        {"payer": payer_id, "limit": MAX_TOGETHER},
+        {"payer": payer_id, "limit": limit},
     )
     return [row["id"] for row in rows]
 

@@ -40,7 +40,7 @@ from ingestion_api.routing import house_router
 from ingestion_api.views import Period
 from pricing.adjustments import adjustment_needs, watch, without_open
 from pricing.billing import price_statement, usage_needs
-from pricing.consolidation import consolidate
+from pricing.consolidation import MAX_TOGETHER, consolidate
 from pricing.statements import Statement, next_statement, statement_at
 from pricing.terms import Terms, read_terms
 from schemas.billing import BilledSubscription, BilledUsage, Invoice, InvoiceLine, UsageNeed, Watched
@@ -168,7 +168,7 @@ def _load_payer_drafts(
     and Conflict when nothing is to come, or on invoices of their own."""
     with context.database.transaction() as connection:
         payer = find_customer(connection, tenant_id, reference)
-        found = load_subscriptions(connection, load_to_come(connection, payer["id"]))
+        found = load_subscriptions(connection, load_to_come(connection, payer["id"], limit=MAX_TOGETHER))
         if not found:
             raise Conflict("invoice.nothing_to_come", "No subscription that this customer pays for is to be invoiced.")
         if not found[0].is_consolidated:
