@@ -109,7 +109,8 @@ def preview_invoice(body: PreviewBody, call: ReadCall, context: FromContext) -> 
     """The next invoice as it stands now: usage of the open period so far, and the fees of the next in advance."""
 
     if (body.subscription is None) == (body.customer is None):
-        raise Reject.at("/subscription", "request.invalid_field", "Name either a subscription or a customer.")
+        code = "request.missing_field" if body.customer is None else "request.invalid_field"
+        raise Reject.at("/subscription", code, "Name either a subscription or a customer.")
 
     def effect() -> InvoiceView:
         if body.subscription is None:
