@@ -167,7 +167,8 @@ class Player:
                 self._post("change", how | self._said(action))
                 if action.discounts is not None:
                     self.biller.discounts = [_read_discount(discount) for discount in action.discounts]
-                self._put(at, contract.changed(action), action.prorate, action.invoice_now)
+                if (action.plan, action.seats, action.addons, action.commitment) != (None,) * 4:
+                    self._put(at, contract.changed(action), action.prorate, action.invoice_now)
             case Pause():
                 if contract.is_paused or not self.life.has_begun:
                     return

@@ -1,16 +1,18 @@
 """Plays scripts: many lives by one clock, so that one advance proves them all, to the cent."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 import httpx2
 
-from tests.billing_oracle.actions import Body, Plot, Script, Use, Void
+from tests.billing_oracle.actions import Action, Body, Plot, Script, Use, Void
 from tests.billing_oracle.periods import months_later
-from tests.billing_oracle.player import METER, Player
+from tests.billing_oracle.player import METER, Event, Player
 from tests.billing_oracle.statements import Invoice
 from tests.billing_oracle.story import Story, tell_end
 from tests.oracle.wire import get, post, rfc3339, wait_for
@@ -18,6 +20,7 @@ from tests.oracle.wire import get, post, rfc3339, wait_for
 ADVANCE = {"hours": timedelta(hours=7), "days": timedelta(days=3, seconds=1), "weeks": timedelta(weeks=2)}
 ADVANCE_SECONDS = 240  # that an advance of many lives may take
 EVENTS_A_REQUEST = 1_000
+AT_ONCE = 6  # lives of a script that ask at one time
 
 
 @dataclass(frozen=True)
@@ -35,34 +38,31 @@ class Played:
 
 
 def play(api: httpx2.Client, script: Script) -> Played:
-    """Every life of a script, by a clock of its own."""
+    """Every life of a script, by a clock of its own. What lives do at one time they do side by side."""
     post(api, "/v1/meters", METER)
     now = script.start
     clock = post(api, "/v1/test_clocks", {"now": rfc3339(now)})["id"]
     players = [Player(api, f"c{number}", plot.start, clock, now) for number, plot in enumerate(script.plots)]
     failed: dict[str, str] = {}
-    for player in players:
-        _try(player, failed, player.begin)
-    now = _advance(api, clock, players, failed, now + timedelta(minutes=1))
-    for turn, advance in enumerate(script.advances):
-        alive = [
-            (player, plot.turns[turn] if turn < len(plot.turns) else ())
-            for player, plot in zip(players, script.plots, strict=True)
-            if player.name not in failed
-        ]
-        _send(api, [(player, action) for player, actions in alive for action in actions if isinstance(action, Use)])
-        for player, actions in alive:  # what was sent is there before anything is billed
-            for action in actions:
-                if isinstance(action, Void):
-                    _void(api, player, action)
-        for player, actions in alive:
-            for action in actions:
-                if not isinstance(action, Use | Void):
-                    _try(player, failed, lambda player=player, action=action: player.act(action))
-        now = _advance(api, clock, players, failed, _later(now, advance, script.start))
+    with ThreadPoolExecutor(AT_ONCE) as lives:
+        _side_by_side(lives, [partial(_try, player, failed, player.begin) for player in players])
+        now = _advance(api, clock, players, failed, now + timedelta(minutes=1))
+        for turn, advance in enumerate(script.advances):
+            acting = [
+                (player, plot.turns[turn] if turn < len(plot.turns) else ())
+                for player, plot in zip(players, script.plots, strict=True)
+                if player.name not in failed
+            ]
+            _send(
+                api, [(player, action) for player, actions in acting for action in actions if isinstance(action, Use)]
+            )
+            # What was sent is there, and what was taken back is gone, before anything is billed.
+            _side_by_side(lives, [partial(_void, api, player, actions) for player, actions in acting])
+            _side_by_side(lives, [partial(_act, player, actions, failed) for player, actions in acting])
+            now = _advance(api, clock, players, failed, _later(now, advance, script.start))
+        _side_by_side(lives, [partial(_try, player, failed, partial(compare, player)) for player in players])
     for player in players:
         if player.name not in failed:
-            _try(player, failed, lambda player=player: compare(player))
             tell_end(player.story, player.biller)
     return Played(
         stories=[player.story for player in players],
@@ -74,7 +74,18 @@ def play(api: httpx2.Client, script: Script) -> Played:
     )
 
 
-def _try(player: Player, failed: dict[str, str], do: Any) -> None:
+def _side_by_side(lives: ThreadPoolExecutor, doings: Sequence[Callable[[], None]]) -> None:
+    for doing in [lives.submit(do) for do in doings]:
+        doing.result()
+
+
+def _act(player: Player, actions: Sequence[Action], failed: dict[str, str]) -> None:
+    for action in actions:
+        if not isinstance(action, Use | Void):
+            _try(player, failed, partial(player.act, action))
+
+
+def _try(player: Player, failed: dict[str, str], do: Callable[[], None]) -> None:
     """Note how a life failed, and go on with the others."""
     if player.name in failed:
         return
@@ -90,19 +101,20 @@ def _send(api: httpx2.Client, uses: Sequence[tuple[Player, Use]]) -> None:
         post(api, "/v1/events", events[start : start + EVENTS_A_REQUEST], status=202)
 
 
-def _void(api: httpx2.Client, player: Player, void: Void) -> None:
-    if not player.events:
-        return
-    event = player.events[void.number % len(player.events)]
+def _void(api: httpx2.Client, player: Player, actions: Sequence[Action]) -> None:
+    for void in actions:
+        if not isinstance(void, Void) or not player.events:
+            continue
+        event = player.events[void.number % len(player.events)]
 
-    def is_voided() -> bool:
-        answer = api.post("/v1/events/void", json={"id": event.id})
-        assert answer.status_code in (200, 202, 503), answer.text
-        return answer.status_code == 200
+        def is_voided(event: Event = event) -> bool:
+            answer = api.post("/v1/events/void", json={"id": event.id})
+            assert answer.status_code in (200, 202, 503), answer.text
+            return answer.status_code == 200
 
-    wait_for(is_voided, f"{event} is voided")
-    event.counts = False
-    player.story.tell("void event")
+        wait_for(is_voided, f"{event} is voided")
+        event.counts = False
+        player.story.tell("void event")
 
 
 def _later(now: datetime, how: str, anchor: datetime) -> datetime:
@@ -125,7 +137,7 @@ def _advance(
         lambda: get(api, f"/v1/test_clocks/{clock}")["status"] == "ready", f"the clock shows {to}", ADVANCE_SECONDS
     )
     for player in players:
-        _try(player, failed, lambda player=player: player.arrive(to))
+        _try(player, failed, partial(player.arrive, to))
     return to
 
 
