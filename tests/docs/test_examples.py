@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,8 +16,8 @@ from tests.support.pages import ROOT
 from tests.support.services import Services
 
 
-def run(name: str, **environment: str) -> str:
-    command = [sys.executable, str(ROOT / "examples" / name)]
+def run(name: str, *arguments: str, **environment: str) -> str:
+    command = [sys.executable, str(ROOT / "examples" / name), *arguments]
     done = subprocess.run(
         command, env=os.environ | environment, capture_output=True, text=True, timeout=100, check=False
     )
@@ -35,6 +37,24 @@ def test_a_python_program_gets_its_first_invoice(services: Services) -> None:
     assert "acknowledged: 3" in printed
     assert "INV-000001: 5.00 EUR" in printed
     assert "next: Uploads" in printed
+
+
+def test_a_process_keeps_a_copy_of_entitlements(services: Services) -> None:
+    key = services.new_tenant_key()
+    with services.client(key) as api:
+
+        def post(path: str, body: Any) -> None:
+            assert api.post(path, json=body).status_code == 201
+
+        post("/v1/features", {"key": "sso", "type": "boolean"})
+        post("/v1/plans", {"key": "pro", "currency": "USD", "prices": [], "entitlements": [{"feature": "sso"}]})
+        post("/v1/customers", {"external_id": "acme"})
+        post("/v1/subscriptions", {"customer": "acme", "plan": "pro"})
+    environment = {"METERLINE_URL": services.url, "METERLINE_API_KEY": key}
+    first, cost = run("local_entitlements.py", "acme", "sso", **environment).splitlines()
+    assert first == "acme sso: allowed=True used=None limit=None"
+    assert re.fullmatch(r"one look: \d+ ns", cost)
+    assert "is entitled to no sso" in run("local_entitlements.py", "globex", "sso", **environment)
 
 
 def test_every_example_is_named_in_the_readme_and_run_here() -> None:
