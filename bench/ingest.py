@@ -146,10 +146,10 @@ class Bench:
         before = cpu_seconds(root) if root else {}
         probing = threading.Thread(target=probe.run)
         probing.start()
-        started = time.monotonic()
         generator = self.load(rate=options.rate, seconds=options.seconds)
-        last_line = ""
         assert generator.stdout is not None
+        last_line = generator.stdout.readline()
+        started = time.monotonic()
         for line in generator.stdout:
             last_line = line
         loaded_seconds = time.monotonic() - started

@@ -2,7 +2,8 @@
 
 Requests fall due at a fixed rate whether earlier ones were answered or not; latency counts from the due instant, so a
 server that stalls is not spared. A refused or lost request is sent again, as a client would, until it is answered 202.
-Writes one JSON line a second to standard output, and at the end the latencies.
+Writes a JSON line to standard output when the first request falls due and each second after, and at the end the
+latencies.
 """
 
 import argparse
@@ -144,6 +145,7 @@ class Generator:
         started = self._started = self._loop.time()
         reported, interval = started, 1 / (options.rate / options.events)
         made = 0
+        self._report()
         while (now := self._loop.time()) < started + options.seconds:
             if now - reported >= 1:
                 self._report()
