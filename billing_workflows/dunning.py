@@ -18,6 +18,7 @@ from infra.postgres import dunning as store
 from infra.postgres import past_due
 from infra.postgres.billing import load_subscriptions
 from infra.postgres.billing_settings import load_settings
+from infra.postgres.collection import request_payment
 from infra.postgres.due import Due, Moment
 from infra.postgres.dunning import Look
 from infra.postgres.entitlement_entries import cut_entitlements
@@ -92,7 +93,7 @@ def _run(doors: Doors, ids: Sequence[str], moment: Moment) -> int:
         pending = store.load_pending(connection, [row["id"] for row in rows])
         store.put_off(connection, pending, until=now + POSTPONED)
         visits = _visit(connection, [row for row in rows if row["id"] not in pending], now)
-        looks = [_look(visit, now) for visit in visits]
+        looks = [_look(connection, visit, now) for visit in visits]
         store.save_looks(connection, looks)
         events = [event for visit, look in zip(visits, looks, strict=True) for event in _events(visit, look, now)]
         copy_events(connection, events)
@@ -123,12 +124,13 @@ def _visit(connection: PgConnection, rows: Sequence[Row], now: datetime) -> list
     return visits
 
 
-def _look(visit: Visit, now: datetime) -> Look:
-    """What is behind the invoice after this look."""
+def _look(connection: PgConnection, visit: Visit, now: datetime) -> Look:
+    """What is behind the invoice after this look. If that is due, its payer's provider is asked for the money."""
     row, progress, step = visit.row, visit.progress, visit.step
     overdue_at = row["overdue_at"] or now
     if progress is None or step is None:
         return Look(invoice_id=row["id"], overdue_at=overdue_at, blocks_at=None, progress=None, next_at=None)
+    is_attempted = step.is_retry and request_payment(connection, row, now=now) is not None
     return Look(
         invoice_id=row["id"],
         overdue_at=overdue_at,
@@ -136,6 +138,7 @@ def _look(visit: Visit, now: datetime) -> Look:
         progress=msgspec.structs.replace(
             progress,
             day=step.day,
+            attempts=progress.attempts + is_attempted,
             reminders=progress.reminders + step.is_reminder,
         ),
         next_at=step.next_at,

@@ -219,6 +219,17 @@ def test_two_invoices_of_one_subscription_cancel_it_once(world: World) -> None:
     assert world.row(subscription)["cancel_at"] == instant("2026-02-02")
 
 
+def test_a_chunk_that_is_done_again_takes_no_step_twice(world: World) -> None:
+    schedule(world)
+    _, invoice = issue(world)
+    done = [
+        run_dunning(world.doors, [invoice["id"]], Moment(now=instant(day))).done
+        for day in ("2026-01-01", "2026-01-02", "2026-01-02", "2026-01-03", "2026-01-03", "2026-01-04")
+    ]
+    assert done == [0, 1, 0, 1, 0, 0]
+    assert told(world)[2:] == ["invoice.payment_reminder 01-03"]
+
+
 def test_an_invoice_that_is_paid_by_now_is_passed_by(world: World) -> None:
     schedule(world)
     subscription, invoice = issue(world)
