@@ -12,12 +12,14 @@ import sys
 import tempfile
 import time
 import uuid
+from collections.abc import Sequence
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import psutil
 from google.protobuf.duration_pb2 import Duration
 from rich.console import Console
 from temporalio.api.workflowservice.v1 import RegisterNamespaceRequest
@@ -42,6 +44,7 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 END = datetime(2026, 2, 1, tzinfo=UTC)
 NOW = "2026-02-01T02:00:00Z"
 NAMESPACE_SECONDS = 10
+LOOK_SECONDS = 0.2  # between two looks at the workers' memory
 
 
 def main() -> None:
@@ -63,11 +66,12 @@ def measure(servers: Settings, subscriptions: int, workers: int) -> None:
     settings, name = own_stores(servers)
     try:
         tenant_id = fill(settings, subscriptions)
-        seconds, totals = asyncio.run(run(settings, workers))
+        seconds, most_mib, totals = asyncio.run(run(settings, workers))
         check(settings, tenant_id, subscriptions)
         rate = subscriptions / seconds
         print(f"{subscriptions:,} invoices of {METERS} usage lines in {seconds:.1f} s with {workers} workers")
         print(f"{rate:,.0f} invoices/s = {rate * 3600 / 1e6:.2f} M an hour; the sweep says {totals}")
+        print(f"a worker had at most {most_mib[0]:.0f} MiB before the run and {most_mib[1]:.0f} MiB during it")
     finally:
         drop(settings, name)
 
@@ -192,8 +196,9 @@ def fill_usage(settings: Settings, tenant_no: int, meter_nos: list[int], custome
             clickhouse.insert("usage_minutes", minutes)
 
 
-async def run(settings: Settings, workers: int) -> tuple[float, object]:
-    """Seconds from the start of a sweep to its end, with workers that run already."""
+async def run(settings: Settings, workers: int) -> tuple[float, tuple[float, float], object]:
+    """Seconds from the start of a sweep to its end, with workers that run already; what the largest of them had in
+    memory before and meanwhile, in MiB; and what the sweep says."""
     client = await Client.connect(settings.temporal_address)
     retention = Duration()
     retention.FromTimedelta(timedelta(days=1))
@@ -213,16 +218,31 @@ async def run(settings: Settings, workers: int) -> tuple[float, object]:
         await client.execute_workflow(
             BILLING_SWEEP, SweepRequest(now="2025-01-01T00:00:00Z"), id="warm", task_queue=BILLING_TASK_QUEUE
         )
+        sizes = [resident_mib(processes)]
+        watching = asyncio.create_task(watch_sizes(processes, sizes))
         started = time.monotonic()
         totals = await client.execute_workflow(
             BILLING_SWEEP, SweepRequest(now=NOW), id="measured", task_queue=BILLING_TASK_QUEUE
         )
-        return time.monotonic() - started, totals
+        seconds = time.monotonic() - started
+        watching.cancel()
+        return seconds, (sizes[0], max(sizes)), totals
     finally:
         for process in processes:
             process.terminate()
         for process in processes:
             await process.wait()
+
+
+async def watch_sizes(processes: Sequence[asyncio.subprocess.Process], sizes: list[float]) -> None:
+    """Note what the largest of these has in memory again and again, until cancelled."""
+    while True:
+        sizes.append(resident_mib(processes))
+        await asyncio.sleep(LOOK_SECONDS)
+
+
+def resident_mib(processes: Sequence[asyncio.subprocess.Process]) -> float:
+    return max(psutil.Process(process.pid).memory_info().rss for process in processes) / 2**20
 
 
 def check(settings: Settings, tenant_id: str, count: int) -> None:
