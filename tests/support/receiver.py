@@ -1,6 +1,7 @@
 """A receiver of webhooks: a real HTTP server of this process that keeps what comes and answers as it is told."""
 
 import threading
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,16 +13,20 @@ class Received:
     path: str
     headers: dict[str, str]
     body: bytes
+    at_seconds: float  # by `time.monotonic`
 
 
 @dataclass(slots=True, kw_only=True)
 class Receiver:
-    """`answers`: the statuses of the next requests, by path; 200 when none is left."""
+    """`answers`: the statuses of the next requests, by path; 200 when none is left. `slow_seconds`: how long an answer
+    takes, by path. `flaky`: paths that answer 500 to what they have not seen before."""
 
     url: str
     received: list[Received] = field(default_factory=list[Received])
     answers: dict[str, list[int]] = field(default_factory=dict[str, list[int]])
     answer_body: bytes = b"taken"
+    slow_seconds: dict[str, float] = field(default_factory=dict[str, float])
+    flaky: set[str] = field(default_factory=set[str])
 
     def at(self, path: str) -> list[Received]:
         return [request for request in self.received if request.path == path]
@@ -37,7 +42,12 @@ def running_receiver() -> Generator[Receiver]:
             headers = {name.lower(): value for name, value in self.headers.items()}
             waiting = receiver.answers.get(self.path, [])
             status = waiting.pop(0) if waiting else 200
-            receiver.received.append(Received(path=self.path, headers=headers, body=body))
+            if self.path in receiver.flaky and headers["webhook-id"] not in seen:
+                status = 500
+            seen.add(headers.get("webhook-id", ""))
+            now = time.monotonic()
+            receiver.received.append(Received(path=self.path, headers=headers, body=body, at_seconds=now))
+            time.sleep(receiver.slow_seconds.get(self.path, 0))
             self.send_response(status)
             if 300 <= status < 400:
                 self.send_header("location", f"{receiver.url}/elsewhere")
@@ -48,6 +58,7 @@ def running_receiver() -> Generator[Receiver]:
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base names it so
             """Say nothing."""
 
+    seen: set[str] = set()
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     receiver = Receiver(url=f"http://127.0.0.1:{server.server_address[1]}")
     thread = threading.Thread(target=server.serve_forever, args=(0.05,))
