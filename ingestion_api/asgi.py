@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 import structlog
+from fastapi import FastAPI
 
 from infra.clickhouse import client as clickhouse
 from infra.kafka.changes import ChangeLog
@@ -25,6 +26,7 @@ from ingestion_api.ingest.keyed import KeyedAnswers
 from ingestion_api.ingest.lag import LagWatch
 from ingestion_api.ingest.publish import Publisher
 from ingestion_api.ingest.route import EventsRoute, ScopeMap, Send
+from ingestion_api.reservations import fast as fast_reserve
 
 #: The publisher's linger gathers requests of a tenant into messages; this one only messages of several tenants, which
 #: the publisher sends together, into requests to the broker.
@@ -87,7 +89,7 @@ class MeterlineApp:
     """Routes by path and method, and runs the publisher from the server's start to its end."""
 
     def __init__(
-        self, context: Context, producer: Producer, publisher: Publisher, lag: LagWatch, others: Application
+        self, context: Context, producer: Producer, publisher: Publisher, lag: LagWatch, others: FastAPI
     ) -> None:
         self._context = context
         self._producer = producer
@@ -95,6 +97,7 @@ class MeterlineApp:
         self._lag = lag
         self._events = EventsRoute(context.keys, publisher, lag, KeyedAnswers(context.database, clock=clock.now))
         self._checks = fast.CheckRoute(context, context.replica, others)
+        self._reservations = fast_reserve.ReserveRoute(context.keys, others.state.reserve_batches, others)
         self._others = others
 
     async def __call__(self, scope: ScopeMap, receive: Receive, send: Send) -> None:
@@ -104,6 +107,8 @@ class MeterlineApp:
             await self._events(scope, receive, send)
         elif scope["path"] == fast.PATH and scope["method"] == "POST":
             await self._checks(scope, receive, send)
+        elif scope["path"] == fast_reserve.PATH and scope["method"] == "POST":
+            await self._reservations(scope, receive, send)
         else:
             await self._others(scope, receive, send)
 

@@ -66,7 +66,7 @@ class CheckRoute:
     async def __call__(self, scope: ScopeMap, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
         headers: dict[bytes, bytes] = dict(scope["headers"])
-        principal = self._principal(headers)
+        principal = principal_of(self._keys, headers)
         if principal is None or scope["query_string"] or not UNUSUAL_HEADERS.isdisjoint(headers):
             await self._others(scope, receive, send)
             return
@@ -74,10 +74,10 @@ class CheckRoute:
         body: bytes | None = None
         with suppress(TimeoutError):  # the ordinary route has the answer to that
             async with asyncio.timeout(BODY_SECONDS):
-                body = await _read(receive, messages)
+                body = await read(receive, messages)
         answer = None if body is None else self._answer(body, principal)
         if answer is None:
-            await self._others(scope, _again(messages, receive), send)
+            await self._others(scope, again(messages, receive), send)
             return
         given = headers.get(b"x-request-id")
         request_id = request_id_from(None if given is None else given.decode("latin-1"))
@@ -86,14 +86,6 @@ class CheckRoute:
         await send({"type": "http.response.body", "body": answer})
         _answered.inc()
         _seconds.observe(time.perf_counter() - started)
-
-    def _principal(self, headers: dict[bytes, bytes]) -> Principal | None:
-        try:
-            bearer = bearer_of(headers.get(b"authorization", b"").decode("latin-1"))
-        except Unauthenticated:
-            return None
-        principal = self._keys.cached(bearer)
-        return principal if principal is not None and principal.may(Scope.CHECK) else None
 
     def _answer(self, body: bytes, principal: Principal) -> bytes | None:
         asks = _read_asks(body)
@@ -107,7 +99,17 @@ class CheckRoute:
         return encode({"object": "list", "data": views} if asks[0] else views[0])
 
 
-async def _read(receive: Receive, messages: list[MutableMapping[str, Any]]) -> bytes | None:
+def principal_of(keys: KeyCache, headers: dict[bytes, bytes]) -> Principal | None:
+    """Who asks, if that is known already and may check."""
+    try:
+        bearer = bearer_of(headers.get(b"authorization", b"").decode("latin-1"))
+    except Unauthenticated:
+        return None
+    principal = keys.cached(bearer)
+    return principal if principal is not None and principal.may(Scope.CHECK) else None
+
+
+async def read(receive: Receive, messages: list[MutableMapping[str, Any]]) -> bytes | None:
     """The body, its parts added to `messages`; None: it is large or broke off."""
     body = b""
     while True:
@@ -122,7 +124,7 @@ async def _read(receive: Receive, messages: list[MutableMapping[str, Any]]) -> b
             return body
 
 
-def _again(messages: list[MutableMapping[str, Any]], receive: Receive) -> Receive:
+def again(messages: list[MutableMapping[str, Any]], receive: Receive) -> Receive:
     """What was read, to be read once more, and then what comes."""
     waiting = iter(messages)
 

@@ -161,8 +161,6 @@ def commit_reservation(
     if body.event is None or event_text is None:
         return _act(reservation, call, commit_without_event, teller)
     check_scope(call.principal, Scope.INGEST)
-    if publisher is None:
-        raise Retry("broker.unavailable", "Events can't be sent here now; try again.")
 
     def effect() -> tuple[int, ReservationView]:
         row = _commit_with_event(reservation, event_text, call, context, publisher)
@@ -172,12 +170,16 @@ def commit_reservation(
     return call.act(effect)
 
 
-def _commit_with_event(reservation: str, event_text: bytes, call: Call, context: Context, publisher: Publisher) -> Row:
+def _commit_with_event(
+    reservation: str, event_text: bytes, call: Call, context: Context, publisher: Publisher | None
+) -> Row:
     event = read_event(event_text, reservation_id=reservation, principal=call.principal, now=call.now)
     with context.database.transaction() as connection:
         row = find_locked(connection, call.tenant_id, reservation, now=call.now)
         if not begin_commit(connection, row, event, now=call.now):
             return row
+    if publisher is None:
+        raise Retry("broker.unavailable", "Events can't be sent here now; try again.")
     publisher.publish_from_thread(event.columns, call.principal.tenant_no, len(event_text))
     EVENTS_RECEIVED.labels("accepted").inc()
     acknowledged_at = clock.now()  # and no earlier: what is said to be counted up to here has the event
