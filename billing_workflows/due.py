@@ -25,6 +25,14 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from billing_workflows.billing import bill_chunk, load_due_bills
+from billing_workflows.charging import (
+    earliest_collections,
+    earliest_refunds,
+    load_collections,
+    load_refunds,
+    run_collections,
+    run_refunds,
+)
 from billing_workflows.doors import Doors
 from billing_workflows.drafts import finalize_chunk, load_drafts
 from billing_workflows.dunning import load_dunning, run_dunning
@@ -43,9 +51,11 @@ from schemas.instants import format_instant, parse_instant
 from schemas.workflows import (
     BILLS,
     CHUNKS_A_PAGE,
+    COLLECTIONS,
     DRAFTS,
     DUNNING,
     LATE_CHECKS,
+    REFUNDS,
     THRESHOLDS,
     WALLETS,
     ChunkResult,
@@ -70,6 +80,8 @@ KINDS = (
     Kind(name=THRESHOLDS, load=load_thresholds, run=run_thresholds, earliest=earliest_thresholds),  # of what is open
     Kind(name=LATE_CHECKS, load=load_late_checks, run=run_late_checks, earliest=earliest_late_checks),  # of what ended
     Kind(name=DUNNING, load=load_dunning, run=run_dunning, earliest=earliest_dunning),  # of what was never paid
+    Kind(name=COLLECTIONS, load=load_collections, run=run_collections, earliest=earliest_collections),  # of all these
+    Kind(name=REFUNDS, load=load_refunds, run=run_refunds, earliest=earliest_refunds),  # of what came too late
 )
 
 _KIND_OF = {kind.name: kind for kind in KINDS}

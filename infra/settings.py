@@ -64,6 +64,9 @@ class Settings(BaseSettings):
     # Webhooks
     webhooks_allow_private: bool = False  # endpoints on private and loopback addresses; `meterline dev` allows them
 
+    # Payments
+    stripe_api_base: str = ""  # of accounts connected from now on; empty: where Stripe's library goes
+
     # Documents
     document_fonts: str = ""  # a folder of fonts for scripts that the bundled ones do not have
 

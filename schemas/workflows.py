@@ -19,6 +19,8 @@ WALLETS = "wallets"
 DRAFTS = "drafts"
 THRESHOLDS = "thresholds"
 DUNNING = "dunning"
+COLLECTIONS = "collections"
+REFUNDS = "refunds"
 LATE_CHECKS = "late_checks"
 
 ADVANCE_CLOCK = "advance_clock"

@@ -1,5 +1,6 @@
-"""Who collects money for invoices."""
+"""Who collects money for invoices, and what is known after one has been asked."""
 
+from dataclasses import dataclass
 from enum import StrEnum
 
 
@@ -9,3 +10,36 @@ class Provider(StrEnum):
     payment's id outside of any transaction, and notes the outcome then."""
 
     MANUAL = "manual"
+    STRIPE = "stripe"
+
+
+class Result(StrEnum):
+    """`unknown`: no answer, or none that says whether money moved; ask again."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    PROCESSING = "processing"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What a provider said of a charge or a refund. `reference` is its own name of it, None when it gave none."""
+
+    result: Result
+    reference: str | None = None
+    failure_code: str | None = None
+    decline_code: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """A tenant's account at a provider. `api_base` empty: where the provider's library goes by itself."""
+
+    secret_key: str
+    api_base: str = ""
+
+
+#: A provider forgets an idempotency key after 24 hours. Before that, and with an hour to spare, nothing is sent anew
+#: under a key that may be forgotten: then only a look at what the provider has decides.
+KEY_HOURS = 23

@@ -11,6 +11,7 @@ from typing import Any
 
 from infra.postgres.jsonb import jsonb
 from infra.postgres.pool import PgConnection, Row
+from schemas.errors import Conflict
 from schemas.ids import Prefix, new_id
 
 
@@ -65,7 +66,7 @@ def request_payments(
         payment_id = new_id(Prefix.PAYMENT)
         stored = connection.execute(
             "INSERT INTO payments (id, tenant_id, invoice_id, customer_id, currency, amount_minor, provider, status,"
-            " method, test_clock_id, charge_at, metadata, created_at)"
+            " method, test_clock_id, ask_at, metadata, created_at)"
             " VALUES (%s, %s, %s, %s, %s, %s, %s, 'pending', %s, %s, %s, %s, %s)"
             " ON CONFLICT (invoice_id) WHERE status = 'pending' DO NOTHING",
             (
@@ -104,12 +105,13 @@ def load_methods(
     return {row["id"]: (row["payment_method"], row["test_clock_id"]) for row in rows}
 
 
-def has_pending(connection: PgConnection, invoice_id: str) -> bool:
-    """Whether money for the invoice is on its way."""
+def check_not_pending(connection: PgConnection, invoice: Row) -> None:
+    """Raises Conflict for a locked invoice for which money is on its way: whatever else settles it waits."""
     row = connection.execute(
-        "SELECT FROM payments WHERE invoice_id = %s AND status = 'pending'", (invoice_id,)
+        "SELECT FROM payments WHERE invoice_id = %s AND status = 'pending'", (invoice["id"],)
     ).fetchone()
-    return row is not None
+    if row is not None:
+        raise Conflict("invoice.payment_pending", "A payment of this invoice is pending; wait for its outcome.")
 
 
 def load_latest_failures(connection: PgConnection, invoice_ids: Sequence[str]) -> dict[str, Row]:

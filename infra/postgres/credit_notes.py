@@ -12,6 +12,7 @@ from infra.postgres.invoice_lifecycle import reduce_due
 from infra.postgres.invoice_rows import format_number
 from infra.postgres.jsonb import jsonb
 from infra.postgres.pool import PgConnection, Row
+from infra.postgres.refunds import refund_credit_note
 from infra.postgres.settlement import give_credit
 from schemas.credit_notes import Credited, CreditedInvoice, LineCredit
 from schemas.money import format_amount, from_minor, to_minor
@@ -112,6 +113,10 @@ def insert_credit_note(
         "UPDATE invoices SET credited_minor = credited_minor + %s, refunded_minor = refunded_minor + %s WHERE id = %s",
         (effect.credit_minor + effect.refund_minor, effect.refund_minor, invoice["id"]),
     )
+    if effect.refund_minor:
+        refund_credit_note(
+            connection, invoice, credit_note_id=credit_note_id, amount_minor=effect.refund_minor, now=now
+        )
     if effect.adjusted_minor:
         reduce_due(connection, invoice, adjusted_minor=effect.adjusted_minor, now=now)
 

@@ -186,6 +186,14 @@ def load_external_ids(connection: PgConnection, *, tenant_id: str, numbers: Sequ
     return {row["no"]: row["external_id"] for row in rows}
 
 
+def set_payment_method(connection: PgConnection, *, customer_id: str, method: dict[str, str] | None) -> None:
+    """What a customer, whose row is locked, is charged by from now on; None: nothing."""
+    connection.execute(
+        "UPDATE customers SET payment_method = %s, has_payment_method = %s WHERE id = %s",
+        (None if method is None else jsonb(method), method is not None, customer_id),
+    )
+
+
 def set_payer(connection: PgConnection, *, customer_id: str, parent_id: str | None, has_payment_method: bool) -> None:
     """Write who pays for a customer that is locked or new, and whether money can be collected without asking."""
     connection.execute(

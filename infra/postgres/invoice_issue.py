@@ -8,6 +8,7 @@ from typing import Any
 
 from infra.crash_points import crash_point
 from infra.postgres.billing_settings import load_parties, load_settings
+from infra.postgres.collection import Wanted, request_payments
 from infra.postgres.invoice_events import InvoiceState, copy_events, event_row, finalized_rows
 from infra.postgres.invoice_rows import (
     copy_invoices,
@@ -62,7 +63,8 @@ class Issued:
 
 
 def issue_invoices(connection: PgConnection, invoices: Sequence[NewInvoice], *, now: datetime) -> list[Issued]:
-    """Store invoices with their lines and system events: drafts as they are, the others settled and numbered.
+    """Store invoices with their lines and system events: drafts as they are, the others settled and numbered, and what
+    remains of them asked of whoever can be charged.
 
     Locks customers by id, then tenants' sequences by id. Numbers are drawn only for invoices that this transaction
     inserts, so they have no gaps.
@@ -93,6 +95,7 @@ def issue_invoices(connection: PgConnection, invoices: Sequence[NewInvoice], *, 
     book(connection, settlement, now=now)
     crash_point("billing.credits_written")
     copy_events(connection, [event for new, one in stored for event in _events(new, one, now)])
+    request_payments(connection, [_wanted(new, one) for new, one in stored if one.status == "open"], now=now)
     return issued
 
 
@@ -108,6 +111,16 @@ def _payable(invoice_id: str, new: NewInvoice) -> Payable:
         currency=new.invoice.currency,
         total_minor=to_minor(new.invoice.total, new.invoice.currency),
         kind=new.invoice.kind,
+    )
+
+
+def _wanted(new: NewInvoice, one: Issued) -> Wanted:
+    return Wanted(
+        invoice_id=one.id,
+        tenant_id=new.tenant_id,
+        customer_id=new.customer_id,
+        currency=new.invoice.currency,
+        amount_minor=one.amount_due_minor,
     )
 
 

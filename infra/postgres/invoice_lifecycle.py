@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 
 from infra.postgres import past_due
 from infra.postgres.billing_settings import load_parties, load_settings
+from infra.postgres.collection import Wanted, check_not_pending, request_payments, wanted
 from infra.postgres.invoice_events import copy_events, event_row, finalized_rows, state_of
 from infra.postgres.invoice_rows import draw_numbers, format_number
 from infra.postgres.invoices import INVOICE_SQL
@@ -56,7 +57,8 @@ def check_final(row: Row) -> None:
 def finalize_drafts(connection: PgConnection, invoice_ids: Sequence[str], *, now: datetime) -> list[str]:
     """Finalize those of these invoices that are drafts still, and return their ids.
 
-    Each gets its number, its due_at, the parties as they are now, and is paid from what its customer has. Numbers are
+    Each gets its number, its due_at, the parties as they are now, and is paid from what its customer has; what remains
+    is asked of whoever can be charged. Numbers are
     drawn only here and in issuing, for invoices that the same transaction makes final, so they have no gaps.
     """
     drafts = connection.execute(
@@ -69,6 +71,7 @@ def finalize_drafts(connection: PgConnection, invoice_ids: Sequence[str], *, now
     parties = load_parties(connection, {row["customer_id"] for row in drafts}, settings)
     numbers = draw_numbers(connection, Counter(row["tenant_id"] for row in drafts))
     events: list[tuple[object, ...]] = []
+    wishes: list[Wanted] = []
     for row in drafts:
         own = settings[row["tenant_id"]]
         number = format_number(own.invoice_prefix, numbers[row["tenant_id"]])
@@ -96,8 +99,10 @@ def finalize_drafts(connection: PgConnection, invoice_ids: Sequence[str], *, now
             },
         )
         events.extend(finalized_rows(state_of({**row, **changed}), now=now))
+        wishes.append(wanted({**row, **changed}))
     book(connection, settlement, now=now)
     copy_events(connection, events)
+    request_payments(connection, wishes, now=now)
     return [row["id"] for row in drafts]
 
 
@@ -117,6 +122,7 @@ def void_invoice(connection: PgConnection, row: Row, *, now: datetime) -> None:
         raise Conflict("invoice.has_credit_notes", f"Invoice {number} has credit notes; credit what is left of it.")
     if row["total_minor"] < 0:
         raise Conflict("invoice.gave_credit", f"Invoice {number} gave its customer credit, which may be used by now.")
+    check_not_pending(connection, row)
     give_back(connection, payable(row), applied_minor=row["credits_applied_minor"], now=now)
     if row["kind"] == InvoiceKind.TOP_UP:
         drop_top_up(connection, payable(row), now=now)

@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 from datetime import datetime
+from typing import Any
 
 from infra.postgres.invoice_lifecycle import check_final, reduce_due
 from infra.postgres.jsonb import jsonb
 from infra.postgres.pool import PgConnection, Row
 from schemas.errors import Conflict
+from schemas.money import format_amount, from_minor
 
 MAX_REFERENCE_LENGTH = 255
 
@@ -14,6 +16,30 @@ _PAYMENT_SQL = """
 SELECT p.*, c.external_id, i.number FROM payments p
 JOIN customers c ON c.id = p.customer_id JOIN invoices i ON i.id = p.invoice_id
 """
+
+
+def describe(row: Row) -> dict[str, Any]:
+    """A payment of `load_payment` as the API and events show it."""
+    currency = row["currency"]
+    return {
+        "object": "payment",
+        "id": row["id"],
+        "invoice": row["invoice_id"],
+        "invoice_number": row["number"],
+        "customer": row["external_id"],
+        "currency": currency,
+        "amount": format_amount(from_minor(row["amount_minor"], currency), currency),
+        "amount_excess": format_amount(from_minor(row["excess_minor"], currency), currency),
+        "provider": row["provider"],
+        "reference": row["reference"],
+        "status": row["status"],
+        "failure_code": row["failure_code"],
+        "decline_code": row["decline_code"],
+        "succeeded_at": row["succeeded_at"],
+        "failed_at": row["failed_at"],
+        "metadata": row["metadata"],
+        "created_at": row["created_at"],
+    }
 
 
 def check_payable(invoice: Row) -> None:

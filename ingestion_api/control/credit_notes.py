@@ -11,6 +11,7 @@ from starlette.responses import Response
 from typing_extensions import TypedDict
 
 from infra.postgres import credit_notes, invoices, outbox
+from infra.postgres.collection import check_not_pending
 from infra.postgres.credit_notes import Effect
 from infra.postgres.invoice_lifecycle import check_final, lock_invoice
 from infra.postgres.pool import PgConnection, Row
@@ -50,7 +51,8 @@ class NoteLineBody(Body):
 
 class CreditNoteBody(Body):
     """Either `amount`, with tax, or `lines`. An `adjustment` is taken off what remains to be paid, and what is left of
-    it then becomes the customer's credit; a `refund` says that money goes back, at most what was paid."""
+    it then becomes the customer's credit; a `refund` pays money back, at most what was paid: by the provider that took
+    it, the newest payment first, and what was paid by hand by hand."""
 
     invoice: Reference
     kind: Literal["adjustment", "refund"]
@@ -152,6 +154,7 @@ def _create(connection: PgConnection, body: CreditNoteBody, tenant_id: str, now:
     now = clock_now(connection, invoice["test_clock_id"], now, hold=True)
     if invoice["status"] == "void":
         raise Conflict("invoice.void", f"Invoice {invoice['number']} is void: nothing is left of it.")
+    check_not_pending(connection, invoice)
     credited = _price(body, invoice, credit_notes.load_credited(connection, invoice))
     credit_note_id = new_id(Prefix.CREDIT_NOTE)
     credit_notes.insert_credit_note(

@@ -1,9 +1,11 @@
-"""Payments: money for invoices, as a whole or in parts. `manual` notes money that came by itself."""
+"""Payments: money for invoices, as a whole or in parts. `manual` notes money that came by itself; of others the worker
+charges what the customer has named."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 from fastapi import Query
 from pydantic import Field
@@ -11,6 +13,7 @@ from starlette.responses import Response
 
 from infra.payments.providers import Provider
 from infra.postgres import invoices, outbox, payments
+from infra.postgres.collection import check_not_pending, load_methods, request_payments, wanted
 from infra.postgres.invoice_lifecycle import lock_invoice
 from infra.postgres.pool import PgConnection, Row
 from ingestion_api.answers import answer
@@ -23,7 +26,7 @@ from ingestion_api.idempotency import AdminCall
 from ingestion_api.paging import DEFAULT_LIMIT, Limit, StartingAfter, check_cursor, page
 from ingestion_api.routing import house_router
 from ingestion_api.views import ListView, ObjectView
-from schemas.errors import NotFound, Reject
+from schemas.errors import Conflict, NotFound, Reject
 from schemas.ids import Prefix, new_id
 from schemas.money import format_amount, from_minor, to_minor
 from schemas.topics import SystemEvent
@@ -46,7 +49,8 @@ class PaymentBody(Body):
 
 
 class PaymentView(ObjectView):
-    """A payment. `customer` is the external_id of whom the invoice is addressed to."""
+    """A payment. `customer` is the external_id of whom the invoice is addressed to. `amount_excess` was no longer due
+    when it came, and is refunded. A `failed` one succeeds all the same when the customer completes it later."""
 
     object: Literal["payment"]
     invoice: str
@@ -54,31 +58,18 @@ class PaymentView(ObjectView):
     customer: str
     currency: str
     amount: str
+    amount_excess: str
     provider: str
     reference: str | None
     status: Literal["pending", "succeeded", "failed"]
     failure_code: str | None
+    decline_code: str | None
     succeeded_at: datetime | None
+    failed_at: datetime | None
 
 
 def to_view(row: Row) -> PaymentView:
-    currency = row["currency"]
-    return {
-        "object": "payment",
-        "id": row["id"],
-        "invoice": row["invoice_id"],
-        "invoice_number": row["number"],
-        "customer": row["external_id"],
-        "currency": currency,
-        "amount": format_amount(from_minor(row["amount_minor"], currency), currency),
-        "provider": row["provider"],
-        "reference": row["reference"],
-        "status": row["status"],
-        "failure_code": row["failure_code"],
-        "succeeded_at": row["succeeded_at"],
-        "metadata": row["metadata"],
-        "created_at": row["created_at"],
-    }
+    return cast("PaymentView", payments.describe(row))
 
 
 def read_amount(text: str, currency: str, field: str = "/amount") -> int:
@@ -102,14 +93,20 @@ def pay(
     metadata: Mapping[str, str],
     now: datetime,
 ) -> PaymentView:
-    """Note a payment of a locked invoice. Raises Reject `payment.exceeds_due`, and what `check_payable` raises."""
+    """Note a payment of a locked invoice, or ask for it: one by a provider is `pending` until it is charged.
+
+    Raises Reject `payment.exceeds_due`, Conflict `customer.no_payment_method`, and what the checks raise.
+    """
     payments.check_payable(invoice)
+    check_not_pending(connection, invoice)
     currency = invoice["currency"]
     amount_minor = read_amount(str(amount), currency)
     remaining = invoice["amount_due_minor"] - invoice["amount_paid_minor"]
     if amount_minor > remaining:
         left = format_amount(from_minor(remaining, currency), currency)
         raise Reject.at("/amount", "payment.exceeds_due", f"Only {left} {currency} remain to be paid.")
+    if provider is not Provider.MANUAL:
+        return _request(connection, invoice, amount_minor, provider, reference, metadata, now)
     payment_id = new_id(Prefix.PAYMENT)
     payments.insert_payment(
         connection,
@@ -133,6 +130,29 @@ def pay(
     return view
 
 
+def _request(
+    connection: PgConnection,
+    invoice: Row,
+    amount_minor: int,
+    provider: Provider,
+    reference: str | None,
+    metadata: Mapping[str, str],
+    now: datetime,
+) -> PaymentView:
+    """A pending payment of a locked invoice, which the worker charges within seconds."""
+    if reference is not None:
+        raise Reject.at("/reference", "payment.reference_given", "The provider names its payments itself.")
+    methods = load_methods(connection, [invoice["customer_id"]])
+    if invoice["customer_id"] not in methods or methods[invoice["customer_id"]][0]["provider"] != provider:
+        raise Conflict(
+            "customer.no_payment_method",
+            f"The customer has no payment method that {provider} can charge, or {provider} is not connected.",
+        )
+    wish = replace(wanted(invoice), amount_minor=amount_minor)
+    made = request_payments(connection, [wish], metadata=metadata, now=now)
+    return to_view(_find(connection, invoice["tenant_id"], made[invoice["id"]]))
+
+
 def _find(connection: PgConnection, tenant_id: str, payment_id: str) -> Row:
     row = payments.load_payment(connection, tenant_id=tenant_id, payment_id=payment_id)
     if row is None:
@@ -142,7 +162,8 @@ def _find(connection: PgConnection, tenant_id: str, payment_id: str) -> Row:
 
 @router.post("/v1/payments", status_code=201, response_model=PaymentView, operation_id="create_payment")
 def create_payment(body: PaymentBody, call: AdminCall) -> Response:
-    """Pay an open invoice, as a whole or in part, never more than remains. The last part makes it `paid`."""
+    """Pay an open invoice, as a whole or in part, never more than remains. The last part makes it `paid`. One of
+    `stripe` is answered as `pending`, and charged within seconds."""
 
     def effect(connection: PgConnection) -> PaymentView:
         invoice = lock_invoice(connection, tenant_id=call.tenant_id, id_or_number=body.invoice)

@@ -48,7 +48,8 @@ RULES = (
         of=Of.INVOICE,
         query="SELECT i.id FROM invoices i LEFT JOIN payments p ON p.invoice_id = i.id AND p.status = 'succeeded'"
         " WHERE i.id = ANY(%(ids)s) AND i.status = 'paid' GROUP BY i.id HAVING"
-        " coalesce(sum(p.amount_minor - p.excess_minor), 0) + i.credits_applied_minor + i.adjusted_minor <> greatest(i.total_minor, 0)",
+        " coalesce(sum(p.amount_minor - p.excess_minor), 0) + i.credits_applied_minor + i.adjusted_minor"
+        " <> greatest(i.total_minor, 0)",
         advice="The invoice is called paid and is not: compare its payments and credits with its total.",
     ),
     Rule(

@@ -1,0 +1,123 @@
+"""Refunds by the provider that took the money: of a credit note, or of what was paid beyond what was due."""
+
+from datetime import datetime
+from typing import Any
+
+from infra.payments.providers import Outcome, Provider, Result
+from infra.postgres import asked, outbox
+from infra.postgres.pool import PgConnection, Row
+from schemas.ids import Prefix, new_id
+from schemas.money import format_amount, from_minor
+from schemas.topics import SystemEvent
+
+_REFUND_SQL = """
+SELECT r.*, p.invoice_id, p.currency, p.provider, p.reference AS payment_reference
+FROM refunds r JOIN payments p ON p.id = r.payment_id
+"""
+
+
+def request_refund(
+    connection: PgConnection, payment: Row, *, amount_minor: int, credit_note_id: str | None, now: datetime
+) -> None:
+    """Let the worker pay back a part of a succeeded payment soon; its invoice is locked."""
+    connection.execute(
+        "INSERT INTO refunds (id, tenant_id, payment_id, credit_note_id, amount_minor, status, test_clock_id, ask_at,"
+        " created_at) VALUES (%s, %s, %s, %s, %s, 'pending', %s, %s, %s)",
+        (
+            new_id(Prefix.REFUND),
+            payment["tenant_id"],
+            payment["id"],
+            credit_note_id,
+            amount_minor,
+            payment["test_clock_id"],
+            now,
+            now,
+        ),
+    )
+
+
+def refund_credit_note(
+    connection: PgConnection, invoice: Row, *, credit_note_id: str, amount_minor: int, now: datetime
+) -> None:
+    """Pay a note's amount back by the payments of a locked invoice, the newest first. What is left of it then was paid
+    by hand, and goes back by hand."""
+    rows = connection.execute(
+        "SELECT p.*, p.amount_minor - p.excess_minor - coalesce((SELECT sum(r.amount_minor) FROM refunds r"
+        " WHERE r.payment_id = p.id AND r.credit_note_id IS NOT NULL AND r.status <> 'failed'), 0) AS left_minor"
+        " FROM payments p WHERE p.invoice_id = %s AND p.status = 'succeeded' AND p.provider <> %s ORDER BY p.id DESC",
+        (invoice["id"], Provider.MANUAL),
+    ).fetchall()
+    for payment in rows:
+        part = min(int(payment["left_minor"]), amount_minor)
+        if part > 0:
+            request_refund(connection, payment, amount_minor=part, credit_note_id=credit_note_id, now=now)
+            amount_minor -= part
+
+
+def load_refund(connection: PgConnection, refund_id: str, *, lock: bool = False) -> Row | None:
+    """A refund with `invoice_id`, `currency`, `provider` and `payment_reference` of its payment."""
+    return connection.execute(
+        _REFUND_SQL + " WHERE r.id = %s" + (" FOR UPDATE OF r" if lock else ""), (refund_id,)
+    ).fetchone()
+
+
+def load_refunds(connection: PgConnection, *, tenant_id: str, payment_id: str) -> list[Row]:
+    """The refunds of a payment, newest first."""
+    return connection.execute(
+        _REFUND_SQL + " WHERE r.tenant_id = %s AND r.payment_id = %s ORDER BY r.id DESC", (tenant_id, payment_id)
+    ).fetchall()
+
+
+def note_refund(connection: PgConnection, refund_id: str, *, outcome: Outcome, now: datetime) -> bool:
+    """Write what a provider says of a refund; whether it changed anything. One that succeeded can still fail later,
+    when the customer's bank sends it back; a failed one stays so."""
+    row = load_refund(connection, refund_id, lock=True)
+    if row is None:
+        return False
+    is_news = {
+        Result.SUCCEEDED: row["status"] == "pending",
+        Result.FAILED: row["status"] != "failed",
+        Result.PROCESSING: False,
+        Result.UNKNOWN: False,
+    }[outcome.result]
+    if not is_news:
+        if row["status"] == "pending":
+            asked.put_off(
+                connection,
+                asked.REFUNDS,
+                refund_id,
+                reference=outcome.reference,
+                attempts=row["attempts"],
+                now=now,
+            )
+        return False
+    connection.execute(
+        "UPDATE refunds SET status = %s, reference = coalesce(%s, reference), failure_code = %s, ask_at = NULL,"
+        " settled_at = %s WHERE id = %s",
+        (outcome.result, outcome.reference, outcome.failure_code, now, refund_id),
+    )
+    event = SystemEvent.REFUND_SUCCEEDED if outcome.result is Result.SUCCEEDED else SystemEvent.REFUND_FAILED
+    told = load_refund(connection, refund_id)
+    assert told is not None
+    outbox.append(
+        connection, tenant_id=row["tenant_id"], event=event, object_id=refund_id, data=describe_refund(told), now=now
+    )
+    return True
+
+
+def describe_refund(row: Row) -> dict[str, Any]:
+    """A refund as the API and events show it. `credit_note` null: of what was paid beyond what was due."""
+    currency = row["currency"]
+    return {
+        "object": "refund",
+        "id": row["id"],
+        "payment": row["payment_id"],
+        "credit_note": row["credit_note_id"],
+        "currency": currency,
+        "amount": format_amount(from_minor(row["amount_minor"], currency), currency),
+        "reference": row["reference"],
+        "status": row["status"],
+        "failure_code": row["failure_code"],
+        "created_at": row["created_at"],
+        "settled_at": row["settled_at"],
+    }
