@@ -39,7 +39,7 @@ def earliest_thresholds(connection: PgConnection, clock_ids: Sequence[str]) -> d
 
 
 def postpone_checks(connection: PgConnection, subscription_ids: Sequence[str], *, until: datetime) -> int:
-    """Look at them again no earlier than at an instant; how many they are. Rows are locked in the order of their ids."""
+    """Look at them again no earlier than at an instant; how many they are. Locks rows in the order of their ids."""
     return connection.execute(
         "UPDATE subscriptions AS s SET threshold_check_at = %s FROM"
         " (SELECT id FROM subscriptions WHERE id = ANY(%s) ORDER BY id FOR UPDATE) AS locked WHERE s.id = locked.id",
