@@ -14,6 +14,7 @@ import pytest
 
 from infra.settings import Settings
 from tests.support.api_process import ApiProcess, api_process
+from tests.support.meters import finish_builds
 from tests.support.stack import fresh_databases
 from tests.support.usage_log import WAIT_SECONDS, UsageLog, wait_for
 
@@ -43,6 +44,7 @@ class Tenant:
 
     key: str
     http: httpx2.Client
+    settings: Settings
 
     def post(self, path: str, body: Any, *, status: int = 201) -> Any:
         response = self.http.post(path, json=body)
@@ -55,6 +57,7 @@ class Tenant:
         answers: list[httpx2.Response] = []
 
         def is_ready() -> bool:
+            finish_builds(self.settings)  # as the worker would
             answers.append(self.http.post(RESERVE, json=wanted))
             return answers[-1].json().get("code") != "entitlement.not_ready"
 
@@ -90,10 +93,10 @@ def event(event_id: str, tokens: str, **fields: Any) -> dict[str, Any]:
     return {"id": event_id, "type": "llm.request", "subject": "acme", "data": {"tokens": tokens}, **fields}
 
 
-def new_tenant(process: ApiProcess, limit: str = "100") -> Tenant:
+def new_tenant(process: ApiProcess, settings: Settings, limit: str = "100") -> Tenant:
     with process.client(ROOT_KEY) as operator:
         key = operator.post("/v1/tenants", json={"name": secrets.token_hex(4)}).json()["api_key"]
-    tenant = Tenant(key=key, http=process.client(key))
+    tenant = Tenant(key=key, http=process.client(key), settings=settings)
     meter = {"key": "tokens", "event_type": "llm.request", "aggregation": "sum", "value": "$.tokens"}
     tenant.post("/v1/meters", meter)
     tenant.post("/v1/features", {"key": "tokens", "type": "metered", "meter": "tokens"})
@@ -106,8 +109,8 @@ def new_tenant(process: ApiProcess, limit: str = "100") -> Tenant:
 
 
 @pytest.fixture
-def tenant(processes: list[ApiProcess]) -> Iterator[Tenant]:
-    made = new_tenant(processes[0])
+def tenant(log: UsageLog, processes: list[ApiProcess]) -> Iterator[Tenant]:
+    made = new_tenant(processes[0], log.settings)
     yield made
     made.http.close()
 
@@ -160,7 +163,7 @@ def test_an_event_turns_what_is_held_into_what_is_used_in_one_step_and_once(tena
 
 @pytest.mark.usefixtures("flow")
 def test_only_a_counted_event_of_the_same_customer_settles(processes: list[ApiProcess], tenant: Tenant) -> None:
-    stranger = new_tenant(processes[1])
+    stranger = new_tenant(processes[1], tenant.settings)
     held = tenant.reserve("10")
     stranger.send("a", "1", reservation=held["id"])
     tenant.send("b", "1", reservation=held["id"], subject="other")
@@ -229,7 +232,7 @@ def test_a_commit_without_an_event_holds_until_the_flow_has_passed_it(tenant: Te
 
 
 def test_no_kill_of_the_api_in_a_commit_loses_or_doubles_anything(log: UsageLog, processes: list[ApiProcess]) -> None:
-    tenant = new_tenant(processes[0])
+    tenant = new_tenant(processes[0], log.settings)
     with log.flow():
         held = [tenant.reserve("10", ttl_seconds=600) for _ in API_CRASHES]
     for number, (point, each) in enumerate(zip(API_CRASHES, held, strict=True)):
@@ -249,7 +252,7 @@ def test_no_kill_of_the_api_in_a_commit_loses_or_doubles_anything(log: UsageLog,
 def test_no_kill_of_the_flow_shows_more_than_the_limit_or_loses_usage(
     log: UsageLog, processes: list[ApiProcess]
 ) -> None:
-    tenant = new_tenant(processes[0], limit="40")
+    tenant = new_tenant(processes[0], log.settings, limit="40")
     with log.flow():
         held = [tenant.reserve("10", ttl_seconds=600) for _ in FLOW_CRASHES]
     tenant.reserve("0.000000000001", status=409)
