@@ -13,7 +13,7 @@ OPERATIONS = [
     (method.upper(), path)
     for path, operations in sorted(build_app().openapi()["paths"].items())
     for method in operations
-    if "{" in path
+    if "{" in path and path.startswith("/v1/")  # the others have tests of their own
 ]
 
 BODIES: dict[str, Any] = {
