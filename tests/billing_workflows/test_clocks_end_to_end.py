@@ -56,17 +56,19 @@ def test_a_year_of_billing_follows_the_clock(services: Services) -> None:
         post(api, "/v1/events", [event(n, at) for n, at in enumerate(times, start=1)], 202)
         post(api, "/v1/events", event(20, None), 202)
         post(api, "/v1/events", event(21, "2031-01-05T00:00:00Z", subject="real"), 202)
+        post(api, "/v1/events", event(22, "2031-02-01T00:00:00Z"), 202)
         wait_for("the first invoice", lambda: len(invoices(api, subscription)) == 1)
 
         advance(api, clock["id"], "2031-02-01T00:00:00Z")
         assert [invoice["total"] for invoice in invoices(api, subscription)] == ["49.00", "51.00"]
+        assert api.get("/v1/events/e-22").json()["status"] == "counted", "at what the clock shows, and not ahead of it"
         assert api.get("/v1/events/e-2").json()["code"] == "event.time_in_future"
         assert api.get("/v1/events/e-20").json()["time"] == "2031-01-01T00:00:00Z"
         assert api.get("/v1/events/e-21").json()["code"] == "event.time_in_future"
 
         advance(api, clock["id"], "2032-01-01T00:00:00Z")
         found = invoices(api, subscription)
-        assert [invoice["total"] for invoice in found] == ["49.00", "51.00", *["50.00"] * 11]
+        assert [invoice["total"] for invoice in found] == ["49.00", "51.00", "51.00", *["50.00"] * 10]
         assert [invoice["finalized_at"] for invoice in found][:3] == [
             "2031-01-01T00:00:00Z",
             "2031-02-01T00:00:00Z",
