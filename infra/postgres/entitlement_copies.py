@@ -2,7 +2,7 @@
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, LiteralString
 
@@ -38,9 +38,9 @@ def listen(connection: PgConnection) -> None:
     connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(CHANNEL)))
 
 
-def next_changes(connection: PgConnection, *, wait_seconds: float) -> list[tuple[Changed, str]]:
+def next_changes(connection: PgConnection, *, wait: timedelta) -> list[tuple[Changed, str]]:
     """What was committed next, in order; waits so long for a first one."""
-    told = [notify.payload.partition(" ") for notify in connection.notifies(timeout=wait_seconds, stop_after=1)]
+    told = [notify.payload.partition(" ") for notify in connection.notifies(timeout=wait.total_seconds(), stop_after=1)]
     return [(Changed(kind), name) for kind, _, name in told]
 
 

@@ -13,7 +13,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing, contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import structlog
 
@@ -41,8 +41,8 @@ from schemas.balances import Counted, Held
 from schemas.errors import Retry
 from schemas.instants import to_micros
 
-WAIT_SECONDS = 0.1  # for a notification or a message, before looking whether to stop
-RETRY_SECONDS = 1.0
+WAIT = timedelta(milliseconds=100)  # for a notification or a message, before looking whether to stop
+RETRY_SECONDS = 1
 CUSTOMERS_A_PAGE = 2_000
 MAX_CHANGES = 1_000  # notifications taken in at once
 MAX_HELD = 100_000  # pairs of which something was held, before those of the past are forgotten
@@ -200,14 +200,14 @@ class Replica:
     def _take_changes(self, connection: PgConnection) -> None:
         """Take in what has been committed since, and let the fences pass that stood behind it."""
         changed: dict[Changed, dict[str, None]] = {kind: {} for kind in Changed}
-        wait_seconds = WAIT_SECONDS
+        wait = WAIT
         for _ in range(MAX_CHANGES):
-            found = next_changes(connection, wait_seconds=wait_seconds)
+            found = next_changes(connection, wait=wait)
             for kind, name in found:
                 changed[kind][name] = None
             if not found:
                 break
-            wait_seconds = 0
+            wait = timedelta(0)
         if changed[Changed.FEATURE]:
             features = list(changed[Changed.FEATURE])
             self.book.take_features(load_features(connection, feature_ids=features), replaced=features)
@@ -235,7 +235,7 @@ class Replica:
             REPLICA_LIVE.set(self.is_live)
             log.info("counters loaded")
             while not self._stop.is_set():
-                for message in reader.poll(wait_seconds=WAIT_SECONDS):
+                for message in reader.poll(wait_seconds=WAIT.total_seconds()):
                     if isinstance(message, Held):
                         self.mark_held(message)
                     else:

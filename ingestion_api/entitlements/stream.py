@@ -8,7 +8,7 @@ sent. With `Last-Event-ID` of the same process only what was missed is sent; fro
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Iterable
-from datetime import datetime
+from datetime import datetime, timedelta
 from heapq import heappop, heappush
 from typing import Annotated
 
@@ -32,10 +32,10 @@ from ingestion_api.routing import house_router
 from schemas.errors import Retry, Unauthenticated
 
 MAX_STREAMS = 200  # of one process
-TICK_SECONDS = 0.1
-PROGRESS_SECONDS = 1.0
-RECHECK_SECONDS = 10.0  # whether the key still opens anything
-READY_SECONDS = 10.0
+TICK = timedelta(milliseconds=100)
+PROGRESS_SECONDS = 1
+RECHECK_SECONDS = 10  # whether the key still opens anything
+READY_SECONDS = 10
 STATES_AT_ONCE = 500
 RETRY_MS = 1_000  # after which a client connects again
 
@@ -66,7 +66,7 @@ async def stream_entitlements(
     while not context.replica.is_current(principal.tenant_id):
         if time.monotonic() > deadline:
             raise Retry("entitlement.not_ready", "Entitlements are not loaded yet.", retry_after_seconds=2)
-        await asyncio.sleep(TICK_SECONDS)
+        await asyncio.sleep(TICK.total_seconds())
     stream = Stream(context, principal, bearer_of(request.headers.get("authorization")), wanted)
     headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
     return StreamingResponse(stream.events(last_event_id), media_type="text/event-stream", headers=headers)
@@ -120,7 +120,7 @@ class Stream:
         yield _event("synced", {"resumed": missed is not None, **self._progress()}, changes.place(last))
         told_at = checked_at = time.monotonic()
         while not self._context.streams.stopping:
-            await asyncio.sleep(TICK_SECONDS)
+            await asyncio.sleep(TICK.total_seconds())
             found = changes.since(last)
             if found is None:  # more than the ring holds since the last tick
                 last, pairs = changes.last, self._all()

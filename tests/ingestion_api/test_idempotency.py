@@ -11,6 +11,7 @@ from infra.postgres.idempotency import KEPT, MAX_CLEANED_AT_ONCE, claim, store
 from infra.postgres.pool import Database
 from infra.postgres.tenants import ROOT_TENANT_ID
 from ingestion_api.auth import Principal, Role
+from ingestion_api.entitlements.replica import Replica
 from ingestion_api.idempotency import Call
 from schemas.errors import Conflict
 from tests.support.api import Api, running_api
@@ -180,6 +181,7 @@ def test_what_is_done_outside_of_transactions_holds_no_connection_and_is_answere
 
         call = Call(
             database=database,
+            replica=Replica(operator.settings),
             principal=Principal(tenant_no=1, tenant_id=ROOT_TENANT_ID, key_id="", role=Role.ADMIN),
             now=datetime.now(UTC),
             key=secrets.token_hex(8),

@@ -1,5 +1,6 @@
 """Every change of a subscription over HTTP: what its preview says is what then happens, to the last digit."""
 
+import json
 from typing import Any
 
 import pytest
@@ -209,7 +210,8 @@ def test_in_a_trial_nothing_is_billed_and_its_end_begins_the_first_period(
     assert (made["status"], made["trial_end_at"]) == ("trialing", "2026-01-15T00:00:00Z")
     assert (made["billing_anchor"], made["next_bill_at"]) == ("2026-01-15T00:00:00Z", "2026-01-15T00:00:00Z")
     if trial_end == "activate":
-        found = issued(world, api, made["id"], {**previewed["invoice"], "subscription": made["id"]})
+        named = json.loads(json.dumps(previewed["invoice"]).replace(previewed["id"], made["id"]))
+        found = issued(world, api, made["id"], named)
         assert amounts(found) == [("base", "49.00"), ("seats", "10.00")]
         expected = "active"
     else:
