@@ -15,6 +15,7 @@ from billing_workflows.activities.clocks import ClockActivities
 from billing_workflows.activities.invariants import InvariantActivities
 from billing_workflows.activities.meters import MeterActivities
 from billing_workflows.activities.webhooks import WebhookActivities
+from billing_workflows.alerts import watch_alerts
 from billing_workflows.clock_advance import ClockAdvance
 from billing_workflows.deliveries import DeliveryDoors
 from billing_workflows.doors import Doors
@@ -106,7 +107,7 @@ async def run_worker(settings: Settings) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     client = await connect_temporal(settings)
     threads = ACTIVITY_THREADS + METER_THREADS + WEBHOOK_THREADS
-    database = Database(settings.postgres_dsn, max_connections=threads + MAX_LOOKS)
+    database = Database(settings.postgres_dsn, max_connections=threads + MAX_LOOKS + 1)  # one looks at alerts
     clickhouse = connect_clickhouse(settings.clickhouse_url)
     doors = Doors(
         database=database,
@@ -152,10 +153,16 @@ async def run_worker(settings: Settings) -> None:
                 task_queue=METERS_TASK_QUEUE,
                 every_seconds=settings.proof_seconds,
             )
-            starter = asyncio.create_task(start_waiting(client, doors, sweep_seconds=settings.billing_sweep_seconds))
             log.info("billing worker runs", sweep_seconds=settings.billing_sweep_seconds)
-            await _until(stop, starter)
+            await _until(stop, asyncio.create_task(_look(client, doors, settings)))
             log.info("billing worker ends")
+
+
+async def _look(client: Client, doors: Doors, settings: Settings) -> None:
+    """Start what waits and watch alerts, until cancelled."""
+    async with asyncio.TaskGroup() as group:
+        group.create_task(start_waiting(client, doors, sweep_seconds=settings.billing_sweep_seconds))
+        group.create_task(watch_alerts(doors, shards=settings.flow_shards))
 
 
 async def _until(stop: asyncio.Event, task: asyncio.Task[None]) -> None:

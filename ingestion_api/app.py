@@ -13,6 +13,7 @@ from ingestion_api.auth import bearer_of, secret_sha256
 from ingestion_api.context import Context
 from ingestion_api.control import (
     addons,
+    alerts,
     api_keys,
     cancellation,
     coupons,
@@ -91,6 +92,7 @@ ROUTERS = (
     wallets.router,
     wallet_grants.router,
     test_clocks.router,
+    alerts.router,
     webhook_endpoints.router,
     webhook_deliveries.router,
     tenants.router,

@@ -39,6 +39,7 @@ class Prefix(StrEnum):
     SYSTEM_EVENT = "evt"
     WEBHOOK_ENDPOINT = "whe"
     WEBHOOK_DELIVERY = "whd"
+    ALERT = "alr"
     REQUEST = "req"
 
 

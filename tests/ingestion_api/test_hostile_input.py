@@ -23,6 +23,16 @@ GOOD: list[tuple[str, str, Any]] = [
     ("POST", "/v1/customers", CUSTOMER),
     ("POST", "/v1/webhook_endpoints", {"url": "http://93.184.216.34/", "events": ["invoice.*"], "description": "x"}),
     ("POST", "/v1/webhook_endpoints/{webhook_endpoint}/rotate_secret", {"old_secret_seconds": 60}),
+    (
+        "PUT",
+        "/v1/payment_providers/stripe",
+        {"secret_key": "sk_test_abcdefgh1234", "webhook_secret": "whsec_abcdefgh1234"},
+    ),
+    (
+        "PUT",
+        "/v1/customers/acme/payment_method",
+        {"provider": "stripe", "customer": "cus_1", "payment_method": "pm_1"},
+    ),
     ("PATCH", "/v1/customers/acme", {"name": "x", "metadata": {"a": "b"}, "subjects": ["y"]}),
     (
         "POST",
@@ -38,6 +48,7 @@ GOOD: list[tuple[str, str, Any]] = [
         },
     ),
     ("POST", "/v1/subscriptions/{subscription}/cancel", {"at": "now", "proration": "prorate", "preview": True}),
+    ("POST", "/v1/alerts", {"meter": "tokens", "threshold": {"amount": "5"}, "period": "day", "metadata": {"a": "b"}}),
     ("POST", "/v1/entitlements/check", {"customer": "acme", "feature": "tokens", "quantity": "1"}),
     ("POST", "/v1/entitlements/check", {"checks": [{"customer": "acme", "feature": "tokens", "quantity": "1"}]}),
     (

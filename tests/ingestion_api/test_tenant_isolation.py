@@ -23,6 +23,11 @@ BODIES: dict[str, Any] = {
     "/v1/test_clocks/{test_clock}/advance": {"to": "2026-02-01T00:00:00Z"},
     "/v1/wallets/{wallet}/grants": {"amount": "5"},
     "/v1/wallets/{wallet}/top_up": {"amount": "5"},
+    "/v1/customers/{customer}/payment_method": {
+        "provider": "stripe",
+        "customer": "cus_1",
+        "payment_method": "pm_1",
+    },
 }
 
 
@@ -51,6 +56,7 @@ def ids(operator: Api) -> dict[str, str]:
         "grant": grant["id"],
         "credit_note": "crn_0198f2c3a1b27c3d8e4f5a6b7c8d9e0f",
         "payment": "pay_0198f2c3a1b27c3d8e4f5a6b7c8d9e0f",
+        "refund": "ref_0198f2c3a1b27c3d8e4f5a6b7c8d9e0f",
         "customer": other.get("/v1/customers/acme")["id"],
         "meter": other.get("/v1/meters/tokens")["id"],
         "feature": other.get("/v1/features/tokens")["id"],
@@ -59,6 +65,7 @@ def ids(operator: Api) -> dict[str, str]:
         "api_key": other.get("/v1/api_keys")["data"][0]["id"],
         "invoice": "inv_0198f2c3a1b27c3d8e4f5a6b7c8d9e0f",
         "event_id": "r-1",
+        "alert": other.post("/v1/alerts", {"meter": "tokens", "threshold": "5"})["id"],
         "reservation": "rsv_0198f2c3a1b27c3d8e4f5a6b7c8d9e0f",
     }
 
@@ -69,7 +76,7 @@ def test_another_tenants_object_is_not_found(api: Api, ids: dict[str, str], meth
     response = api.http.request(
         method,
         path.format(**{name: ids[name] for name in names}),
-        json=BODIES.get(path, {}) if method in ("POST", "PATCH") else None,
+        json=BODIES.get(path, {}) if method in ("POST", "PATCH", "PUT") else None,
     )
     assert response.status_code == 404, response.text
     assert response.json()["code"].endswith(".not_found")
@@ -91,6 +98,10 @@ REFERENCES = [
     ("/v1/plans", {"key": "p", "currency": "USD", "entitlements": [{"feature": "{feature}", "limit": "1"}]}, 422),
     ("/v1/subscriptions", {"customer": "{customer}", "plan": "{plan}"}, 404),
     ("/v1/customers", {"external_id": "child", "parent": "{customer}"}, 422),
+    ("/v1/alerts", {"meter": "{meter}", "threshold": "1"}, 422),
+    ("/v1/alerts", {"feature": "{feature}", "threshold": {"percent": "50"}}, 422),
+    ("/v1/alerts", {"subscription": "{subscription}", "threshold": "1"}, 422),
+    ("/v1/alerts", {"meter": "tokens", "customer": "{customer}", "threshold": "1"}, 422),
     ("/v1/entitlements/check", {"customer": "{customer}", "feature": "{feature}"}, 404),
     ("/v1/entitlements/check", {"checks": [{"customer": "{customer}", "feature": "{feature}"}]}, 404),
     ("/v1/entitlements/reserve", {"customer": "{customer}", "feature": "{feature}", "quantity": "1"}, 404),
@@ -113,7 +124,9 @@ def test_another_tenants_object_can_not_be_referred_to(
     assert problem["code"].endswith(".not_found")
 
 
-@pytest.mark.parametrize("kind", ["customers", "meters", "features", "plans", "addons", "coupons", "subscriptions"])
+@pytest.mark.parametrize(
+    "kind", ["customers", "meters", "features", "plans", "addons", "coupons", "subscriptions", "alerts"]
+)
 def test_a_list_has_nothing_of_another_tenant(api: Api, ids: dict[str, str], kind: str) -> None:
     assert ids
     assert api.get(f"/v1/{kind}") == {"object": "list", "data": [], "has_more": False, "next_cursor": None}
