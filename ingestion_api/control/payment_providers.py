@@ -145,8 +145,8 @@ def set_payment_method(
     """Let invoices of the customer be charged to this by themselves from now on. `has_payment_method` becomes true."""
     method = body.model_dump()
     with context.database.transaction() as connection:
-        _connected(connection, principal.tenant_id)
         _set_method(connection, principal.tenant_id, customer, method, now)
+        _connected(connection, principal.tenant_id)  # if not, nothing was set
     return answer(method)
 
 
