@@ -26,6 +26,7 @@ from datetime import datetime
 
 from billing_workflows.billing import bill_chunk, load_due_bills
 from billing_workflows.charging import (
+    MAX_ASKED,
     earliest_collections,
     earliest_refunds,
     load_collections,
@@ -71,6 +72,7 @@ class Kind:
     load: Callable[[Doors, Moment, Due | None, int], list[Due]]
     run: Callable[[Doors, Sequence[str], Moment], ChunkResult]
     earliest: Callable[[PgConnection, Sequence[str]], Mapping[str, datetime]]
+    max_chunk: int | None = None  # items of a chunk, when each may take seconds
 
 
 KINDS = (
@@ -80,8 +82,16 @@ KINDS = (
     Kind(name=THRESHOLDS, load=load_thresholds, run=run_thresholds, earliest=earliest_thresholds),  # of what is open
     Kind(name=LATE_CHECKS, load=load_late_checks, run=run_late_checks, earliest=earliest_late_checks),  # of what ended
     Kind(name=DUNNING, load=load_dunning, run=run_dunning, earliest=earliest_dunning),  # of what was never paid
-    Kind(name=COLLECTIONS, load=load_collections, run=run_collections, earliest=earliest_collections),  # of all these
-    Kind(name=REFUNDS, load=load_refunds, run=run_refunds, earliest=earliest_refunds),  # of what came too late
+    Kind(  # of all these
+        name=COLLECTIONS,
+        load=load_collections,
+        run=run_collections,
+        earliest=earliest_collections,
+        max_chunk=MAX_ASKED,
+    ),
+    Kind(  # of what came too late
+        name=REFUNDS, load=load_refunds, run=run_refunds, earliest=earliest_refunds, max_chunk=MAX_ASKED
+    ),
 )
 
 _KIND_OF = {kind.name: kind for kind in KINDS}
@@ -89,12 +99,13 @@ _KIND_OF = {kind.name: kind for kind in KINDS}
 
 def load_page(doors: Doors, kind: str, moment: Moment, *, after: Due | None) -> DuePage:
     """The next page of what is due of a kind, in chunks."""
-    limit = CHUNKS_A_PAGE * doors.chunk_size
+    size = min(doors.chunk_size, _KIND_OF[kind].max_chunk or doors.chunk_size)
+    limit = CHUNKS_A_PAGE * size
     due = _KIND_OF[kind].load(doors, moment, after, limit)
     ids = [item.id for item in due]
     last = due[-1] if len(due) == limit else None
     return DuePage(
-        chunks=[ids[start : start + doors.chunk_size] for start in range(0, len(ids), doors.chunk_size)],
+        chunks=[ids[start : start + size] for start in range(0, len(ids), size)],
         after_at="" if last is None else format_instant(last.at),
         after_id="" if last is None else last.id,
     )

@@ -6,6 +6,7 @@ from typing import Any
 from infra.payments.providers import Outcome, Provider, Result
 from infra.postgres import asked, outbox
 from infra.postgres.pool import PgConnection, Row
+from schemas.errors import Conflict
 from schemas.ids import Prefix, new_id
 from schemas.money import format_amount, from_minor
 from schemas.topics import SystemEvent
@@ -17,22 +18,56 @@ FROM refunds r JOIN payments p ON p.id = r.payment_id
 
 
 def request_refund(
-    connection: PgConnection, payment: Row, *, amount_minor: int, credit_note_id: str | None, now: datetime
-) -> None:
-    """Let the worker pay back a part of a succeeded payment soon; its invoice is locked."""
-    connection.execute(
-        "INSERT INTO refunds (id, tenant_id, payment_id, credit_note_id, amount_minor, status, test_clock_id, ask_at,"
-        " created_at) VALUES (%s, %s, %s, %s, %s, 'pending', %s, %s, %s)",
+    connection: PgConnection,
+    payment: Row,
+    *,
+    amount_minor: int,
+    credit_note_id: str | None,
+    retry_of: str | None = None,
+    now: datetime,
+) -> str:
+    """Let the worker pay back a part of a succeeded payment soon; the refund's id.
+    Its invoice is locked, or what it retries.
+
+    Raises Conflict `refund.already_retried` when `retry_of` has been.
+    """
+    refund_id = new_id(Prefix.REFUND)
+    stored = connection.execute(
+        "INSERT INTO refunds (id, tenant_id, payment_id, credit_note_id, amount_minor, status, retry_of, test_clock_id,"
+        " ask_at, created_at) VALUES (%s, %s, %s, %s, %s, 'pending', %s, %s, %s, %s) ON CONFLICT (retry_of) DO NOTHING",
         (
-            new_id(Prefix.REFUND),
+            refund_id,
             payment["tenant_id"],
             payment["id"],
             credit_note_id,
             amount_minor,
+            retry_of,
             payment["test_clock_id"],
             now,
             now,
         ),
+    )
+    if not stored.rowcount:
+        raise Conflict("refund.already_retried", f"Refund {retry_of} has been tried again.")
+    _tell(connection, refund_id, SystemEvent.REFUND_CREATED, now)
+    return refund_id
+
+
+def retry_refund(connection: PgConnection, refund: Row, *, now: datetime) -> str:
+    """Try a failed refund again, as a new one; its id. `refund` is as `load_refund` gives it, locked.
+
+    Raises Conflict for one that has not failed, and for one that has been tried again.
+    """
+    if refund["status"] != "failed":
+        raise Conflict("refund.not_failed", f"Refund {refund['id']} is {refund['status']}.")
+    payment = {"id": refund["payment_id"], "tenant_id": refund["tenant_id"], "test_clock_id": refund["test_clock_id"]}
+    return request_refund(
+        connection,
+        payment,
+        amount_minor=refund["amount_minor"],
+        credit_note_id=refund["credit_note_id"],
+        retry_of=refund["id"],
+        now=now,
     )
 
 
@@ -54,17 +89,41 @@ def refund_credit_note(
             amount_minor -= part
 
 
-def load_refund(connection: PgConnection, refund_id: str, *, lock: bool = False) -> Row | None:
-    """A refund with `invoice_id`, `currency`, `provider` and `payment_reference` of its payment."""
+def load_refund(
+    connection: PgConnection, refund_id: str, *, tenant_id: str | None = None, lock: bool = False
+) -> Row | None:
+    """A refund, of the tenant if one is named, with `invoice_id`, `currency`, `provider` and `payment_reference` of its
+    payment."""
     return connection.execute(
-        _REFUND_SQL + " WHERE r.id = %s" + (" FOR UPDATE OF r" if lock else ""), (refund_id,)
+        _REFUND_SQL
+        + " WHERE r.id = %(id)s AND (%(tenant_id)s::text IS NULL OR r.tenant_id = %(tenant_id)s)"
+        + (" FOR UPDATE OF r" if lock else ""),
+        {"id": refund_id, "tenant_id": tenant_id},
     ).fetchone()
 
 
-def load_refunds(connection: PgConnection, *, tenant_id: str, payment_id: str) -> list[Row]:
-    """The refunds of a payment, newest first."""
+def list_refunds(
+    connection: PgConnection,
+    *,
+    tenant_id: str,
+    payment_id: str | None,
+    credit_note_id: str | None,
+    before_id: str | None,
+    limit: int,
+) -> list[Row]:
+    """The tenant's refunds, newest first."""
     return connection.execute(
-        _REFUND_SQL + " WHERE r.tenant_id = %s AND r.payment_id = %s ORDER BY r.id DESC", (tenant_id, payment_id)
+        _REFUND_SQL + " WHERE r.tenant_id = %(tenant_id)s"
+        " AND (%(payment_id)s::text IS NULL OR r.payment_id = %(payment_id)s)"
+        " AND (%(credit_note_id)s::text IS NULL OR r.credit_note_id = %(credit_note_id)s)"
+        " AND (%(before_id)s::text IS NULL OR r.id < %(before_id)s) ORDER BY r.id DESC LIMIT %(limit)s",
+        {
+            "tenant_id": tenant_id,
+            "payment_id": payment_id,
+            "credit_note_id": credit_note_id,
+            "before_id": before_id,
+            "limit": limit,
+        },
     ).fetchall()
 
 
@@ -97,12 +156,15 @@ def note_refund(connection: PgConnection, refund_id: str, *, outcome: Outcome, n
         (outcome.result, outcome.reference, outcome.failure_code, now, refund_id),
     )
     event = SystemEvent.REFUND_SUCCEEDED if outcome.result is Result.SUCCEEDED else SystemEvent.REFUND_FAILED
-    told = load_refund(connection, refund_id)
-    assert told is not None
-    outbox.append(
-        connection, tenant_id=row["tenant_id"], event=event, object_id=refund_id, data=describe_refund(told), now=now
-    )
+    _tell(connection, refund_id, event, now)
     return True
+
+
+def _tell(connection: PgConnection, refund_id: str, event: SystemEvent, now: datetime) -> None:
+    row = load_refund(connection, refund_id)
+    assert row is not None
+    data = describe_refund(row)
+    outbox.append(connection, tenant_id=row["tenant_id"], event=event, object_id=refund_id, data=data, now=now)
 
 
 def describe_refund(row: Row) -> dict[str, Any]:
@@ -112,7 +174,9 @@ def describe_refund(row: Row) -> dict[str, Any]:
         "object": "refund",
         "id": row["id"],
         "payment": row["payment_id"],
+        "invoice": row["invoice_id"],
         "credit_note": row["credit_note_id"],
+        "retry_of": row["retry_of"],
         "currency": currency,
         "amount": format_amount(from_minor(row["amount_minor"], currency), currency),
         "reference": row["reference"],

@@ -1,22 +1,21 @@
 """Payments that Stripe collects: charged once whatever happens meanwhile, and refunded by it."""
 
+import threading
 from collections.abc import Iterator
 
 import pytest
 
 from billing_workflows.due import run_all
-from infra.postgres.customers import set_payment_method
+from infra.postgres.billing_settings import change_settings
 from infra.postgres.due import Moment
 from infra.postgres.invariants.check import find_broken
-from infra.postgres.payment_providers import save_provider
 from infra.postgres.pool import Row
-from schemas.ids import Prefix, new_id
-from schemas.workflows import COLLECTIONS
-from tests.support.billing import ADVANCE, World, instant
+from schemas.workflows import COLLECTIONS, DUNNING
+from tests.support.billing import World, instant
 from tests.support.killed import kill_at
 from tests.support.stripe_double import StripeDouble, running_stripe
+from tests.support.stripe_payments import DAY, issue, pay_by, payments, told
 
-DAY = "2026-01-01"
 LATER = "2026-01-02"
 
 
@@ -24,35 +23,6 @@ LATER = "2026-01-02"
 def stripe() -> Iterator[StripeDouble]:
     with running_stripe() as double:
         yield double
-
-
-def issue(world: World, stripe: StripeDouble, method: str = "pm_card_visa") -> Row:
-    """The pending payment of an invoice over 49.00 that was just finalized."""
-    subscription = world.subscribe(ADVANCE, start_at=DAY)
-    with world.doors.database.transaction() as connection:
-        save_provider(
-            connection,
-            provider_id=new_id(Prefix.PAYMENT_PROVIDER),
-            tenant_id=world.tenant_id,
-            provider="stripe",
-            secret_key="sk_test_of_the_tests",
-            webhook_secret="whsec_of_the_tests",
-            api_base=stripe.url,
-            now=instant(DAY),
-        )
-        set_payment_method(
-            connection,
-            customer_id=subscription.customer_id,
-            method={"provider": "stripe", "customer": "cus_1", "payment_method": method},
-        )
-    world.bill(subscription, now=DAY)
-    payment = payments(world)[0]
-    assert (payment["status"], payment["amount_minor"]) == ("pending", 4900)
-    return payment
-
-
-def payments(world: World) -> list[Row]:
-    return list(world.rows("SELECT * FROM payments WHERE tenant_id = %(t)s ORDER BY id", t=world.tenant_id))
 
 
 def charge(world: World, day: str = DAY) -> Row:
@@ -83,8 +53,7 @@ def test_a_declined_card_leaves_the_invoice_open_and_says_why(world: World, stri
         "insufficient_funds",
     )
     assert world.invoices()[0]["status"] == "open"
-    told = world.rows("SELECT type FROM outbox WHERE object_id = %(id)s", id=payment["id"])
-    assert [row["type"] for row in told] == ["payment.failed"]
+    assert told(world, "payment.failed", "payment.succeeded") == ["payment.failed"]
 
 
 @pytest.mark.parametrize("fault", [429, 500, 503, "drop"])
@@ -99,13 +68,13 @@ def test_an_answer_that_says_nothing_is_asked_again_and_charges_once(
 
 @pytest.mark.parametrize("point", ["charge.taken", "charge.asked", "charge.noted", "charge.committed"])
 def test_a_worker_killed_while_it_charges_charges_once(world: World, stripe: StripeDouble, point: str) -> None:
-    payment = issue(world, stripe)
+    _, payment = issue(world, stripe)
     kill_at(world, point, COLLECTIONS, DAY, payment["id"])
     check_paid_once(world, stripe, charge(world, LATER))
 
 
 def test_a_key_that_may_be_forgotten_is_not_used_again(world: World, stripe: StripeDouble) -> None:
-    payment = issue(world, stripe)
+    _, payment = issue(world, stripe)
     stripe.faults.append(500)
     charge(world)
     world.rows(
@@ -114,6 +83,55 @@ def test_a_key_that_may_be_forgotten_is_not_used_again(world: World, stripe: Str
     found = charge(world, LATER)
     assert (found["status"], found["failure_code"], len(stripe.intents)) == ("failed", "provider_unavailable", 0)
     assert find_nothing_broken(world)
+
+
+def test_an_outage_is_asked_after_once_a_day_by_a_test_clock(world: World, stripe: StripeDouble) -> None:
+    _, payment = issue(world, stripe)
+    world.rows(
+        "INSERT INTO test_clocks (id, tenant_id, name, now, status, created_at)"
+        " VALUES ('clk_' || %(t)s, %(t)s, 'c', %(now)s, 'ready', %(now)s) RETURNING 1",
+        t=world.tenant_id,
+        now=instant(DAY),
+    )
+    world.rows(
+        "UPDATE payments SET test_clock_id = 'clk_' || tenant_id, attempts = 5 WHERE id = %(id)s RETURNING 1",
+        id=payment["id"],
+    )
+    stripe.faults.append(503)
+    run_all(world.doors, COLLECTIONS, Moment(now=instant(DAY), clock_id="clk_" + world.tenant_id))
+    assert payments(world)[0]["ask_at"] == instant(LATER)
+
+
+def test_one_that_is_slow_to_answer_does_not_hold_up_the_others(world: World, stripe: StripeDouble) -> None:
+    for _ in range(3):
+        issue(world, stripe)
+    stripe.together = threading.Barrier(3)  # nobody is answered before all have asked
+    run_all(world.doors, COLLECTIONS, Moment(now=instant(DAY)))
+    assert [payment["status"] for payment in payments(world)] == ["succeeded"] * 3
+
+
+def test_dunning_charges_again_and_a_later_success_ends_it(world: World, stripe: StripeDouble) -> None:
+    subscription, _ = issue(world, stripe, "pm_card_declined")
+    with world.doors.database.transaction() as connection:
+        schedule = {"retry_days": [2, 4, 6], "final": "cancel", "final_days": 10}
+        change_settings(connection, tenant_id=world.tenant_id, changes={"dunning": schedule})
+    for day in range(1, 5):
+        work(world, f"2026-01-{day:02}")
+    assert [payment["status"] for payment in payments(world)] == ["failed", "failed"]
+    assert world.invoices()[0]["dunning"]["attempts"] == 1
+    pay_by(world, subscription, "pm_card_visa")
+    for day in range(5, 13):
+        work(world, f"2026-01-{day:02}")
+    assert [payment["status"] for payment in payments(world)] == ["failed", "failed", "succeeded"]
+    assert world.invoices()[0]["status"] == "paid"
+    types = ("subscription.past_due", "subscription.recovered", "subscription.canceled", "payment.succeeded")
+    assert told(world, *types) == ["subscription.past_due", "subscription.recovered", "payment.succeeded"]
+    assert find_nothing_broken(world)
+
+
+def work(world: World, day: str) -> None:
+    for kind in (DUNNING, COLLECTIONS):
+        run_all(world.doors, kind, Moment(now=instant(day)))
 
 
 def find_nothing_broken(world: World) -> bool:

@@ -22,11 +22,17 @@ class StripeDouble:
         self.refunds: dict[str, dict[str, Any]] = {}
         self.kept: dict[str, tuple[dict[str, str], int, Any]] = {}
         self.faults: list[int | str] = []
+        self.refund_status = "succeeded"  # of the next ones
+        self.together: threading.Barrier | None = None  # writes wait here for one another
         self.url = ""
 
     def charged(self) -> int:
         """Minor units that were charged in all."""
         return sum(intent["amount"] for intent in self.intents.values() if intent["status"] == "succeeded")
+
+    def refunded(self) -> int:
+        """Minor units that went back, or are on their way."""
+        return sum(refund["amount"] for refund in self.refunds.values() if refund["status"] != "failed")
 
     def write(self, path: str, params: dict[str, str], key: str) -> tuple[int, Any]:
         if key in self.kept:
@@ -60,14 +66,14 @@ class StripeDouble:
         return 402, error
 
     def _refund(self, params: dict[str, str]) -> tuple[int, Any]:
-        refund = {
+        refund: dict[str, Any] = {
             "id": f"re_{len(self.refunds) + 1}",
             "object": "refund",
             "amount": int(params["amount"]),
             "payment_intent": params["payment_intent"],
             "created": 4_000_000_000,
             "metadata": _metadata(params),
-            "status": "succeeded",
+            "status": self.refund_status,
         }
         self.refunds[refund["id"]] = refund
         return 200, refund
@@ -100,6 +106,8 @@ def running_stripe() -> Generator[StripeDouble]:
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers.get("content-length", 0))).decode()
+            if double.together is not None:
+                double.together.wait(timeout=30)
             with double.lock:
                 fault = double.faults.pop(0) if double.faults else None
                 if isinstance(fault, int):
