@@ -10,6 +10,7 @@ BENCHMARKS = {
     "ingest": "Events a second through the whole pipeline, their freshness, and what each process pays.",
     "usage": "Milliseconds of usage queries over 1, 10 or 100 million stored events.",
     "billing": "Invoices an hour, with all stores real.",
+    "check": "Entitlement checks and reservations a second, and their milliseconds.",
     "simulation": "Seconds of what 10,000 customers would have paid last quarter under a plan.",
     "pricing": "Invoices a second of the pricing engine alone.",
 }
