@@ -11,6 +11,8 @@ from tests.billing_oracle.periods import Grid
 from tests.billing_oracle.statements import Agreed, Biller, Noted
 
 LOOKS_APART = timedelta(days=1)  # at running usage, by a test clock
+LATE_APART = (timedelta(days=1), timedelta(days=30))  # at usage after the end: the first look, and at most
+LATE_UNTIL = timedelta(days=400)
 
 Prices = Mapping[str, Agreed]
 
@@ -63,6 +65,8 @@ class Life:
     noted: list[Noted] = field(default_factory=list[Noted])
     stated_at: datetime | None = None  # the instant of the last statement, be it an empty one
     looks_at: datetime | None = None  # at running usage, for it may have come to the threshold
+    closed_at: datetime | None = None
+    late_look_at: datetime | None = None  # at usage that comes after the end
 
     # What people do
 
@@ -96,6 +100,8 @@ class Life:
                 self.done_until = at
             else:
                 break
+        while self.late_look_at is not None and self.late_look_at <= to:
+            self._look_late(self.late_look_at)
         self.now = to
 
     def _stop(self) -> datetime | None:
@@ -179,6 +185,16 @@ class Life:
         noted = [each for each in self.noted if each.agreed.is_usage]
         if noted or running:
             self.biller.look(at, [*noted, *running], self.threshold)
+
+    def _look_late(self, at: datetime) -> None:
+        """Each look is as long after the one before as that was after the end, within bounds; the last ends it."""
+        assert self.closed_at is not None
+        now = max(at, self.now)
+        self.biller.adjust(at, now)
+        first, most = LATE_APART
+        end = self.closed_at + LATE_UNTIL
+        following = min(now + min(max(now - self.closed_at, first), most), end)
+        self.late_look_at = following if now < end else None
 
     def _commitment_grid(self, period: str) -> Grid:
         return Grid(self.anchor, self.zone, period, self.by_calendar)
@@ -312,3 +328,4 @@ class Life:
             if not run.agreed.is_advance or (self.cancel_prorates and at == self.cancel_at):
                 self._cut(key, run, at)
         self.has_ended = True
+        self.closed_at, self.late_look_at = at, at + LATE_APART[0]

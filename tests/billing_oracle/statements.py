@@ -78,7 +78,7 @@ class Billed:
 @dataclass
 class Invoice:
     at: datetime
-    kind: str  # subscription, closing, threshold
+    kind: str  # subscription, closing, threshold, adjustment
     lines: tuple[Line, ...]
     totals: Totals
     credits_applied: Decimal
@@ -159,11 +159,16 @@ class Biller:
         invoice.is_void = True
         self.wallet.give_back(invoice.paid, now)
 
+    def adjust(self, at: datetime, finalized_at: datetime) -> None:
+        """Bill what usage has come to mean since the end. Discounts of an amount were taken off before."""
+        self._issue(at, finalized_at, "adjustment", list(self._late()))
+
     def _issue(self, at: datetime, finalized_at: datetime, kind: str, lines: Sequence[Line]) -> None:
         lines = [line for line in lines if line.amount]
         if not lines:
             return
-        found = totals([line.amount for line in lines], self.discounts, self.taxes, self.currency)
+        discounts = [each for each in self.discounts if kind != "adjustment" or each.percent is not None]
+        found = totals([line.amount for line in lines], discounts, self.taxes, self.currency)
         paid = self.wallet.pay(max(found.total, ZERO), finalized_at)
         if found.total < 0:
             self.wallet.add(Grant(CREDIT_PRIORITY, None, finalized_at, -found.total))

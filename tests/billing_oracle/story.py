@@ -27,7 +27,15 @@ KINDS = (
     *("event", "late event", "void event", "void invoice"),
     *("grant", "grant that expires", "grant that recurs"),
     *("fee billed", "credit billed", "usage billed", "late billed", "commitment billed"),
-    *("closing invoice", "threshold invoice", "invoice below zero", "paid by wallet", "discount taken", "tax taken"),
+    *(
+        "closing invoice",
+        "adjustment invoice",
+        "threshold invoice",
+        "invoice below zero",
+        "paid by wallet",
+        "discount taken",
+        "tax taken",
+    ),
 )
 
 

@@ -108,6 +108,27 @@ def test_a_cancellation_bills_usage_and_gives_back_what_is_not_used() -> None:
     assert kept.biller.wallet.balance(day("2026-02-01")) == Decimal("19.50")
 
 
+def test_usage_after_the_end_is_billed_at_the_looks_that_become_rarer() -> None:
+    events = [(day("2026-01-20"), "3")]
+    kept = life({"calls": Agreed(CALLS, None)}, events)
+    kept.advance(day("2026-01-25"))
+    kept.cancel(day("2026-01-25"), prorate=True)
+    kept.biller.discounts = [Discount(None, Decimal(1), None), Discount(Decimal(50), None, None)]
+    kept.advance(day("2026-01-27"))  # looks at the 26th and the 27th; then at the 29th
+    events.append((day("2026-01-21"), "4"))
+    kept.advance(day("2026-01-30"))
+    events.append((day("2026-01-22"), "-7"))
+    kept.advance(day("2027-03-01"))  # 400 days after the end
+    events.append((day("2026-01-22"), "1"))
+    kept.advance(day("2028-01-01"))
+    assert bills(kept) == [
+        ("01-25", {"calls": ["1.50"]}),
+        ("01-29", {"calls": ["2.00"]}),
+        ("02-02", {"calls": ["-3.50"]}),
+    ]
+    assert [invoice.totals.total for invoice in kept.biller.invoices] == [Decimal("1.50"), 1, Decimal("-3.50")]
+
+
 def test_a_threshold_bills_running_usage_and_the_period_the_rest() -> None:
     events = [(day("2026-01-17"), "30"), (day("2026-01-18"), "20"), (day("2026-02-01"), "7")]
     kept = life({"base": fee("31", billing_period="week"), "calls": Agreed(CALLS, None)}, events)
