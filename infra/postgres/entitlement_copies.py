@@ -104,12 +104,17 @@ def counter_rows(connection: PgConnection, *, shard: int) -> Generator[tuple[int
         yield from cursor
 
 
-def live_holds(connection: PgConnection) -> list[Row]:
-    """customer_id and feature_id of which something is reserved, and when the last reservation expires."""
-    return connection.execute(
-        "SELECT customer_id, feature_id, max(expires_at) AS expires_at FROM reservations"
-        " WHERE state IN ('held', 'committed') GROUP BY customer_id, feature_id"
-    ).fetchall()
+def live_holds(connection: PgConnection, *, now: datetime) -> Generator[tuple[str, str, datetime]]:
+    """Customer and feature of which something is reserved at `now`, and until when that surely is so: the last expiry,
+    or `now` for what is committed and expires no more. In a transaction."""
+    with connection.cursor(name="live_holds", row_factory=tuple_row) as cursor:
+        cursor.itersize = PAGE_SIZE
+        cursor.execute(
+            "SELECT customer_id, feature_id, greatest(max(expires_at), %(now)s) FROM reservations"
+            " WHERE state = 'committed' OR state = 'held' AND expires_at > %(now)s GROUP BY customer_id, feature_id",
+            {"now": now},
+        )
+        yield from cursor
 
 
 def counted_until(connection: PgConnection, *, topic: str, shard: int) -> dict[int, datetime]:

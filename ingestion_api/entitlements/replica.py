@@ -10,6 +10,7 @@ tenant ask PostgreSQL until the notifications of the change have been taken in.
 
 import secrets
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing, contextmanager
@@ -49,6 +50,10 @@ MAX_HELD = 100_000  # pairs of which something was held, before those of the pas
 #: For so long after its expiry a reservation may still hold: committed, and its events not counted yet.
 COMMITTED_MICROS = 600 * 1_000_000
 JOIN_SECONDS = 5
+#: A message that tells of a hold may be lost, with the process that sent it or by the broker: what is held is read
+#: again this often, and more rarely when reading takes long.
+HOLDS_SECONDS = 10.0
+MAX_HOLDS_SHARE = 0.1  # of the time of the thread that also follows counters
 
 log = structlog.get_logger("meterline.replica")
 
@@ -65,6 +70,7 @@ class Replica:
         self._store_away = False
         self._fences: dict[str, set[str]] = defaultdict(set)
         self._held: dict[Pair, int] = {}
+        self._held_lock = threading.Lock()  # for those who write: threads of requests and one of ours
         self._seen: dict[int, tuple[int, int]] = {}  # by shard: process and number of its last message
         self._threads = [
             threading.Thread(target=self._run, args=(work, live), name=f"replica-{name}", daemon=True)
@@ -111,11 +117,12 @@ class Replica:
 
     def mark_held(self, message: Held) -> None:
         """Something is held of these: PostgreSQL is asked about them for that long."""
-        if len(self._held) > MAX_HELD:
-            now = to_micros(datetime.now(UTC))
-            self._held = {key: until for key, until in list(self._held.items()) if until > now}
-        for key in message.keys:
-            self._held[key] = max(self._held.get(key, 0), message.until)
+        with self._held_lock:
+            if len(self._held) > MAX_HELD:
+                now = to_micros(datetime.now(UTC))
+                self._held = {key: until for key, until in self._held.items() if until > now}
+            for key in message.keys:
+                self._held[key] = max(self._held.get(key, 0), message.until)
         self.book.changes.add(message.keys)
 
     def _holds_some(self, keys: Iterable[Pair], now: datetime) -> bool:
@@ -225,9 +232,7 @@ class Replica:
         with closing(BalanceReader(self._settings.kafka_bootstrap, self._settings.balances_topic)) as reader:
             reader.start()
             with closing(connect(self._settings.postgres_dsn)) as connection:
-                for row in live_holds(connection):
-                    until = to_micros(row["expires_at"]) + COMMITTED_MICROS
-                    self.mark_held(Held(keys=[(row["customer_id"], row["feature_id"])], until=until))
+                holds_due = self._load_holds(connection)
                 for shard in range(self._settings.flow_shards):
                     self._load_counters(connection, shard)
             self._seen.clear()
@@ -240,6 +245,24 @@ class Replica:
                         self.mark_held(message)
                     else:
                         self._take_counted(message)
+                if time.monotonic() >= holds_due:
+                    with closing(connect(self._settings.postgres_dsn)) as connection:
+                        holds_due = self._load_holds(connection)
+
+    def _load_holds(self, connection: PgConnection) -> float:
+        """Take in what PostgreSQL knows to be held; when, by the monotonic clock, to do so again. Of what was known
+        already no stream hears again."""
+        started, now = time.monotonic(), datetime.now(UTC)
+        with connection.transaction():
+            for customer_id, feature_id, until in live_holds(connection, now=now):
+                key, until_micros = (customer_id, feature_id), to_micros(until) + COMMITTED_MICROS
+                if self._held.get(key, 0) <= to_micros(now):
+                    self.mark_held(Held(keys=[key], until=until_micros))
+                else:
+                    with self._held_lock:
+                        self._held[key] = max(self._held.get(key, 0), until_micros)
+        ended = time.monotonic()
+        return ended + max(HOLDS_SECONDS, (ended - started) / MAX_HOLDS_SHARE)
 
     def _take_counted(self, message: Counted) -> None:
         """Take in a message. Where one before it is missing, the shard is read anew first: this one's `until` speaks

@@ -258,6 +258,50 @@ def test_what_is_held_is_asked_of_postgresql(process: Process, customer: str) ->
     process.wait_until_known(customer, "tokens")
 
 
+@pytest.mark.parametrize("state", ["held", "committed"])
+def test_a_hold_that_nobody_told_of_is_read_from_postgresql(
+    process: Process, customer: str, state: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is held; one that was committed long ago, and is still not counted."""
+    monkeypatch.setattr("ingestion_api.entitlements.replica.HOLDS_SECONDS", 0.1)
+    made = process.post("/v1/entitlements/reserve", {"customer": customer, "feature": "tokens", "quantity": "1"})
+    with process.connection.transaction():
+        if state == "committed":
+            process.connection.execute(
+                "UPDATE reservations SET state = 'committed', committed_at = now() + interval '1 hour',"
+                " expires_at = expires_at - interval '1 hour' WHERE id = %s",
+                (made["id"],),
+            )
+    process.replica._held.clear()  # pyright: ignore[reportPrivateUsage] - as in a process that never heard of it
+    deadline = time.monotonic() + WAIT_SECONDS
+    while process.knows(customer, "tokens"):
+        assert time.monotonic() < deadline, "the hold was never read"
+        time.sleep(0.02)
+    assert process.ask(customer, "tokens")["reserved"] == "1"
+
+
+def test_plain_reservations_have_the_ordinary_routes_answers(process: Process, customer: str) -> None:
+    """An Idempotency-Key sends a request the ordinary way."""
+    path, moving = "/v1/entitlements/reserve", ("id", "created_at", "expires_at", "as_of", "lag_seconds")
+
+    def reserve(quantity: str, **headers: str) -> tuple[int, str, Any]:
+        body = {**_body(customer, "tokens", quantity), "ttl_seconds": 600}
+        answer = process.http.post(path, json=body, headers=headers)
+        found = answer.json()
+        if answer.status_code == 201:
+            process.post(f"/v1/reservations/{found['id']}/release", {}, 200)
+        found.pop("request_id", None)
+        kept = {name: value for name, value in found.items() if name not in moving}
+        return answer.status_code, answer.headers["content-type"], kept
+
+    statuses: list[int] = []
+    for quantity in ("1", "6", "6.000000000001", "0.5", "0", "-1", "x"):
+        plain = reserve(quantity)
+        assert plain == reserve(quantity, **{"idempotency-key": uuid.uuid4().hex}), quantity
+        statuses.append(plain[0])
+    assert statuses == [201, 201, 409, 201, 422, 422, 422]
+
+
 def test_a_bulk_of_known_and_unknown_is_one_answer(process: Process, customer: str) -> None:
     checks = [_body(customer, "tokens", "1"), _body(customer, "sso", None), _body(customer, "beta", None)]
     answer = process.post("/v1/entitlements/check", {"checks": checks}, 200)
