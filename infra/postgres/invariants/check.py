@@ -6,25 +6,27 @@ from datetime import datetime, timedelta
 from typing import LiteralString
 
 from infra.postgres import outbox
-from infra.postgres.invariants import invoices, subscriptions, wallets
+from infra.postgres.invariants import holds, invoices, subscriptions, wallets
 from infra.postgres.invariants.rule import Of, Rule
 from infra.postgres.pool import PgConnection, Row
 from schemas.ids import Prefix
 from schemas.topics import SystemEvent
 
-RULES: Mapping[str, Rule] = {rule.name: rule for rule in (*invoices.RULES, *wallets.RULES, *subscriptions.RULES)}
+_RULES = (*invoices.RULES, *wallets.RULES, *subscriptions.RULES, *holds.RULES)
+RULES: Mapping[str, Rule] = {rule.name: rule for rule in _RULES}
 
 OBJECTS_A_PAGE = 1_000
 #: What a check of recent changes looks at again: an id is made before its transaction ends.
 OVERLAP = timedelta(minutes=15)
 
-ORDER = (Of.INVOICE, Of.WALLET, Of.SUBSCRIPTION, Of.TENANT)
+ORDER = (Of.INVOICE, Of.WALLET, Of.SUBSCRIPTION, Of.TENANT, Of.CUSTOMER)
 
 _ALL: Mapping[Of, LiteralString] = {
     Of.INVOICE: "SELECT id FROM invoices WHERE id > %(after)s ORDER BY id LIMIT %(limit)s",
     Of.WALLET: "SELECT id FROM wallets WHERE id > %(after)s ORDER BY id LIMIT %(limit)s",
     Of.SUBSCRIPTION: "SELECT id FROM subscriptions WHERE id > %(after)s ORDER BY id LIMIT %(limit)s",
     Of.TENANT: "SELECT id FROM tenants WHERE id > %(after)s ORDER BY id LIMIT %(limit)s",
+    Of.CUSTOMER: "SELECT id FROM customers WHERE id > %(after)s ORDER BY id LIMIT %(limit)s",
 }
 #: Objects beyond `after` that something with a newer id than `since` belongs to. Ids sort by the time they were made.
 _RECENT: Mapping[Of, LiteralString] = {
@@ -40,12 +42,15 @@ _RECENT: Mapping[Of, LiteralString] = {
     Of.TENANT: "SELECT DISTINCT tenant_id AS id FROM (SELECT tenant_id FROM invoices WHERE id > %(invoice)s"
     " UNION SELECT tenant_id FROM credit_notes WHERE id > %(credit_note)s) found"
     " WHERE tenant_id > %(after)s ORDER BY tenant_id LIMIT %(limit)s",
+    Of.CUSTOMER: "SELECT DISTINCT customer_id AS id FROM reservations WHERE id > %(reservation)s"
+    " AND customer_id > %(after)s ORDER BY customer_id LIMIT %(limit)s",
 }
 _TENANTS: Mapping[Of, LiteralString] = {
     Of.INVOICE: "SELECT id, tenant_id FROM invoices WHERE id = ANY(%s)",
     Of.WALLET: "SELECT id, tenant_id FROM wallets WHERE id = ANY(%s)",
     Of.SUBSCRIPTION: "SELECT id, tenant_id FROM subscriptions WHERE id = ANY(%s)",
     Of.TENANT: "SELECT id, id AS tenant_id FROM tenants WHERE id = ANY(%s)",
+    Of.CUSTOMER: "SELECT id, tenant_id FROM customers WHERE id = ANY(%s)",
 }
 
 
@@ -100,7 +105,7 @@ def _pages(connection: PgConnection, of: Of) -> Iterator[Page]:
 
 
 def _bounds(since: datetime) -> dict[str, str]:
-    kinds = (Prefix.INVOICE, Prefix.PAYMENT, Prefix.CREDIT_NOTE, Prefix.WALLET_TRANSACTION)
+    kinds = (Prefix.INVOICE, Prefix.PAYMENT, Prefix.CREDIT_NOTE, Prefix.WALLET_TRANSACTION, Prefix.RESERVATION)
     milliseconds = int(since.timestamp()) * 1_000
     return {kind.name.lower(): f"{kind}_{milliseconds:012x}" for kind in kinds}
 

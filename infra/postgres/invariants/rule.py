@@ -12,6 +12,7 @@ class Of(StrEnum):
     SUBSCRIPTION = "subscriptions"
     WALLET = "wallets"
     TENANT = "tenants"
+    CUSTOMER = "customers"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

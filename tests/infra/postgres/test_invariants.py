@@ -105,6 +105,9 @@ BREAKS: dict[str, tuple[LiteralString, ...]] = {
         "UPDATE invoice_lines SET period_end = period_end - interval '1 hour'" + OF_JANUARY,
     ),
     "subscription.past_due_differs_from_invoices": ("UPDATE subscriptions SET past_due_since = created_at",),
+    "customer.holds_differ_from_reservations": (
+        "INSERT INTO entitlement_holds SELECT id, 'feat_1', tenant_id, 1 FROM customers LIMIT 1",
+    ),
 }
 
 
