@@ -63,7 +63,6 @@ class Book:
     _revisions: dict[int, int] = field(default_factory=dict)
     _counters: dict[int, dict[int, dict[int, Part]]] = field(default_factory=dict)
     _until: dict[int, int] = field(default_factory=dict)
-    _periods: dict[int, tuple[tuple[Any, ...], EntitlementPeriod, int]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """How many customers it knows."""
@@ -175,8 +174,8 @@ class Book:
                     return None
                 by_pair[pair] = rows
                 for row in present if feature["type"] == "metered" else ():
-                    period, start = self._period(row, now)
-                    used = self._used(row, start)
+                    period = period_at(row, now)
+                    used = self._used(row, to_micros(period.start))
                     if used is None:
                         return None
                     periods[row["no"]], counted[row["no"]] = period, Used(quantity=used, fresh=fresh)
@@ -193,19 +192,6 @@ class Book:
             found.append(row)
         return found
 
-    def _period(self, row: Row, now: datetime) -> tuple[EntitlementPeriod, int]:
-        """The present period and its start in microseconds. Reckoned once a period, as long as the terms stand."""
-        terms = tuple(row[name] for name in _PERIOD_TERMS)
-        known = self._periods.get(row["no"])
-        if known is not None and known[0] == terms and known[1].start <= now:
-            end = known[1].end
-            if end is None or now < end:
-                return known[1], known[2]
-        period = period_at(row, now)
-        start = to_micros(period.start)
-        self._periods[row["no"]] = (terms, period, start)
-        return period, start
-
     def _used(self, row: Row, start: int) -> Decimal | None:
         """The sum over all shards; None when a part of it is not counted."""
         revision = self._revisions.get(row["meter_no"])
@@ -219,8 +205,3 @@ class Book:
         """Up to when all that was acknowledged is counted here."""
         until = list(self._until.values())
         return freshness(from_micros(min(until)) if len(until) >= self.partitions else None, now)
-
-
-_PERIOD_TERMS = (
-    "reset", "starts_at", "timezone", "billing_anchor", "billing_period", "billing_period_count", "alignment",
-)  # fmt: skip

@@ -12,9 +12,28 @@ from pricing.entitlements import EntitlementPeriod, Reset, entitlement_period
 from pricing.grants import Granted
 from pricing.periods import Alignment, BillingPeriod
 
+#: Periods that are kept, so that one is reckoned once and not for every check; when there are more it begins anew.
+KNOWN_PERIODS = 200_000
+
+_PERIOD_TERMS = (
+    "reset", "starts_at", "timezone", "billing_anchor", "billing_period", "billing_period_count", "alignment",
+)  # fmt: skip
+_periods: dict[tuple[Any, ...], EntitlementPeriod] = {}  # by terms, the one that was asked for last
+
 
 def period_at(row: Row, instant: datetime) -> EntitlementPeriod:
-    """The period of a metered entitlement that contains an instant not before its start."""
+    """The period of a metered entitlement that contains an instant not before its start. For any threads."""
+    terms = tuple(row[name] for name in _PERIOD_TERMS)
+    known = _periods.get(terms)
+    if known is not None and known.start <= instant and (known.end is None or instant < known.end):
+        return known
+    if len(_periods) >= KNOWN_PERIODS:
+        _periods.clear()
+    period = _periods[terms] = _reckon_period(row, instant)
+    return period
+
+
+def _reckon_period(row: Row, instant: datetime) -> EntitlementPeriod:
     return entitlement_period(
         instant,
         Reset(row["reset"]),
