@@ -118,7 +118,8 @@ def test_two_that_pay_at_once_charge_what_is_due_once(world: World, billed: Api,
     admin = api_of(world, billed, "admin")
     body = {"invoice": world.invoices()[0]["id"], "amount": "49", "provider": "stripe"}
     with ThreadPoolExecutor(4) as threads:
-        answers = list(threads.map(lambda _: admin.http.post("/v1/payments", json=body), range(4)))
+        asked = [threads.submit(admin.http.post, "/v1/payments", json=body) for _ in range(4)]
+        answers = [each.result() for each in asked]
     assert sorted(answer.status_code for answer in answers) == [201, 409, 409, 409]
     assert {answer.json().get("code") for answer in answers} == {None, "invoice.payment_pending"}
     assert [payment["status"] for payment in payments(world)] == ["failed", "pending"]
