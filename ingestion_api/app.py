@@ -47,6 +47,7 @@ from ingestion_api.control import (
 )
 from ingestion_api.entitlements import ofrep, stream, top
 from ingestion_api.entitlements import routes as entitlements
+from ingestion_api.exports import routes as exports
 from ingestion_api.health import Readier
 from ingestion_api.ingest.publish import Publisher
 from ingestion_api.queries import event_changes, event_voids, events, usage
@@ -89,6 +90,7 @@ ROUTERS = (
     ofrep.router,
     pricing.router,
     simulation.router,
+    exports.router,
     settings.router,
     tax_rates.router,
     wallets.router,
