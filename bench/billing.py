@@ -1,8 +1,9 @@
 """How many invoices an hour: real PostgreSQL, ClickHouse and Temporal, subscriptions with five usage lines each.
 
 `python -m bench.billing [--subscriptions 20000] [--workers 2]` on servers of its own, or those that METERLINE_… names.
-It makes databases and a namespace of its own, fills them, lets the sweep bill one month, and drops the databases
-again. Every period is proven against its raw events, as always.
+It makes databases and a namespace of its own, fills them, lets the workers bill one month, and drops the databases
+again. The clock runs from the moment at which all of it is due until the last invoice is finalized, whoever starts the
+sweeps. Every period is proven against its raw events, as always.
 """
 
 import argparse
@@ -22,7 +23,9 @@ from urllib.parse import urlsplit
 import psutil
 from google.protobuf.duration_pb2 import Duration
 from rich.console import Console
-from temporalio.api.workflowservice.v1 import RegisterNamespaceRequest
+from temporalio.api.enums.v1 import TaskQueueType
+from temporalio.api.taskqueue.v1 import TaskQueue
+from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest, RegisterNamespaceRequest
 from temporalio.client import Client
 
 from infra.clickhouse.client import connect as connect_clickhouse
@@ -32,7 +35,7 @@ from infra.postgres.jsonb import jsonb
 from infra.postgres.pool import PgConnection, connect
 from infra.settings import Settings
 from schemas.ids import Prefix, new_id
-from schemas.workflows import BILLING_SWEEP, BILLING_TASK_QUEUE, SweepRequest
+from schemas.workflows import BILLING_TASK_QUEUE
 
 METERS = 5
 EVENTS_A_LINE = 2
@@ -42,9 +45,11 @@ EVENT_COLUMNS = [
 ]
 START = datetime(2026, 1, 1, tzinfo=UTC)
 END = datetime(2026, 2, 1, tzinfo=UTC)
-NOW = "2026-02-01T02:00:00Z"
+NOT_YET = datetime(2100, 1, 1, tzinfo=UTC)  # until the workers run, and the measurement begins
 NAMESPACE_SECONDS = 10
-LOOK_SECONDS = 0.2  # between two looks at the workers' memory
+LOOK_SECONDS = 0.2  # between two looks at the workers' memory, and at the invoices
+READY_SECONDS = 60  # that workers may take until they poll
+MAX_SECONDS = 3600  # that all invoices may take
 
 
 def main() -> None:
@@ -66,11 +71,11 @@ def measure(servers: Settings, subscriptions: int, workers: int) -> None:
     settings, name = own_stores(servers)
     try:
         tenant_id = fill(settings, subscriptions)
-        seconds, most_mib, totals = asyncio.run(run(settings, workers))
+        seconds, most_mib = asyncio.run(run(settings, workers, subscriptions))
         check(settings, tenant_id, subscriptions)
         rate = subscriptions / seconds
         print(f"{subscriptions:,} invoices of {METERS} usage lines in {seconds:.1f} s with {workers} workers")
-        print(f"{rate:,.0f} invoices/s = {rate * 3600 / 1e6:.2f} M an hour; the sweep says {totals}")
+        print(f"{rate:,.0f} invoices/s = {rate * 3600 / 1e6:.2f} M an hour")
         print(f"a worker had at most {most_mib[0]:.0f} MiB before the run and {most_mib[1]:.0f} MiB during it")
     finally:
         drop(settings, name)
@@ -86,7 +91,7 @@ def own_stores(settings: Settings) -> tuple[Settings, str]:
             "postgres_dsn": urlsplit(settings.postgres_dsn)._replace(path=f"/{name}").geturl(),
             "clickhouse_url": urlsplit(settings.clickhouse_url)._replace(path=f"/{name}").geturl(),
             "temporal_namespace": name,
-            "billing_sweep_seconds": 3600,  # the one sweep that is measured is started by hand
+            "billing_sweep_seconds": 1,  # so that what is due waits hardly
         }
     )
     with connect(own.postgres_dsn) as connection, closing(connect_clickhouse(own.clickhouse_url)) as clickhouse:
@@ -170,7 +175,7 @@ def fill_subscriptions(connection: PgConnection, tenant_id: str, count: int) -> 
         ) as copy,
     ):
         for customer_id in ids:
-            terms = ("pln", 1, "active", "USD", "UTC", START, START, "anniversary", START, END, START)
+            terms = ("pln", 1, "active", "USD", "UTC", START, START, "anniversary", START, NOT_YET, START)
             copy.write_row((new_id(Prefix.SUBSCRIPTION), tenant_id, customer_id, *terms))
     connection.execute(
         "INSERT INTO subscription_phases (subscription_id, no, starts_at, plan_id, plan_version, created_at)"
@@ -196,9 +201,9 @@ def fill_usage(settings: Settings, tenant_no: int, meter_nos: list[int], custome
             clickhouse.insert("usage_minutes", minutes)
 
 
-async def run(settings: Settings, workers: int) -> tuple[float, tuple[float, float], object]:
-    """Seconds from the start of a sweep to its end, with workers that run already; what the largest of them had in
-    memory before and meanwhile, in MiB; and what the sweep says."""
+async def run(settings: Settings, workers: int, count: int) -> tuple[float, tuple[float, float]]:
+    """Seconds from the moment at which everything is due, with workers that run already, until `count` invoices are
+    finalized; and what the largest of the workers had in memory before and meanwhile, in MiB."""
     client = await Client.connect(settings.temporal_address)
     retention = Duration()
     retention.FromTimedelta(timedelta(days=1))
@@ -215,23 +220,49 @@ async def run(settings: Settings, workers: int) -> tuple[float, tuple[float, flo
         for _ in range(workers)
     ]
     try:
-        await client.execute_workflow(
-            BILLING_SWEEP, SweepRequest(now="2025-01-01T00:00:00Z"), id="warm", task_queue=BILLING_TASK_QUEUE
-        )
+        await wait_for_pollers(client, workers)
         sizes = [resident_mib(processes)]
         watching = asyncio.create_task(watch_sizes(processes, sizes))
-        started = time.monotonic()
-        totals = await client.execute_workflow(
-            BILLING_SWEEP, SweepRequest(now=NOW), id="measured", task_queue=BILLING_TASK_QUEUE
-        )
-        seconds = time.monotonic() - started
+        seconds = await asyncio.to_thread(bill_all, settings, count)
         watching.cancel()
-        return seconds, (sizes[0], max(sizes)), totals
+        return seconds, (sizes[0], max(sizes))
     finally:
         for process in processes:
             process.terminate()
         for process in processes:
             await process.wait()
+
+
+async def wait_for_pollers(client: Client, workers: int) -> None:
+    """Until every worker asks for work."""
+    request = DescribeTaskQueueRequest(
+        namespace=client.namespace,
+        task_queue=TaskQueue(name=BILLING_TASK_QUEUE),
+        task_queue_type=TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW,
+    )
+    deadline = time.monotonic() + READY_SECONDS
+    while (
+        len({each.identity for each in (await client.workflow_service.describe_task_queue(request)).pollers}) < workers
+    ):
+        assert time.monotonic() < deadline, f"not all {workers} workers run after {READY_SECONDS} s"
+        await asyncio.sleep(LOOK_SECONDS)
+
+
+def bill_all(settings: Settings, count: int) -> float:
+    """Make everything due, and wait until that many invoices are finalized: the seconds between the two."""
+    with connect(settings.postgres_dsn) as connection:
+        connection.execute("UPDATE subscriptions SET next_bill_at = %s", (END,))
+        connection.commit()
+        started = time.monotonic()
+        while True:
+            row = connection.execute("SELECT count(*) AS done FROM invoices WHERE finalized_at IS NOT NULL").fetchone()
+            connection.commit()
+            assert row is not None
+            seconds = time.monotonic() - started
+            if row["done"] >= count:
+                return seconds
+            assert seconds < MAX_SECONDS, f"{row['done']} of {count} invoices after {MAX_SECONDS} s"
+            time.sleep(LOOK_SECONDS)
 
 
 async def watch_sizes(processes: Sequence[asyncio.subprocess.Process], sizes: list[float]) -> None:
