@@ -43,11 +43,16 @@ def fetch(
         raise refuse(f"{url} does not answer: {error}") from error
     if answer.is_success:
         return answer
+    raise refuse_as(url, answer)
+
+
+def refuse_as(url: str, answer: httpx2.Response) -> typer.Exit:
+    """Say what a refusing answer, which has been read, says; raise what comes back."""
     try:
         problem = answer.json()
-        raise refuse(f"{problem['code']}: {problem['detail']}")
+        return refuse(f"{problem['code']}: {problem['detail']}")
     except (ValueError, KeyError, TypeError):
-        raise refuse(f"{url} answers with status {answer.status_code}; is it Meterline?") from None
+        return refuse(f"{url} answers with status {answer.status_code}; is it Meterline?")
 
 
 def refuse(reason: str) -> typer.Exit:

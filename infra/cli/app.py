@@ -15,6 +15,7 @@ COMMANDS = {
     "dev": ("infra.cli.dev:dev", "Run the whole of Meterline here: its servers and its three services."),
     "doctor": ("infra.cli.doctor:doctor", "Say which servers are used, from where, and whether they answer."),
     "explain": ("infra.cli.explain:explain", "Say what became of one event."),
+    "export": ("infra.cli.export:export", "Write invoices, their lines, usage or FOCUS rows to a file."),
     "flow": ("infra.cli.services:flow", "Run the metering of one shard, METERLINE_FLOW_SHARD."),
     "meters": ("infra.cli.meters:meters_app", "Build meters where no worker runs."),
     "migrate": ("infra.cli.migrate:migrate", "Bring both stores and the topics to what this version needs."),

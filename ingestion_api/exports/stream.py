@@ -1,7 +1,7 @@
 """An export as an answer: refused as a problem before its first byte, cut off without an end after that."""
 
 from collections.abc import Iterable, Iterator
-from itertools import chain
+from itertools import chain, islice
 from threading import BoundedSemaphore
 from typing import Literal
 
@@ -30,7 +30,11 @@ class ExportResponse(StreamingResponse):
         try:
             await super().__call__(scope, receive, send)
         finally:
-            _running.release()
+            self.give_back()
+
+    def give_back(self) -> None:
+        """For who has made one and will not send it."""
+        _running.release()
 
 
 def export(name: str, columns: Columns, rows: Iterable[Values], file_format: Format) -> ExportResponse:
@@ -40,7 +44,7 @@ def export(name: str, columns: Columns, rows: Iterable[Values], file_format: For
         raise Retry("export.busy", detail, retry_after_seconds=RETRY_SECONDS)
     try:
         parts = csv_parts(columns, rows) if file_format == "csv" else parquet_parts(columns, rows)
-        ahead = [part for part, _ in zip(parts, range(PARTS_AHEAD), strict=False)]
+        ahead = list(islice(parts, PARTS_AHEAD))
     except BaseException:
         _running.release()
         raise

@@ -84,10 +84,10 @@ def usage_rows(database: Database, client: Client, exported: ExportedUsage) -> I
             if len(page) < ROWS_A_QUERY:
                 break
             after = next(reversed(page))
-        _check_unchanged(database, meter)
+        check_unchanged(database, meter)
 
 
-def _check_unchanged(database: Database, meter: ExportedMeter) -> None:
+def check_unchanged(database: Database, meter: ExportedMeter) -> None:
     """Raise Retry when readers have left the revision that was read: its last pages may have been swept away."""
     number = meter.entry.meter_no
     with database.transaction() as connection:

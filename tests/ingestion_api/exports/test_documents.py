@@ -1,109 +1,13 @@
 """Exports of invoices, lines and FOCUS over HTTP, on the real stores: their sums are the invoices'."""
 
-import csv
 import io
-from collections import defaultdict
-from collections.abc import Iterator
 from decimal import Decimal
-from typing import Any
 
 import polars as pl
 import pytest
 
+from tests.ingestion_api.exports.conftest import HOSTILE, WIDE, frame, issued, sums, table
 from tests.support.api import Api
-from tests.support.billed_api import api_of
-from tests.support.billing import ADVANCE, METER, USAGE, World, make_world
-
-WIDE = "from=2025-01-01T00:00:00Z&to=2199-01-01T00:00:00Z"
-TIERS = {
-    "key": "tiered",
-    "type": "usage",
-    "meter": METER,
-    "model": "graduated",
-    "tiers": [{"up_to": "100", "unit_amount": "0.5"}, {"up_to": None, "unit_amount": "0.25", "flat_amount": "1"}],
-}
-SUPPORT = ADVANCE | {"key": "support", "amount": "20"}
-HOSTILE = '=HYPERLINK("http://x","y")'
-
-
-def patch(api: Api, path: str, body: Any) -> None:
-    response = api.http.patch(path, json=body)
-    assert response.status_code == 200, response.text
-
-
-def table(api: Api, name: str, query: str = WIDE) -> list[dict[str, str]]:
-    response = api.http.get(f"/v1/exports/{name}?{query}&format=csv")
-    assert response.status_code == 200, response.text
-    return list(csv.DictReader(io.StringIO(response.text, newline="")))
-
-
-def frame(api: Api, name: str, query: str = WIDE) -> pl.DataFrame:
-    response = api.http.get(f"/v1/exports/{name}?{query}&format=parquet")
-    assert response.status_code == 200, response.text
-    return pl.read_parquet(io.BytesIO(response.content))
-
-
-def sums(rows: list[dict[str, Any]], by: str, of: str) -> dict[str, Decimal]:
-    found: dict[str, Decimal] = defaultdict(Decimal)
-    for row in rows:
-        found[row[by]] += Decimal(row[of])
-    return dict(found)
-
-
-@pytest.fixture(scope="module")
-def admin(billed: Api) -> Iterator[Api]:
-    """The API of a tenant with invoices of every kind: consolidated, with late usage, discounts, taxes and credit, of
-    a parent, one-off with negative lines, void, negative, and credit notes."""
-    world = make_world(billed.settings)
-    api = api_of(world, billed, "admin")
-    fill(world, api)
-    yield api
-    world.close()
-
-
-def fill(world: World, api: Api) -> None:
-    for key, percent, inclusive in (("vat", "19", False), ("city", "0.5", False), ("in", "7", True)):
-        api.post("/v1/tax_rates", {"key": key, "name": key, "percent": percent, "inclusive": inclusive})
-    one = world.subscribe(
-        ADVANCE, USAGE, TIERS, external_id="acme", discounts=[{"percent": "33.3"}, {"amount": "1.01"}]
-    )
-    patch(api, "/v1/customers/acme", {"tax_rates": ["vat", "city"]})
-    world.use(one, ("2026-01-05", 333), ("2026-01-31T23:59:59", 1))
-    world.stored_until("2026-02-02")
-    world.bill(one, now="2026-02-02")
-    world.use(one, ("2026-01-07", 77))  # late: a correction on the next invoice
-    world.stored_until("2026-03-02")
-    world.bill(one, now="2026-03-02")
-    world.cancel(one, "2026-03-11", prorate=True)  # gives back more than the usage costs
-    world.stored_until("2026-03-12")
-    world.bill(one, now="2026-03-12")
-    consolidated = world.subscribe(ADVANCE, USAGE, external_id="together", discounts=[{"amount": "7.77"}])
-    beside = world.subscribe(SUPPORT, TIERS, beside=consolidated, discounts=[{"percent": "50"}])
-    patch(api, "/v1/customers/together", {"invoicing": "consolidated", "tax_rates": ["in", "vat"]})
-    world.use(consolidated, ("2026-01-05", 1001))
-    world.stored_until("2026-02-02")
-    world.bill(consolidated, beside, now="2026-02-02")
-    lines = [
-        {"description": HOSTILE, "amount": "100.01"},
-        {"description": "back", "amount": "-33.34"},
-        {"description": "Workshop", "price": {"model": "per_unit", "unit_amount": "0.333"}, "quantity": "7"},
-    ]
-    made = [
-        api.post("/v1/invoices", {"customer": "acme", "lines": lines, "discounts": [{"percent": "10"}]}),
-        api.post("/v1/invoices", {"customer": "acme", "lines": lines[:1], "discounts": [{"percent": "100"}]}),
-        api.post("/v1/invoices", {"customer": "together", "lines": lines, "discounts": [{"amount": "0.05"}]}),
-        api.post("/v1/invoices", {"customer": "acme", "lines": lines[:1]}),
-    ]
-    api.post(f"/v1/invoices/{made[3]['id']}/void", {}, status=200)
-    for each in (made[0], made[2]):
-        note = {"invoice": each["id"], "kind": "adjustment", "amount": "10", "reason": "late"}
-        api.post("/v1/credit_notes", note)
-
-
-def issued(api: Api) -> dict[str, dict[str, Any]]:
-    page = api.get("/v1/invoices", limit=100)
-    assert not page["has_more"]
-    return {each["number"]: each for each in page["data"] if each["number"]}
 
 
 def test_the_export_of_invoices_says_what_the_invoices_say(admin: Api) -> None:
