@@ -10,7 +10,6 @@ tenant ask PostgreSQL until the notifications of the change have been taken in.
 
 import secrets
 import threading
-import time
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing, contextmanager
@@ -52,8 +51,8 @@ COMMITTED_MICROS = 600 * 1_000_000
 JOIN_SECONDS = 5
 #: A message that tells of a hold may be lost, with the process that sent it or by the broker: what is held is read
 #: again this often, and more rarely when reading takes long.
-HOLDS_SECONDS = 10.0
-MAX_HOLDS_SHARE = 0.1  # of the time of the thread that also follows counters
+HOLDS_EVERY = timedelta(seconds=10)
+HOLDS_FACTOR = 10  # times as long as a reading takes: the same thread follows counters
 
 log = structlog.get_logger("meterline.replica")
 
@@ -245,14 +244,14 @@ class Replica:
                         self.mark_held(message)
                     else:
                         self._take_counted(message)
-                if time.monotonic() >= holds_due:
+                if datetime.now(UTC) >= holds_due:
                     with closing(connect(self._settings.postgres_dsn)) as connection:
                         holds_due = self._load_holds(connection)
 
-    def _load_holds(self, connection: PgConnection) -> float:
-        """Take in what PostgreSQL knows to be held; when, by the monotonic clock, to do so again. Of what was known
-        already no stream hears again."""
-        started, now = time.monotonic(), datetime.now(UTC)
+    def _load_holds(self, connection: PgConnection) -> datetime:
+        """Take in what PostgreSQL knows to be held; when to do so again. Of what was known already no stream hears
+        again."""
+        now = datetime.now(UTC)
         with connection.transaction():
             for customer_id, feature_id, until in live_holds(connection, now=now):
                 key, until_micros = (customer_id, feature_id), to_micros(until) + COMMITTED_MICROS
@@ -261,8 +260,8 @@ class Replica:
                 else:
                     with self._held_lock:
                         self._held[key] = max(self._held.get(key, 0), until_micros)
-        ended = time.monotonic()
-        return ended + max(HOLDS_SECONDS, (ended - started) / MAX_HOLDS_SHARE)
+        ended = datetime.now(UTC)
+        return ended + max(HOLDS_EVERY, (ended - now) * HOLDS_FACTOR)
 
     def _take_counted(self, message: Counted) -> None:
         """Take in a message. Where one before it is missing, the shard is read anew first: this one's `until` speaks

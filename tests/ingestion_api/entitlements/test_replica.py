@@ -263,7 +263,7 @@ def test_a_hold_that_nobody_told_of_is_read_from_postgresql(
     process: Process, customer: str, state: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One that is held; one that was committed long ago, and is still not counted."""
-    monkeypatch.setattr("ingestion_api.entitlements.replica.HOLDS_SECONDS", 0.1)
+    monkeypatch.setattr("ingestion_api.entitlements.replica.HOLDS_EVERY", timedelta(milliseconds=100))
     made = process.post("/v1/entitlements/reserve", {"customer": customer, "feature": "tokens", "quantity": "1"})
     with process.connection.transaction():
         if state == "committed":
