@@ -83,11 +83,20 @@ class Book:
             self._name(row[tenant_at], customer, row[name_at])
         for customer, pairs in found.items():
             former = self._pairs.get(customer, set())
+            gone = {row[number_at] for pair in former for row in self._terms[pair]}
+            gone -= {row[number_at] for rows in pairs.values() for row in rows}
             for pair in former - pairs.keys():
                 del self._terms[pair]
             self._terms |= {pair: tuple(rows) for pair, rows in pairs.items()}
             self._pairs[customer] = set(pairs)
+            for number in gone:
+                self._pair_of.pop(number, None)
+                self._counters.pop(number, None)
             self.changes.add(former | pairs.keys())
+
+    def forget_others(self, terms: Terms, customers: Collection[str]) -> None:
+        """These are all who are entitled to anything: nobody else is any more. `terms`: none, in the usual columns."""
+        self.take_terms(terms, replaced=[each for each in list(self._pairs) if each not in customers])
 
     def _name(self, tenant_id: str, customer_id: str, external_id: str) -> None:
         former = self._names.get(customer_id)

@@ -10,7 +10,6 @@ tenant ask PostgreSQL until the notifications of the change have been taken in.
 
 import secrets
 import threading
-from collections import defaultdict
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
@@ -62,12 +61,13 @@ class Replica:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self.book = Book(partitions=settings.events_partitions, shards=settings.flow_shards)
+        self.book = self._new_book()
         self._stop = threading.Event()
+        self._is_too_large = False
         self._terms_live = threading.Event()
         self._counters_live = threading.Event()
         self._store_away = False
-        self._fences: dict[str, set[str]] = defaultdict(set)
+        self._fences: dict[str, str] = {}  # by token: its tenant
         self._held: dict[Pair, int] = {}
         self._held_lock = threading.Lock()  # for those who write: threads of requests and one of ours
         self._seen: dict[int, tuple[int, int]] = {}  # by shard: process and number of its last message
@@ -78,6 +78,9 @@ class Replica:
                 ("counters", self._follow_counters, self._counters_live),
             )
         ]
+
+    def _new_book(self) -> Book:
+        return Book(partitions=self._settings.events_partitions, shards=self._settings.flow_shards)
 
     def start(self) -> None:
         """Begin to load and to follow."""
@@ -98,21 +101,18 @@ class Replica:
 
     def is_current(self, tenant_id: str) -> bool:
         """Whether that is so, and all that this process has changed of the tenant is in."""
-        return self.is_live and not self._fences.get(tenant_id)
+        return self.is_live and tenant_id not in list(self._fences.values())
 
     def answer(
         self, clickhouse: Client, asks: Sequence[Ask], *, tenant_id: str, tenant_no: int, now: datetime
     ) -> list[CheckView] | None:
         """The decisions; None: ask PostgreSQL."""
-        if self._store_away:
-            basis = self.book.basis(tenant_id, asks, now, at_any_rate=True)
-        elif self.is_current(tenant_id):
-            basis = self.book.basis(tenant_id, asks, now)
-            if basis is not None and self._held and self._holds_some(basis.rows, now):
-                return None
-        else:
+        if not (self._store_away or self.is_current(tenant_id)):
             return None
-        return None if basis is None else decide(clickhouse, basis, tenant_no=tenant_no, now=now)
+        basis = self.book.basis(tenant_id, asks, now, at_any_rate=self._store_away)
+        if basis is None or (self._held and self._holds_some(basis.rows, now)):
+            return None
+        return decide(clickhouse, basis, tenant_no=tenant_no, now=now)
 
     def mark_held(self, message: Held) -> None:
         """Something is held of these: PostgreSQL is asked about them for that long."""
@@ -132,34 +132,29 @@ class Replica:
     def fence(self, tenant_id: str) -> Generator[Callable[[PgConnection], None]]:
         """Around a transaction that may change entitlements of the tenant: it calls what it is given, inside."""
         token = secrets.token_hex(8)
-        raised = False
 
         def raise_(connection: PgConnection) -> None:
-            nonlocal raised
             if self._terms_live.is_set():
-                raised = True
-                self._fences[tenant_id].add(token)
+                self._fences[token] = tenant_id
                 tell_fence(connection, token)
 
+        committed = False
         try:
             yield raise_
-        except BaseException:
-            if raised:
-                self._pass(token)
-            raise
-
-    def _pass(self, token: str) -> None:
-        for tenant_id, tokens in list(self._fences.items()):
-            tokens.discard(token)
-            if not tokens:
-                self._fences.pop(tenant_id, None)
+            committed = True
+        finally:
+            if not committed:
+                self._fences.pop(token, None)
 
     def _run(self, work: Callable[[threading.Event], None], live: threading.Event) -> None:
-        while not self._stop.is_set():
+        """Work until it is to stop. Whatever goes wrong, checks ask PostgreSQL until all is loaded again."""
+        while not (self._stop.is_set() or self._is_too_large):
             try:
                 work(live)
             except (PostgresError, Retry) as error:
                 log.warning("replica lost its source", work=threading.current_thread().name, error=str(error))
+            except Exception:
+                log.exception("replica starts over", work=threading.current_thread().name)
             finally:
                 live.clear()
                 REPLICA_LIVE.set(0)
@@ -175,7 +170,8 @@ class Replica:
             self._store_away = False
             listen(connection)
             if not self._load_terms(connection):
-                self._stop.wait()
+                self._is_too_large = True
+                self.book = self._new_book()
                 return
             self._fences.clear()
             live.set()
@@ -192,7 +188,7 @@ class Replica:
         """Load everything; False: there is too much of it."""
         self.book.take_features(load_features(connection, feature_ids=None))
         self.book.take_revisions(load_revisions(connection, meter_nos=None))
-        count, after_id = 0, ""
+        count, after_id, known = 0, "", set[str]()
         while customers := customers_after(connection, after_id=after_id, limit=CUSTOMERS_A_PAGE):
             terms = terms_of(connection, customers)
             count += len(terms.rows)
@@ -200,7 +196,9 @@ class Replica:
                 log.warning("too many entitlements to keep in memory: checks ask PostgreSQL", found=count)
                 return False
             self.book.take_terms(terms, replaced=customers)
+            known.update(customers)
             after_id = customers[-1]
+        self.book.forget_others(terms_of(connection, []), known)  # who lost everything while nobody listened
         return True
 
     def _take_changes(self, connection: PgConnection) -> None:
@@ -224,7 +222,7 @@ class Replica:
             customers = list(changed[Changed.CUSTOMER])
             self.book.take_terms(terms_of(connection, customers, paid_for=True), replaced=customers)
         for token in changed[Changed.FENCE]:
-            self._pass(token)
+            self._fences.pop(token, None)
         REPLICA_CUSTOMERS.set(len(self.book))
 
     def _follow_counters(self, live: threading.Event) -> None:
@@ -238,7 +236,7 @@ class Replica:
             live.set()
             REPLICA_LIVE.set(self.is_live)
             log.info("counters loaded")
-            while not self._stop.is_set():
+            while not (self._stop.is_set() or self._is_too_large):
                 for message in reader.poll(wait_seconds=WAIT.total_seconds()):
                     if isinstance(message, Held):
                         self.mark_held(message)

@@ -337,3 +337,49 @@ def test_a_process_that_starts_has_what_was_there_before(process: Process, custo
             assert time.monotonic() < deadline
             time.sleep(0.02)
         assert http.post("/v1/entitlements/check", json=body).json()["used"] == "4"
+
+
+def test_what_ended_while_nobody_listened_is_forgotten(process: Process, customer: str) -> None:
+    with process.connection.transaction():
+        process.connection.execute("SET LOCAL session_replication_role = 'replica'")  # no trigger tells of it
+        process.connection.execute(
+            "DELETE FROM entitlements USING customers c WHERE c.id = customer_id AND c.external_id = %s", (customer,)
+        )
+    assert process.ask(customer, "tokens")["used"] == "4"
+    process.connection.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    )
+    deadline = time.monotonic() + WAIT_SECONDS
+    while (
+        "no_entitlement" not in process.http.post("/v1/entitlements/check", json=_body(customer, "tokens", None)).text
+    ):
+        assert time.monotonic() < deadline, "it is still answered from memory"
+        time.sleep(0.02)
+
+
+def test_what_is_held_is_not_guessed_while_postgresql_is_away(
+    process: Process, customer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process.replica, "_store_away", True)
+    assert process.knows(customer, "tokens")
+    row = process.connection.execute(
+        "SELECT customer_id, feature_id FROM entitlements e JOIN customers c ON c.id = customer_id"
+        " JOIN features f ON f.id = feature_id WHERE c.external_id = %s AND f.key = 'tokens'",
+        (customer,),
+    ).fetchone()
+    assert row is not None
+    until = to_micros(_now() + timedelta(minutes=1))
+    process.replica.mark_held(Held(keys=[(row["customer_id"], row["feature_id"])], until=until))
+    assert not process.knows(customer, "tokens")
+
+
+@pytest.mark.usefixtures("customer")
+def test_more_than_fits_is_not_kept_and_nobody_goes_on_listening(process: Process) -> None:
+    replica = Replica(process.settings.model_copy(update={"replica_max_entitlements": 1}))
+    replica.start()
+    for thread in replica._threads:  # pyright: ignore[reportPrivateUsage] - that they end is the point
+        thread.join(WAIT_SECONDS)
+        assert not thread.is_alive()
+    assert not replica.is_live
+    assert len(replica.book) == 0

@@ -148,7 +148,7 @@ def test_only_what_is_metered_and_adds_up_can_be_reserved(counted: Api) -> None:
     for feature in ("sso", "region"):
         problem = reserve(counted, feature=feature, status=422)
         assert (problem["code"], problem["errors"][0]["pointer"]) == ("entitlement.not_metered", "/feature")
-    for aggregation in ("max", "min", "avg", "latest", "weighted_sum"):
+    for aggregation in ("max", "min", "avg", "latest", "unique_count", "weighted_sum"):
         meter = {"key": aggregation, "event_type": "x", "aggregation": aggregation, "value": "$.x"}
         counted.post("/v1/meters", meter)
         counted.post("/v1/features", {"key": aggregation, "type": "metered", "meter": aggregation})
