@@ -19,8 +19,8 @@ class Catalogue:
     `clocks` are what test clocks show, in microseconds since 1970, by the clock's number; `clock_of`, by the
     customer's, the clock it lives by; `clock_tenants`, who has any.
 
-    `changed_entitlements` and `changed_meters` are the numbers of those that `advance` has touched since a reader last
-    emptied the sets.
+    `changed_entitlements`, `changed_meters` and `changed_clocks` are the numbers of those that `advance` has touched
+    since a reader last emptied the sets.
     """
 
     version: int = 0
@@ -34,6 +34,7 @@ class Catalogue:
     clock_tenants: set[int] = field(default_factory=set[int])
     changed_entitlements: set[int] = field(default_factory=set[int])
     changed_meters: set[int] = field(default_factory=set[int])
+    changed_clocks: set[int] = field(default_factory=set[int])
 
     def advance(self, changes: Iterable[Change], version: int) -> None:
         """Apply the newest changes of every key after the present version, up to `version`."""
@@ -64,6 +65,7 @@ class Catalogue:
     def _put_clock(self, change: Change) -> None:
         if isinstance(change.entry, ClockEntry):
             self.clocks[int(change.key)] = to_micros(change.entry.now)
+            self.changed_clocks.add(int(change.key))
             self.clock_tenants.add(change.tenant_no)
 
     def _put_entitlement(self, change: Change) -> None:

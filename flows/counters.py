@@ -1,7 +1,8 @@
 """Which periods of which entitlements are counted, and what a batch adds to each: exactly, event by event at the edges.
 
-Of every entitlement two periods are kept: the one that contains now, and the next. A late event of an older period
-changes no counter (invoices and usage read the windows, not these); a period becomes countable by being seeded.
+Of every entitlement two periods are kept: the one that contains now, and the next. Now is what the customer's test
+clock shows, if it has one. A late event of an older period changes no counter (invoices and usage read the windows, not
+these); a period becomes countable by being seeded.
 
 Counters follow the revision of a meter that readers use. When that changes, its periods are seeded anew, a part of them
 with each batch: a row of a former revision counts for nothing until then.
@@ -23,7 +24,7 @@ from flows.fields import SCALE
 from pricing.entitlements import EntitlementPeriod, Reset, entitlement_period
 from pricing.periods import Alignment, BillingPeriod
 from schemas.catalogue import EntitlementEntry
-from schemas.instants import MINUTE_MICROS, to_micros
+from schemas.instants import MINUTE_MICROS, from_micros, to_micros
 from schemas.meters import Aggregation
 
 #: What counters hold; usage of other aggregations is measured from what is stored.
@@ -34,6 +35,8 @@ TURNS_AT_ONCE = 1_000
 SEEDS_AT_ONCE = 2_000
 
 FOREVER = 1 << 60  # microseconds; no instant of an event comes near it
+
+REAL_TIME = 0  # beside the numbers of test clocks, which begin at 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +62,9 @@ class CounterBook:
         self._meter_of: dict[int, int] = {}
         self._fresh: dict[Counted, None] = {}  # an earlier process may have made their rows
         self._missing: dict[Counted, None] = {}
-        self._turns: list[tuple[int, int]] = []  # a heap: when the first period of an entitlement ends, and its number
+        # By clock a heap: when the first period of an entitlement ends, and its number.
+        self._turns: dict[int, list[tuple[int, int]]] = defaultdict(list)
+        self._moved = {REAL_TIME}  # clocks by which more may have ended than has turned
         self._ended: dict[int, int] = {}  # by entitlement: rows of periods that begin before are of no use
 
     def refresh(self, catalogue: Catalogue, now: datetime) -> None:
@@ -67,31 +72,45 @@ class CounterBook:
 
         At most TURNS_AT_ONCE turn: the next period is counted already, so that a later turn loses nothing.
         """
-        now_micros = to_micros(now)
         stale = set(catalogue.changed_entitlements)
         for meter_no in catalogue.changed_meters:
             stale |= self._entitled[meter_no]
+        stale |= self._due(catalogue, now)
         catalogue.changed_entitlements.clear()
         catalogue.changed_meters.clear()
-        for _ in range(TURNS_AT_ONCE):
-            if not self._turns or self._turns[0][0] > now_micros:
-                break
-            stale.add(heappop(self._turns)[1])
         for number in sorted(stale):
             self._take_in(number, catalogue, now)
+
+    def _due(self, catalogue: Catalogue, now: datetime) -> set[int]:
+        """Up to TURNS_AT_ONCE entitlements whose first period has ended, each by its customer's clock."""
+        self._moved |= catalogue.changed_clocks
+        catalogue.changed_clocks.clear()
+        due: set[int] = set()
+        for clock_no in sorted(self._moved):
+            shown = to_micros(_shown(catalogue, clock_no, now))
+            turns = self._turns[clock_no]
+            while turns and turns[0][0] <= shown:
+                if len(due) == TURNS_AT_ONCE:
+                    return due
+                due.add(heappop(turns)[1])
+        self._moved = {REAL_TIME}
+        return due
 
     def _take_in(self, number: int, catalogue: Catalogue, now: datetime) -> None:
         entry = catalogue.entitlements.get(number)
         if number in self._meter_of:
             self._entitled[self._meter_of.pop(number)].discard(number)
         if entry is None:
-            self._replace(number, [])
+            self._replace(number, [], REAL_TIME)
             return
         self._meter_of[number] = entry.meter_no
         self._entitled[entry.meter_no].add(number)
         _, meter = catalogue.tenant_meters.get(entry.meter_no, (0, None))
         counts = meter is not None and meter.aggregation in COUNTED_BY
-        self._replace(number, list(_counted_periods(entry, meter.revision, now)) if meter and counts else [])
+        clock_no = catalogue.clock_of.get(entry.customer_no, REAL_TIME)
+        shown = _shown(catalogue, clock_no, now)
+        periods = list(_counted_periods(entry, meter.revision, shown)) if meter and counts else []
+        self._replace(number, periods, clock_no)
 
     def take_fresh(self) -> list[Counted]:
         """Periods that are counted from now on, and were not before. They are missing until `mark_seeded`."""
@@ -118,8 +137,8 @@ class CounterBook:
         ended, self._ended = self._ended, {}
         return ended
 
-    def _replace(self, number: int, periods: list[Counted]) -> None:
-        """Count these periods of an entitlement and no others."""
+    def _replace(self, number: int, periods: list[Counted], clock_no: int) -> None:
+        """Count these periods of an entitlement and no others; the first ends by this clock."""
         former = self._counted.pop(number, [])
         for period in former:
             customers = self._by_meter[period.meter_no]
@@ -128,7 +147,7 @@ class CounterBook:
                 del customers[period.customer_no]
         if periods:
             self._counted[number] = periods
-            heappush(self._turns, (periods[0].end, number))
+            heappush(self._turns[clock_no], (periods[0].end, number))
         for period in periods:
             self._by_meter[period.meter_no][period.customer_no].append(period)
         if former and periods and former[0].start < periods[0].start:
@@ -162,6 +181,10 @@ class CounterBook:
             for customer, minute in edges:
                 _add_edge(added, judged, minutes, customers[customer], minute)
         return added
+
+
+def _shown(catalogue: Catalogue, clock_no: int, now: datetime) -> datetime:
+    return now if clock_no == REAL_TIME else from_micros(catalogue.clocks[clock_no])
 
 
 def _add_whole_minute(added: dict[Counted, int], periods: list[Counted], start: int, units: int) -> bool:

@@ -12,7 +12,7 @@ from flows.combine import combine
 from flows.counters import Counted, CounterBook
 from flows.fields import SCALE
 from infra.postgres.catalogue import Change
-from schemas.catalogue import EntitlementEntry, EntryKind, MeterEntry, meter_key
+from schemas.catalogue import ClockEntry, EntitlementEntry, EntryKind, MeterEntry, SubjectEntry, meter_key
 from schemas.instants import from_micros, to_micros
 from schemas.meters import Aggregation
 from tests.flows.columns import catalogue_of, columns
@@ -103,6 +103,31 @@ def test_a_mass_of_turns_is_spread_over_batches(monkeypatch: pytest.MonkeyPatch)
     assert [len(refreshed(book, catalogue, later)) for _ in range(4)] == [2, 2, 1, 0]
     assert len(book.missing(3)) == 3
     assert added(book, catalogue, [later]) == {later: 5}, "the next period was counted before its turn"
+
+
+def test_a_customer_of_a_test_clock_is_counted_by_what_the_clock_shows() -> None:
+    catalogue, book = catalogue_of([meter(1)], {"acme": 1}), CounterBook()
+    put_clock(catalogue, 7, START)
+    by_clock = SubjectEntry(customer_no=102, clock_no=7)
+    catalogue.advance([Change(kind=EntryKind.SUBJECT, tenant_no=1, key="globex", entry=by_clock)], 2)
+    entitle(catalogue, 1)
+    entitle(catalogue, 2, customer_no=102)
+    real = START + timedelta(days=100)
+    assert starts(refreshed(book, catalogue, real)) == [
+        "04-10 08:30:15", "05-10 08:30:15",
+        "01-10 08:30:15", "02-10 08:30:15",
+    ]  # fmt: skip
+    book.mark_seeded(book.missing())
+    assert refreshed(book, catalogue, real + timedelta(days=1)) == []
+    put_clock(catalogue, 7, START + timedelta(days=31))
+    assert starts(refreshed(book, catalogue, real)) == ["03-10 08:30:15"]
+    assert book.take_ended() == {2: to_micros(START)}
+
+
+def put_clock(catalogue: Catalogue, clock_no: int, now: datetime) -> None:
+    """Have a test clock show this."""
+    change = Change(kind=EntryKind.CLOCK, tenant_no=1, key=str(clock_no), entry=ClockEntry(now=now))
+    catalogue.advance([change], catalogue.version + 1)
 
 
 def use(catalogue: Catalogue, entry: MeterEntry, *, gone: MeterEntry | None = None) -> None:
