@@ -72,10 +72,12 @@ def check_time(text: str, received_micros: int, *, any_time: bool = False) -> in
         micros = to_micros(parse_instant(text))
     except ValueError as error:
         raise Reject("event.invalid_time", f"time: {error}") from None
-    if not MIN_MICROS <= micros < MAX_MICROS:
-        raise Reject("event.invalid_time", f"time: {text!r} is not within the years 1900 to 2199")
+    if micros < MIN_MICROS:
+        raise Reject("event.invalid_time", f"time: {text!r} is before the year 1900")
     if not any_time and micros > received_micros + MAX_FUTURE_MICROS:
         raise Reject("event.time_in_future", f"time: {text!r} is more than {MAX_FUTURE_SECONDS} seconds ahead")
+    if micros >= MAX_MICROS:
+        raise Reject("event.time_in_future", f"time: {text!r} is after the year 2199")
     return micros
 
 
