@@ -16,8 +16,9 @@ class Catalogue:
 
     `meters` are all revisions that are counted, by kind; `tenant_meters`, by number, those that readers use.
 
-    `clocks` are what test clocks show, in microseconds since 1970, by the clock's number; `clock_of`, by the
-    customer's, the clock it lives by; `clock_tenants`, who has any.
+    `clocks` are what test clocks show, in microseconds since 1970, by the clock's number, and `former_clocks` until
+    which real instant they showed what before; `clock_of`, by the customer's number, the clock it lives by;
+    `clock_tenants`, who has any.
 
     `changed_entitlements`, `changed_meters` and `changed_clocks` are the numbers of those that `advance` has touched
     since a reader last emptied the sets.
@@ -30,6 +31,7 @@ class Catalogue:
     tenant_meters: dict[int, tuple[int, MeterEntry]] = field(default_factory=dict[int, tuple[int, MeterEntry]])
     entitlements: dict[int, EntitlementEntry] = field(default_factory=dict[int, EntitlementEntry])
     clocks: dict[int, int] = field(default_factory=dict[int, int])
+    former_clocks: dict[int, tuple[int, int]] = field(default_factory=dict[int, tuple[int, int]])
     clock_of: dict[int, int] = field(default_factory=dict[int, int])
     clock_tenants: set[int] = field(default_factory=set[int])
     changed_entitlements: set[int] = field(default_factory=set[int])
@@ -65,6 +67,8 @@ class Catalogue:
     def _put_clock(self, change: Change) -> None:
         if isinstance(change.entry, ClockEntry):
             self.clocks[int(change.key)] = to_micros(change.entry.now)
+            if change.entry.moved_at is not None and change.entry.former is not None:
+                self.former_clocks[int(change.key)] = to_micros(change.entry.moved_at), to_micros(change.entry.former)
             self.changed_clocks.add(int(change.key))
             self.clock_tenants.add(change.tenant_no)
 

@@ -20,7 +20,8 @@ NO_CLOCK = np.iinfo(np.int64).min
 
 
 def judge_times(events: Events, customers: NDArray[np.uint64], catalogue: Catalogue) -> tuple[Events, Rows]:
-    """The events, those without a time of a clock's customer at what the clock shows; and which rows are ahead.
+    """The events, those without a time of a clock's customer at what the clock showed when they were received; and
+    which rows are ahead.
 
     Ahead is what is later than its customer's clock; for a customer without one, what is more than MAX_FUTURE_SECONDS
     later than its receipt. Unknown customers (0) have no clock yet: their events are judged when the subject comes.
@@ -31,13 +32,14 @@ def judge_times(events: Events, customers: NDArray[np.uint64], catalogue: Catalo
         return events, rows
     numbers, codes = np.unique(customers[rows], return_inverse=True)
     shown = np.array([_shown_to(catalogue, number) for number in numbers.tolist()], np.int64)[codes]
+    moved_at, former = np.array([_former_of(catalogue, number) for number in numbers.tolist()], np.int64).T[:, codes]
     times, untimed = events.occurred_at[rows], events.untimed[rows]
     clocked = shown != NO_CLOCK
     latest = np.where(clocked, shown, events.received_at[rows] + MAX_FUTURE_MICROS)
     unset = clocked & untimed
     if unset.any():
         occurred_at = events.occurred_at.copy()
-        occurred_at[rows[unset]] = shown[unset]
+        occurred_at[rows[unset]] = np.where(events.received_at[rows] < moved_at, former, shown)[unset]
         events = replace(events, occurred_at=occurred_at)
     return events, rows[(times > latest) & ~untimed]
 
@@ -45,3 +47,7 @@ def judge_times(events: Events, customers: NDArray[np.uint64], catalogue: Catalo
 def _shown_to(catalogue: Catalogue, customer_no: int) -> int:
     clock_no = catalogue.clock_of.get(customer_no)
     return int(NO_CLOCK) if clock_no is None else catalogue.clocks[clock_no]
+
+
+def _former_of(catalogue: Catalogue, customer_no: int) -> tuple[int, int]:
+    return catalogue.former_clocks.get(catalogue.clock_of.get(customer_no, 0), (int(NO_CLOCK), int(NO_CLOCK)))

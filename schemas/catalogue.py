@@ -66,10 +66,13 @@ class EntitlementEntry(msgspec.Struct, frozen=True):
     ends_at: datetime | None
 
 
-class ClockEntry(msgspec.Struct, frozen=True):
-    """A test clock of the tenant: events of its customers may not be later than `now`."""
+class ClockEntry(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A test clock of the tenant: events of its customers may not be later than `now`. Until the real instant
+    `moved_at` it showed `former`."""
 
     now: datetime
+    moved_at: datetime | None = None
+    former: datetime | None = None
 
 
 ENTRY_TYPES = {

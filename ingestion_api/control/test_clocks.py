@@ -107,7 +107,7 @@ def create_test_clock(body: TestClockBody, call: AdminCall, context: FromContext
         )
         view = to_view(row)
         _tell(connection, call, SystemEvent.TEST_CLOCK_CREATED, view)
-        _append(connection, call, row, body.now)
+        _append(connection, call, row, ClockEntry(now=body.now))
         return view
 
     answered = call.perform(effect)
@@ -141,7 +141,7 @@ def advance_test_clock(test_clock: str, body: AdvanceBody, call: AdminCall) -> R
     def effect(connection: PgConnection) -> TestClockView:
         row = find(connection, call.tenant_id, test_clock, lock=True)
         _check_advance(row, body.to)
-        version = _append(connection, call, row, body.to)
+        version = _append(connection, call, row, ClockEntry(now=body.to, moved_at=call.now, former=row["now"]))
         moved = test_clocks.begin_advance(
             connection, clock_id=row["id"], to=body.to, catalogue_version=version, now=call.now
         )
@@ -164,12 +164,10 @@ def _check_advance(row: Row, to: datetime) -> None:
         raise Reject.at("/to", "test_clock.too_far", f"An advance goes at most {MAX_ADVANCE.days} days; go in steps.")
 
 
-def _append(connection: PgConnection, call: Call, row: Row, shows: datetime) -> int:
+def _append(connection: PgConnection, call: Call, row: Row, entry: ClockEntry) -> int:
     """Tell flows what the clock shows: at once the end of an advance, so that usage is complete before bills are made.
     The version of the catalogue that says so."""
-    change = catalogue.Change(
-        kind=EntryKind.CLOCK, tenant_no=call.principal.tenant_no, key=str(row["no"]), entry=ClockEntry(now=shows)
-    )
+    change = catalogue.Change(kind=EntryKind.CLOCK, tenant_no=call.principal.tenant_no, key=str(row["no"]), entry=entry)
     return catalogue.append_changes(connection, [change])
 
 

@@ -53,6 +53,21 @@ def test_a_tenant_without_clocks_has_had_its_times_judged_already() -> None:
     assert ahead(a_catalogue(None), Sent(id="a", subject="real", time=SHOWN)) == [False]
 
 
+def test_an_event_without_a_time_takes_what_the_clock_showed_when_it_was_received() -> None:
+    """A clock may be moved on before a flow has read what was sent to it."""
+    for moved_at, shown in (
+        (RECEIVED + timedelta(milliseconds=1), SHOWN),
+        (RECEIVED, SHOWN + timedelta(days=40)),
+    ):
+        catalogue = a_catalogue()
+        entry = ClockEntry(now=SHOWN + timedelta(days=40), moved_at=moved_at, former=SHOWN)
+        catalogue.advance([Change(kind=EntryKind.CLOCK, tenant_no=1, key="7", entry=entry)], 2)
+        events = columns([Sent(id="a", subject="sim", time=RECEIVED), Sent(id="b", subject="real", time=RECEIVED)])
+        events.untimed[:] = True
+        judged = attribute(events, catalogue)
+        assert judged.events.occurred_at.tolist() == [to_micros(shown), to_micros(RECEIVED)]
+
+
 def test_an_event_without_a_time_takes_what_the_clock_shows() -> None:
     events = columns([Sent(id="a", subject="sim", time=RECEIVED), Sent(id="b", subject="real", time=RECEIVED)])
     events.untimed[:] = True
