@@ -17,6 +17,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -130,18 +131,25 @@ class Bench:
             command += [f"--{name}", str(value)]
         return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
-    def wait_counted(self, wanted: int) -> float:
-        """Wait until usage shows so many; the seconds it took. What is missing then is shown by the result."""
-        started = time.monotonic()
-        while self.counted() < wanted and time.monotonic() < started + DRAIN_SECONDS:
+    def wait_stored(self, wanted: int) -> float:
+        """Wait until usage shows so many, and says that all that came up to now is stored, which raw rows are after
+        usage; the seconds it took. What is missing then is shown by the result."""
+        sent_until, started = datetime.now(UTC), time.monotonic()
+        while time.monotonic() < started + DRAIN_SECONDS:
+            if self.counted() >= wanted and self._stored_until() >= sent_until:
+                break
             time.sleep(POLL_SECONDS)
         return time.monotonic() - started
+
+    def _stored_until(self) -> datetime:
+        as_of = self._client.get("/v1/usage", params={"meter": COUNTS[0]}).json()["as_of"]
+        return datetime.fromisoformat(as_of) if as_of else datetime.min.replace(tzinfo=UTC)
 
     def run(self, root: int | None) -> Result:
         """Warm up, load, drain. `root`: the process whose tree is the stack."""
         options = self._options
         warm_up = finish(self.load(rate=options.rate / 4, seconds=options.warm_up, first_id=WARM_UP_ID))
-        self.wait_counted(warm_up["acknowledged"])
+        self.wait_stored(warm_up["acknowledged"])
         probe = self.probe
         before = cpu_seconds(root) if root else {}
         probing = threading.Thread(target=probe.run)
@@ -156,7 +164,7 @@ class Bench:
         in_window = self.counted() - warm_up["acknowledged"]
         probe.stop()
         answer = json.loads(last_line)
-        drain_seconds = self.wait_counted(warm_up["acknowledged"] + answer["acknowledged"])
+        drain_seconds = self.wait_stored(warm_up["acknowledged"] + answer["acknowledged"])
         probing.join()
         after = cpu_seconds(root) if root else {}
         return self._result(
