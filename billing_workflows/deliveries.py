@@ -3,26 +3,27 @@
 At least once: a crash after the sending and before the record sends again, under the same `webhook-id`.
 """
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import partial
 
 from infra.crash_points import crash_point
 from infra.postgres import outbox
 from infra.postgres.pool import Database, PgConnection, Row
 from infra.postgres.webhooks import deliveries, endpoints
+from infra.postgres.webhooks.deliveries import Attempt
 from infra.webhooks.retries import DISABLE_AFTER, next_try
 from infra.webhooks.send import Answer, post
 from infra.webhooks.signatures import sign
 from schemas.instants import format_instant
 from schemas.topics import SystemEvent
-from schemas.workflows import Delivered
+from schemas.workflows import Delivered, DeliveryRequest
 
 CHUNK_SIZE = 64  # deliveries an activity
 AT_ONCE = 8  # of one endpoint
-CHUNK_BUDGET = timedelta(seconds=20)  # then others have their turn
+CHUNK_BUDGET = timedelta(seconds=5)  # then others have their turn, once what is under way has ended
 GONE = 410
 
 
@@ -35,31 +36,49 @@ class DeliveryDoors:
     allow_private: bool
 
 
-def deliver_chunk(doors: DeliveryDoors, endpoint_id: str, *, stopping: Callable[[], bool]) -> Delivered:
-    """Send what is due, several at once, until there is no more of the chunk, its time is over or `stopping`."""
-    started_at = doors.clock()
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sent:
+    """One attempt and what came of it."""
+
+    delivery_id: str
+    attempted_at: datetime
+    answer: Answer
+
+
+def deliver_chunk(doors: DeliveryDoors, request: DeliveryRequest, *, stopping: Callable[[], bool]) -> Delivered:
+    """Send what is due, several at once, until there is no more of the chunk, its time is over or `stopping`.
+
+    `more` is False, too, where the endpoint is to be served elsewhere from now on: among those that fail if it took its
+    whole time without a success, among the others if nothing failed. Whoever looks for what is due starts it there.
+    """
+    endpoint_id, started_at = request.endpoint_id, doors.clock()
     with doors.database.transaction() as connection:
-        due = deliveries.load_due(connection, endpoint_id=endpoint_id, now=started_at, limit=CHUNK_SIZE)
+        due = deque(deliveries.load_due(connection, endpoint_id=endpoint_id, now=started_at, limit=CHUNK_SIZE))
     succeeded = failed = 0
+    under_way: set[Future[Sent]] = set()
     with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="webhook") as senders:
-        for start in range(0, len(due), AT_ONCE):
+        while due or under_way:
             if stopping() or doors.clock() - started_at > CHUNK_BUDGET:
-                break
-            wave = due[start : start + AT_ONCE]
-            sent_at = doors.clock()
-            answers = list(senders.map(partial(_send, now=sent_at, allow_private=doors.allow_private), wave))
+                due.clear()
+            while due and len(under_way) < AT_ONCE:
+                under_way.add(senders.submit(_send, due.popleft(), doors))
+            ended, under_way = wait(under_way, return_when=FIRST_COMPLETED)
+            sent = [each.result() for each in ended]
             crash_point("webhooks.sent")
-            for row, sent in zip(wave, answers, strict=True):
+            if sent:
                 with doors.database.transaction() as connection:
-                    record(connection, row["id"], sent, attempted_at=sent_at, now=doors.clock())
-                succeeded += sent.is_success
-                failed += not sent.is_success
+                    record(connection, endpoint_id, sent, now=doors.clock())
+            succeeded += sum(each.answer.is_success for each in sent)
+            failed += sum(not each.answer.is_success for each in sent)
     with doors.database.transaction() as connection:
         more = deliveries.load_due(connection, endpoint_id=endpoint_id, now=doors.clock(), limit=1)
-    return Delivered(succeeded=succeeded, failed=failed, more=bool(more))
+    is_slow = doors.clock() - started_at > CHUNK_BUDGET
+    stays = failed > 0 if request.is_failing else succeeded > 0 or not is_slow
+    return Delivered(succeeded=succeeded, failed=failed, more=bool(more) and stays)
 
 
-def _send(row: Row, *, now: datetime, allow_private: bool) -> Answer:
+def _send(row: Row, doors: DeliveryDoors) -> Sent:
+    now = doors.clock()
     secrets = [row["secret"]]
     if row["old_secret"] is not None and now < row["old_secret_until"]:
         secrets.append(row["old_secret"])
@@ -68,36 +87,46 @@ def _send(row: Row, *, now: datetime, allow_private: bool) -> Answer:
         "user-agent": "Meterline",
         **sign(secrets, message_id=row["message_id"], body=row["body"], now=now),
     }
-    return post(row["url"], headers, row["body"], allow_private=allow_private)
+    answer = post(row["url"], headers, row["body"], allow_private=doors.allow_private)
+    return Sent(delivery_id=row["id"], attempted_at=now, answer=answer)
 
 
-def record(
-    connection: PgConnection, delivery_id: str, answer: Answer, *, attempted_at: datetime, now: datetime
-) -> None:
-    """Write down an attempt and what follows from it: done, another try, given up, or a disabled endpoint."""
-    found = deliveries.lock_delivery(connection, delivery_id=delivery_id)
-    if found is None:
+def record(connection: PgConnection, endpoint_id: str, sent: Sequence[Sent], *, now: datetime) -> None:
+    """Write down attempts at different deliveries of an endpoint, and what follows from each: done, another try, given
+    up, or a disabled endpoint."""
+    ids = [each.delivery_id for each in sent]
+    endpoint, rows = deliveries.lock_deliveries(connection, endpoint_id=endpoint_id, delivery_ids=ids)
+    if endpoint is None:
         return
-    delivery, endpoint = found
-    deliveries.add_attempt(
-        connection,
-        delivery=delivery,
-        attempted_at=attempted_at,
-        latency_ms=answer.latency_ms,
-        status_code=answer.status_code,
-        error=answer.error,
-        response_body=answer.body,
-    )
-    if answer.is_success:
-        deliveries.set_status(connection, delivery_id=delivery_id, status="succeeded")
-        if endpoint["failing_since"] is not None:
-            endpoints.note_result(connection, endpoint_id=endpoint["id"], failing_since=None)
-        return
-    if delivery["status"] == "pending":
-        at = None if answer.status_code == GONE else next_try(delivery_id, delivery["tries"] + 1, now=now)
+    known = [each for each in sent if each.delivery_id in rows]
+    deliveries.save_attempts(connection, [_attempt(rows[each.delivery_id], each, now) for each in known])
+    failures = [each.answer for each in known if not each.answer.is_success]
+    if len(failures) < len(known) and endpoint["failing_since"] is not None:
+        endpoints.note_result(connection, endpoint_id=endpoint_id, failing_since=None)
+        endpoint["failing_since"] = None
+    if failures:
+        _note_failure(connection, endpoint, is_gone=any(each.status_code == GONE for each in failures), now=now)
+
+
+def _attempt(delivery: Row, sent: Sent, now: datetime) -> Attempt:
+    status, at = delivery["status"], None
+    if sent.answer.is_success:
+        status = "succeeded"
+    elif status == "pending":
+        is_gone = sent.answer.status_code == GONE
+        at = None if is_gone else next_try(sent.delivery_id, delivery["tries"] + 1, now=now)
         status = "failed" if at is None else "pending"
-        deliveries.set_status(connection, delivery_id=delivery_id, status=status, next_attempt_at=at)
-    _note_failure(connection, endpoint, is_gone=answer.status_code == GONE, now=now)
+    return Attempt(
+        delivery_id=sent.delivery_id,
+        no=delivery["attempts"] + 1,
+        attempted_at=sent.attempted_at,
+        latency_ms=sent.answer.latency_ms,
+        status_code=sent.answer.status_code,
+        error=sent.answer.error,
+        response_body=sent.answer.body,
+        status=status,
+        next_attempt_at=at,
+    )
 
 
 def _note_failure(connection: PgConnection, endpoint: Row, *, is_gone: bool, now: datetime) -> None:

@@ -30,6 +30,7 @@ from schemas.workflows import (
     BILLING_TASK_QUEUE,
     BUILD_METER,
     DELIVER_WEBHOOKS,
+    FAILING_WEBHOOKS_TASK_QUEUE,
     METERS_TASK_QUEUE,
     WEBHOOKS_TASK_QUEUE,
     BuildRequest,
@@ -144,10 +145,10 @@ def _webhooks(doors: Doors) -> dict[str, Waiting]:
     return {
         f"webhooks-{endpoint_id}": Waiting(
             workflow=DELIVER_WEBHOOKS,
-            request=DeliveryRequest(endpoint_id=endpoint_id),
-            task_queue=WEBHOOKS_TASK_QUEUE,
+            request=DeliveryRequest(endpoint_id=endpoint_id, is_failing=is_failing),
+            task_queue=FAILING_WEBHOOKS_TASK_QUEUE if is_failing else WEBHOOKS_TASK_QUEUE,
         )
-        for endpoint_id in found
+        for endpoint_id, is_failing in found.items()
     }
 
 

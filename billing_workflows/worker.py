@@ -33,6 +33,7 @@ from infra.temporal.schedules import ensure_schedule, remove_schedule
 from schemas.workflows import (
     BILLING_TASK_QUEUE,
     CHECK_INVARIANTS,
+    FAILING_WEBHOOKS_TASK_QUEUE,
     METERS_TASK_QUEUE,
     PROVE_METERS,
     WEBHOOKS_TASK_QUEUE,
@@ -47,7 +48,10 @@ INVARIANTS_SCHEDULE = "billing-invariants"
 FORMER_SCHEDULES = ("billing-sweep", "sweep-wallets", "sweep-drafts", "sweep-thresholds")  # ADR 0014
 ACTIVITY_THREADS = 4  # billing a chunk is mostly CPU; more threads would only share it
 METER_THREADS = 4  # of builds; most of them wait for flows
-WEBHOOK_THREADS = 8  # each an endpoint; most of them wait for receivers
+WEBHOOK_THREADS = 32  # each an endpoint; most of them wait for receivers
+FAILING_WEBHOOK_THREADS = 8
+WEBHOOK_CONNECTIONS = 8  # for all of them: each needs one for moments
+WEBHOOK_QUEUES = {WEBHOOKS_TASK_QUEUE: WEBHOOK_THREADS, FAILING_WEBHOOKS_TASK_QUEUE: FAILING_WEBHOOK_THREADS}
 GRACEFUL_SHUTDOWN = timedelta(seconds=30)
 
 
@@ -87,15 +91,17 @@ def make_meters_worker(
     )
 
 
-def make_webhooks_worker(client: Client, doors: DeliveryDoors, executor: ThreadPoolExecutor) -> Worker:
-    """A worker with the workflow and activity of webhooks. `executor` runs the activities."""
+def make_webhooks_worker(
+    client: Client, doors: DeliveryDoors, executor: ThreadPoolExecutor, *, task_queue: str, threads: int
+) -> Worker:
+    """A worker with the workflow and activity of webhooks, on so many threads of `executor`."""
     return Worker(
         client,
-        task_queue=WEBHOOKS_TASK_QUEUE,
+        task_queue=task_queue,
         workflows=[WebhookDelivery],
         activities=[WebhookActivities(doors).deliver_chunk],
         activity_executor=executor,
-        max_concurrent_activities=WEBHOOK_THREADS,
+        max_concurrent_activities=threads,
         graceful_shutdown_timeout=GRACEFUL_SHUTDOWN,
     )
 
@@ -106,8 +112,8 @@ async def run_worker(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     client = await connect_temporal(settings)
-    threads = ACTIVITY_THREADS + METER_THREADS + WEBHOOK_THREADS
-    database = Database(settings.postgres_dsn, max_connections=threads + MAX_LOOKS + 1)  # one looks at alerts
+    connections = ACTIVITY_THREADS + METER_THREADS + WEBHOOK_CONNECTIONS + MAX_LOOKS + 1  # one looks at alerts
+    database = Database(settings.postgres_dsn, max_connections=connections)
     clickhouse = connect_clickhouse(settings.clickhouse_url)
     doors = Doors(
         database=database,
@@ -122,7 +128,9 @@ async def run_worker(settings: Settings) -> None:
         closing(clickhouse),
         ThreadPoolExecutor(ACTIVITY_THREADS, thread_name_prefix="activity") as executor,
         ThreadPoolExecutor(METER_THREADS, thread_name_prefix="meters") as meters_executor,
-        ThreadPoolExecutor(WEBHOOK_THREADS, thread_name_prefix="webhooks") as webhooks_executor,
+        ThreadPoolExecutor(
+            WEBHOOK_THREADS + FAILING_WEBHOOK_THREADS, thread_name_prefix="webhooks"
+        ) as webhooks_executor,
     ):
         meters = make_meters_worker(
             client,
@@ -133,8 +141,11 @@ async def run_worker(settings: Settings) -> None:
         deliveries = DeliveryDoors(
             database=database, clock=lambda: datetime.now(UTC), allow_private=settings.webhooks_allow_private
         )
-        webhooks = make_webhooks_worker(client, deliveries, webhooks_executor)
-        async with make_worker(client, doors, executor), meters, webhooks:
+        webhooks, failing = (
+            make_webhooks_worker(client, deliveries, webhooks_executor, task_queue=task_queue, threads=threads)
+            for task_queue, threads in WEBHOOK_QUEUES.items()
+        )
+        async with make_worker(client, doors, executor), meters, webhooks, failing:
             for schedule_id in FORMER_SCHEDULES:
                 await remove_schedule(client, schedule_id)
             await ensure_schedule(

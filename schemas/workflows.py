@@ -7,6 +7,7 @@ BILLING_TASK_QUEUE = "meterline-billing"
 METERS_TASK_QUEUE = "meterline-meters"  # apart, so that a long build holds up no invoice
 
 WEBHOOKS_TASK_QUEUE = "meterline-webhooks"  # apart, so that slow receivers hold up no invoice either
+FAILING_WEBHOOKS_TASK_QUEUE = "meterline-webhooks-failing"  # apart again: dead endpoints hold up only each other
 
 #: Names, by which whoever starts a workflow or an activity calls it.
 BILLING_SWEEP = "billing_sweep"
@@ -182,9 +183,10 @@ class Built:
 
 @dataclass(frozen=True, kw_only=True)
 class DeliveryRequest:
-    """An endpoint with deliveries that are due."""
+    """An endpoint with deliveries that are due. `is_failing`: it is served among those that fail."""
 
     endpoint_id: str
+    is_failing: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

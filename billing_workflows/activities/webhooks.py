@@ -16,7 +16,7 @@ class WebhookActivities:
     @activity.defn(name=DELIVER_CHUNK)
     def deliver_chunk(self, request: DeliveryRequest) -> Delivered:
         with beating():
-            return deliver_chunk(self._doors, request.endpoint_id, stopping=_stopping)
+            return deliver_chunk(self._doors, request, stopping=_stopping)
 
 
 def _stopping() -> bool:

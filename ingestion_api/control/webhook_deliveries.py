@@ -126,10 +126,13 @@ def resend_webhook_delivery(webhook_delivery: str, call: AdminCall) -> Response:
     """Send it again now, whatever became of it, under the same `webhook-id`; the schedule of retries begins anew."""
 
     def effect(connection: PgConnection) -> DeliveryView:
-        _view(connection, call.tenant_id, webhook_delivery)
-        found = deliveries.lock_delivery(connection, delivery_id=webhook_delivery)
-        if found is not None:
-            _check_enabled(found[1])
+        view = _view(connection, call.tenant_id, webhook_delivery)
+        endpoint_id = view["webhook_endpoint"]
+        endpoint, rows = deliveries.lock_deliveries(
+            connection, endpoint_id=endpoint_id, delivery_ids=[webhook_delivery]
+        )
+        if endpoint is not None and rows:
+            _check_enabled(endpoint)
             deliveries.begin_anew(connection, delivery_id=webhook_delivery, now=call.now)
         return _view(connection, call.tenant_id, webhook_delivery)
 

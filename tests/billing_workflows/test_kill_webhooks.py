@@ -5,42 +5,15 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from datetime import UTC, datetime
 
 from billing_workflows.deliveries import AT_ONCE
-from infra.postgres.webhooks import deliveries, endpoints
-from infra.postgres.webhooks.deliveries import Message, NewDelivery
-from schemas.ids import Prefix, new_id
 from tests.support.billing import World
 from tests.support.receiver import running_receiver
+from tests.support.webhooks import make_due
 
 COUNT = 30
 KILLS = (2, 1)  # at which passing of the point
 WAIT_SECONDS = 60
-
-
-def prepare(world: World, url: str) -> str:
-    """An endpoint to which COUNT deliveries are due; its id."""
-    endpoint_id, now = new_id(Prefix.WEBHOOK_ENDPOINT), datetime.now(UTC)
-    messages = [Message(new_id(Prefix.SYSTEM_EVENT), world.tenant_id, "customer.created", "{}") for _ in range(COUNT)]
-    with world.doors.database.transaction() as connection:
-        endpoints.insert_endpoint(
-            connection,
-            endpoint_id=endpoint_id,
-            tenant_id=world.tenant_id,
-            url=url,
-            description="",
-            events=["customer.*"],
-            secret="whsec_c2VjcmV0",
-            metadata={},
-            now=now,
-        )
-        new = [
-            NewDelivery(new_id(Prefix.WEBHOOK_DELIVERY), world.tenant_id, endpoint_id, message.id)
-            for message in messages
-        ]
-        deliveries.insert(connection, messages=messages, deliveries=new, now=now)
-    return endpoint_id
 
 
 def deliver(world: World, endpoint_id: str, **environment: str) -> int:
@@ -55,7 +28,7 @@ def deliver(world: World, endpoint_id: str, **environment: str) -> int:
 
 def test_a_delivery_killed_between_sending_and_writing_down_sends_again_and_loses_nothing(world: World) -> None:
     with running_receiver() as receiver:
-        endpoint_id = prepare(world, f"{receiver.url}/hooks")
+        endpoint_id = make_due(world, f"{receiver.url}/hooks", COUNT)
         for kill in KILLS:
             killed = deliver(world, endpoint_id, METERLINE_CRASH_AT=f"webhooks.sent:{kill}")
             assert killed == -signal.SIGKILL
@@ -70,4 +43,5 @@ def test_a_delivery_killed_between_sending_and_writing_down_sends_again_and_lose
         arrived, ("succeeded", [200])
     )
     assert len(arrived) == COUNT
-    assert sum(arrived.values()) == COUNT + AT_ONCE * len(KILLS), "what was under way at a kill came again"
+    again = sum(arrived.values()) - COUNT
+    assert len(KILLS) <= again <= AT_ONCE * len(KILLS), "what was under way at a kill came again, and nothing else"

@@ -1,19 +1,23 @@
 """Webhooks in numbers: processes that are killed lose none, and a slow and a failing endpoint hold up no other."""
 
+import json
 import os
 import random
+import socket
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
 
+from infra.webhooks.send import ANSWER_SECONDS
 from tests.long.dev import OwnDev
 from tests.oracle.wire import get, post, wait_for
 from tests.support.receiver import Receiver, running_receiver
@@ -23,6 +27,7 @@ EVENTS = int(os.environ.get("METERLINE_LONG_WEBHOOKS", "10000"))
 SLOW_SECONDS = 0.2  # an answer of the slow endpoint
 SENDERS = 4
 ARRIVAL_SECONDS = 600
+DEAD = 48  # endpoints that never answer
 GROWTH_MIB = 80  # of the worker, from the first thousand deliveries on
 
 
@@ -118,7 +123,7 @@ def test_a_slow_and_a_failing_endpoint_hold_up_no_other(tmp_path: Path) -> None:
                 sizes.append((len(receiver.received), resident_mib(dev)))
                 assert time.monotonic() - began < ARRIVAL_SECONDS, f"{len(ids_at(receiver, '/good'))} of {count} came"
                 time.sleep(1)
-        good = time.monotonic() - began
+        good, meanwhile = time.monotonic() - began, len(receiver.received)
         for path, tries in (("/slow", count), ("/failing", 2 * count)):
             wait_for(lambda path=path, tries=tries: len(receiver.at(path)) >= tries, path, ARRIVAL_SECONDS)
             sizes.append((len(receiver.received), resident_mib(dev)))
@@ -126,12 +131,37 @@ def test_a_slow_and_a_failing_endpoint_hold_up_no_other(tmp_path: Path) -> None:
     early = [size for received, size in sizes if received >= 1_000]
     last = {path: max(request.at_seconds for request in receiver.at(path)) - began for path in ("/good", "/slow")}
     sys.stdout.write(
-        f"{len(receiver.received)} requests for {3 * count} deliveries: all at the good endpoint after {good:.0f} s,"
+        f"{len(receiver.received)} requests for {3 * count} deliveries: all at the good endpoint after {good:.0f} s"
+        f" ({meanwhile / good:.0f} requests/s to all three until then),"
         f" at the slow one after {last['/slow']:.0f} s; {len(receiver.at('/failing'))} tries at the failing one;"
         f" worker {early[0]:.0f} MiB at first, {max(early):.0f} at most, {early[-1]:.0f} at last\n"
     )
     assert last["/good"] < last["/slow"], "the good endpoint waited for the slow one"
     assert max(early) - early[0] < GROWTH_MIB
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_more_dead_endpoints_than_there_are_threads_hold_up_no_other(tmp_path: Path) -> None:
+    count = EVENTS // DEAD
+    with serving(tmp_path) as (_, api, receiver), socket.create_server(("127.0.0.1", 0)) as silent:
+        hanging = replace(receiver, url=f"http://127.0.0.1:{silent.getsockname()[1]}")
+        dead = [listen(api, hanging, "/") for _ in range(DEAD)]
+        make_customer(api, "first")
+        for endpoint_id in dead:
+            path = f"/v1/webhook_endpoints/{endpoint_id}"
+            wait_for(lambda path=path: get(api, path)["failing_since"], "it is known that it fails", ARRIVAL_SECONDS)
+        listen(api, receiver, "/good")
+        made_at: dict[str, float] = {}
+        for number in range(count):
+            customer_id = make_customer(api, f"c{number}")
+            made_at[customer_id] = time.monotonic()
+        wait_for(lambda: len(ids_at(receiver, "/good")) == count, "the good endpoint is told of all", ARRIVAL_SECONDS)
+        came_at = {json.loads(each.body)["data"]["id"]: each.at_seconds for each in receiver.at("/good")}
+        assert get(api, f"/v1/webhook_endpoints/{dead[0]}/deliveries", {"status": "pending"})["data"]
+    longest = max(came_at[customer_id] - at for customer_id, at in made_at.items())
+    sys.stdout.write(f"{count} events beside {DEAD} dead endpoints: told after {longest:.1f} s at most\n")
+    assert longest < ANSWER_SECONDS, "the good endpoint waited until a dead one was given up"
 
 
 def resident_mib(dev: OwnDev) -> float:

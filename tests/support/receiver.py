@@ -42,9 +42,9 @@ def running_receiver() -> Generator[Receiver]:
             headers = {name.lower(): value for name, value in self.headers.items()}
             waiting = receiver.answers.get(self.path, [])
             status = waiting.pop(0) if waiting else 200
-            if self.path in receiver.flaky and headers["webhook-id"] not in seen:
+            if self.path in receiver.flaky and (self.path, headers["webhook-id"]) not in seen:
                 status = 500
-            seen.add(headers.get("webhook-id", ""))
+            seen.add((self.path, headers.get("webhook-id", "")))
             now = time.monotonic()
             receiver.received.append(Received(path=self.path, headers=headers, body=body, at_seconds=now))
             time.sleep(receiver.slow_seconds.get(self.path, 0))
@@ -58,7 +58,7 @@ def running_receiver() -> Generator[Receiver]:
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base names it so
             """Say nothing."""
 
-    seen: set[str] = set()
+    seen: set[tuple[str, str]] = set()
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     receiver = Receiver(url=f"http://127.0.0.1:{server.server_address[1]}")
     thread = threading.Thread(target=server.serve_forever, args=(0.05,))

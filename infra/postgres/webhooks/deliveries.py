@@ -30,6 +30,20 @@ class NewDelivery(NamedTuple):
     message_id: str
 
 
+class Attempt(NamedTuple):
+    """The attempt `no` at a delivery, and what it is afterwards: `pending` with its next attempt, or else."""
+
+    delivery_id: str
+    no: int
+    attempted_at: datetime
+    latency_ms: int
+    status_code: int | None
+    error: str | None
+    response_body: str
+    status: str
+    next_attempt_at: datetime | None
+
+
 def insert(
     connection: PgConnection, *, messages: Sequence[Message], deliveries: Sequence[NewDelivery], now: datetime
 ) -> None:
@@ -59,48 +73,37 @@ def load_due(connection: PgConnection, *, endpoint_id: str, now: datetime, limit
     ).fetchall()
 
 
-def lock_delivery(connection: PgConnection, *, delivery_id: str) -> tuple[Row, Row] | None:
-    """A delivery and its endpoint, the endpoint locked first as everywhere; None when they are gone."""
+def lock_deliveries(
+    connection: PgConnection, *, endpoint_id: str, delivery_ids: Sequence[str]
+) -> tuple[Row | None, dict[str, Row]]:
+    """An endpoint, locked first as everywhere, and of these deliveries those that are there, by id. None when it is
+    gone."""
     endpoint = connection.execute(
-        "SELECT * FROM webhook_endpoints WHERE id = (SELECT endpoint_id FROM webhook_deliveries WHERE id = %s)"
-        " FOR NO KEY UPDATE",
-        (delivery_id,),
+        "SELECT * FROM webhook_endpoints WHERE id = %s FOR NO KEY UPDATE", (endpoint_id,)
     ).fetchone()
-    delivery = connection.execute(
-        "SELECT * FROM webhook_deliveries WHERE id = %s FOR NO KEY UPDATE", (delivery_id,)
-    ).fetchone()
-    return None if endpoint is None or delivery is None else (delivery, endpoint)
-
-
-def add_attempt(
-    connection: PgConnection,
-    *,
-    delivery: Row,
-    attempted_at: datetime,
-    latency_ms: int,
-    status_code: int | None,
-    error: str | None,
-    response_body: str,
-) -> None:
-    """One line of the log of a locked delivery."""
-    connection.execute(
-        "INSERT INTO webhook_attempts (delivery_id, no, attempted_at, latency_ms, status_code, error, response_body)"
-        " VALUES (%s, %s, %s, %s, %s, %s, %s)",
-        (delivery["id"], delivery["attempts"] + 1, attempted_at, latency_ms, status_code, error, response_body),
+    rows = connection.execute(
+        "SELECT * FROM webhook_deliveries WHERE endpoint_id = %s AND id = ANY(%s) ORDER BY id FOR NO KEY UPDATE",
+        (endpoint_id, list(delivery_ids)),
     )
-    connection.execute(
-        "UPDATE webhook_deliveries SET attempts = attempts + 1, tries = tries + 1 WHERE id = %s", (delivery["id"],)
-    )
+    return endpoint, {row["id"]: row for row in rows}
 
 
-def set_status(
-    connection: PgConnection, *, delivery_id: str, status: str, next_attempt_at: datetime | None = None
-) -> None:
-    """`pending` with its next attempt, or `succeeded` or `failed` without."""
-    connection.execute(
-        "UPDATE webhook_deliveries SET status = %s, next_attempt_at = %s WHERE id = %s",
-        (status, next_attempt_at, delivery_id),
-    )
+def save_attempts(connection: PgConnection, attempts: Sequence[Attempt]) -> None:
+    """A line of the log for each of these locked deliveries, and what became of it."""
+    rows = [attempt._asdict() for attempt in attempts]
+    with connection.cursor() as cursor:
+        cursor.executemany(
+            "INSERT INTO webhook_attempts"
+            " (delivery_id, no, attempted_at, latency_ms, status_code, error, response_body)"
+            " VALUES (%(delivery_id)s, %(no)s, %(attempted_at)s, %(latency_ms)s, %(status_code)s, %(error)s,"
+            " %(response_body)s)",
+            rows,
+        )
+        cursor.executemany(
+            "UPDATE webhook_deliveries SET attempts = %(no)s, tries = tries + 1, status = %(status)s,"
+            " next_attempt_at = %(next_attempt_at)s WHERE id = %(delivery_id)s",
+            rows,
+        )
 
 
 def begin_anew(connection: PgConnection, *, delivery_id: str, now: datetime) -> None:

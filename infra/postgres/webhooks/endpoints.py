@@ -116,11 +116,14 @@ def load_listening(connection: PgConnection, *, tenant_ids: Sequence[str]) -> li
     ).fetchall()
 
 
-def find_due(connection: PgConnection, *, now: datetime, limit: int) -> list[str]:
-    """Endpoints with a delivery that is due. One index look-up an endpoint, however many deliveries wait."""
+def find_due(connection: PgConnection, *, now: datetime, limit: int) -> dict[str, bool]:
+    """Endpoints with a delivery that is due, and whether each fails; those that do not first, so that the limit never
+    leaves them out for others. One index look-up an endpoint, however many deliveries wait."""
     rows = connection.execute(
-        "SELECT id FROM webhook_endpoints WHERE disabled_at IS NULL AND EXISTS (SELECT FROM webhook_deliveries d"
-        " WHERE d.endpoint_id = webhook_endpoints.id AND d.status = 'pending' AND d.next_attempt_at <= %s) LIMIT %s",
+        "SELECT id, failing_since IS NOT NULL AS is_failing FROM webhook_endpoints"
+        " WHERE disabled_at IS NULL AND EXISTS (SELECT FROM webhook_deliveries d"
+        " WHERE d.endpoint_id = webhook_endpoints.id AND d.status = 'pending' AND d.next_attempt_at <= %s)"
+        " ORDER BY failing_since DESC NULLS FIRST LIMIT %s",
         (now, limit),
     )
-    return [row["id"] for row in rows]
+    return {row["id"]: row["is_failing"] for row in rows}
