@@ -126,8 +126,8 @@ Currency = Annotated[str, Field(min_length=3, max_length=3), AfterValidator(chec
 
 
 def merge_metadata(present: dict[str, Any], change: dict[str, str | None]) -> dict[str, str]:
-    """The metadata after a change. Raises ValueError beyond MAX_METADATA_KEYS."""
+    """The metadata after a change. Raises Reject beyond MAX_METADATA_KEYS."""
     merged = {key: value for key, value in {**present, **change}.items() if value is not None}
     if len(merged) > MAX_METADATA_KEYS:
-        raise ValueError(f"at most {MAX_METADATA_KEYS} keys")
+        raise Reject.at("/metadata", "request.invalid_field", f"at most {MAX_METADATA_KEYS} keys")
     return merged

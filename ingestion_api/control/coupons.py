@@ -218,10 +218,7 @@ def update_coupon(coupon: str, body: CouponChange, principal: Admin, context: Fr
     """Rename a coupon, archive it (`"archived": true`) or take it out of the archive."""
     with context.database.transaction() as connection:
         row = find(connection, principal.tenant_id, coupon, lock=True)
-        try:
-            metadata = merge_metadata(row["metadata"], body.metadata)
-        except ValueError as error:
-            raise Reject.at("/metadata", "request.invalid_field", str(error)) from None
+        metadata = merge_metadata(row["metadata"], body.metadata)
         archived_at = row["archived_at"]
         if body.archived is not None:
             archived_at = (archived_at or now) if body.archived else None

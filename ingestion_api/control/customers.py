@@ -35,7 +35,7 @@ from ingestion_api.problems import pointer
 from ingestion_api.routing import house_router
 from ingestion_api.views import ListView, ObjectView
 from schemas.catalogue import EntryKind, SubjectEntry
-from schemas.errors import Conflict, FieldError, NotFound, Reject
+from schemas.errors import Conflict, FieldError, NotFound
 from schemas.events import MAX_FIELD_LENGTH
 from schemas.ids import Prefix, new_id
 from schemas.money import format_amount
@@ -222,10 +222,7 @@ def _change(
     given = body.model_fields_set
     if "currency" in given and body.currency != row["currency"]:
         _check_currency_is_free(connection, row)
-    try:
-        metadata = merge_metadata(row["metadata"], body.metadata)
-    except ValueError as error:
-        raise Reject.at("/metadata", "request.invalid_field", str(error)) from None
+    metadata = merge_metadata(row["metadata"], body.metadata)
     changed = customers.update_customer(
         connection,
         customer_id=row["id"],

@@ -39,7 +39,7 @@ from ingestion_api.fields import Body, MetadataChange, Name, merge_metadata
 from ingestion_api.idempotency import AdminCall
 from ingestion_api.routing import house_router
 from schemas.catalogue import MeterEntry
-from schemas.errors import Conflict, Reject
+from schemas.errors import Conflict
 from schemas.events import MAX_FIELD_LENGTH
 from schemas.meters import MAX_FILTERS, MAX_GROUPS, Aggregation
 from schemas.topics import SystemEvent
@@ -114,10 +114,7 @@ def _change(
     now: datetime,
 ) -> MeterView:
     given = body.model_fields_set
-    try:
-        metadata = merge_metadata(row["metadata"], body.metadata)
-    except ValueError as error:
-        raise Reject.at("/metadata", "request.invalid_field", str(error)) from None
+    metadata = merge_metadata(row["metadata"], body.metadata)
     name = body.name or (row["key"] if "name" in given else row["name"])
     row = meters.update_meter(connection, meter_id=row["id"], name=name, metadata=metadata)
     build = _building(connection, row)

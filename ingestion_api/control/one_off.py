@@ -217,10 +217,7 @@ def update_invoice(invoice: str, body: InvoiceChange, principal: Admin, context:
 
 
 def _change(connection: PgConnection, body: InvoiceChange, row: Row, now: datetime) -> None:
-    try:
-        set_metadata(connection, row, merge_metadata(row["metadata"], body.metadata))
-    except ValueError as error:
-        raise Reject.at("/metadata", "request.invalid_field", str(error)) from None
+    set_metadata(connection, row, merge_metadata(row["metadata"], body.metadata))
     given = body.model_fields_set - {"metadata"}
     if not given:
         return

@@ -37,7 +37,6 @@ from ingestion_api.idempotency import AdminCall, Call
 from ingestion_api.paging import DEFAULT_LIMIT, Limit, StartingAfter, check_cursor, page
 from ingestion_api.routing import house_router
 from ingestion_api.views import ListView
-from schemas.errors import Reject
 from schemas.ids import Prefix
 from schemas.topics import SystemEvent
 
@@ -153,10 +152,7 @@ def update_subscription(
 
 
 def _update(connection: PgConnection, account: Account, body: SubscriptionChange, now: datetime) -> None:
-    try:
-        metadata = merge_metadata(account.row["metadata"], body.metadata)
-    except ValueError as error:
-        raise Reject.at("/metadata", "request.invalid_field", str(error)) from None
+    metadata = merge_metadata(account.row["metadata"], body.metadata)
     lifecycle.update_metadata(connection, subscription_id=account.billed.id, metadata=metadata)
     if body.discounts is not None:
         set_discounts(connection, account.billed, body.discounts, now=now)

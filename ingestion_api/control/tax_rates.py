@@ -165,10 +165,7 @@ def update_tax_rate(tax_rate: str, body: TaxRateChange, principal: Admin, contex
     keep it."""
     with context.database.transaction() as connection:
         row = find(connection, principal.tenant_id, tax_rate, lock=True)
-        try:
-            metadata = merge_metadata(row["metadata"], body.metadata)
-        except ValueError as error:
-            raise Reject.at("/metadata", "request.invalid_field", str(error)) from None
+        metadata = merge_metadata(row["metadata"], body.metadata)
         archived_at = row["archived_at"]
         if body.archived is not None:
             archived_at = (archived_at or now) if body.archived else None

@@ -278,10 +278,7 @@ def _change(body: WalletChange, wallet: OpenWallet) -> None:
         changed["low_balance_minor"] = _threshold(body.low_balance_threshold, currency)
     if "auto_top_up" in given:
         changed["auto_top_up"] = None if body.auto_top_up is None else read_auto_top_up(body.auto_top_up, currency)
-    try:
-        changed["metadata"] = merge_metadata(row["metadata"], body.metadata)
-    except ValueError as error:
-        raise Reject.at("/metadata", "request.invalid_field", str(error)) from None
+    changed["metadata"] = merge_metadata(row["metadata"], body.metadata)
     row |= changed
 
 

@@ -20,7 +20,7 @@ from ingestion_api.idempotency import SecretCall
 from ingestion_api.paging import DEFAULT_LIMIT, Limit, StartingAfter, check_cursor, page
 from ingestion_api.routing import house_router
 from ingestion_api.views import ListView, ObjectView
-from schemas.errors import Conflict, NotFound, Reject
+from schemas.errors import Conflict, NotFound
 from schemas.ids import Prefix, new_id
 from schemas.topics import SystemEvent
 
@@ -173,10 +173,7 @@ def update_webhook_endpoint(
         check_endpoint(body.url, allow_private=context.settings.webhooks_allow_private)
     with context.database.transaction() as connection:
         row = find(connection, principal.tenant_id, webhook_endpoint, lock=True)
-        try:
-            metadata = merge_metadata(row["metadata"], body.metadata)
-        except ValueError as error:
-            raise Reject.at("/metadata", "request.invalid_field", str(error)) from None
+        metadata = merge_metadata(row["metadata"], body.metadata)
         endpoints.update_endpoint(
             connection,
             endpoint_id=row["id"],
