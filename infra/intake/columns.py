@@ -2,12 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate, chain, repeat
+from itertools import accumulate, repeat
 
 import msgspec
 import numpy as np
 import xxhash
-from numpy.typing import NDArray
 
 from infra.intake.event import (
     MAX_DATA_DEPTH,
@@ -20,7 +19,8 @@ from infra.intake.event import (
     may_be_deep,
     may_have_long_number,
 )
-from infra.intake.times import Int64s, read_instants
+from infra.intake.texts import SEPARATOR, Int64s, Names, Texts, concatenate_names, concatenate_texts, names_of, texts_of
+from infra.intake.times import read_instants
 from infra.kafka.event_log import identity_seed
 from schemas.errors import Reject
 from schemas.events import MAX_EVENT_BYTES, MAX_FIELD_LENGTH
@@ -35,22 +35,6 @@ FIRST_PRINTABLE, LAST_PRINTABLE = ord(" "), ord("~")
 
 class Suspect(Exception):
     """Something may be wrong with some event; the slow path must look at each."""
-
-
-@dataclass(frozen=True, slots=True)
-class Texts:
-    """A column of UTF-8 texts, and the length of each in bytes."""
-
-    items: list[bytes]
-    lengths: Int64s
-
-
-@dataclass(frozen=True, slots=True)
-class Names:
-    """A column of few distinct texts: each once, and which of them each event has (u16)."""
-
-    distinct: list[str]
-    codes: NDArray[np.uint16]
 
 
 @dataclass(slots=True)
@@ -78,11 +62,11 @@ def concatenate(parts: Sequence[Columns]) -> Columns:
     starts = list(accumulate((len(part) for part in parts[:-1]), initial=0))
     placed = list(zip(starts, parts, strict=True))
     return Columns(
-        ids=_concatenate_texts([part.ids for part in parts]),
-        sources=_concatenate_names([part.sources for part in parts]),
-        types=_concatenate_names([part.types for part in parts]),
-        subjects=_concatenate_texts([part.subjects for part in parts]),
-        data=_concatenate_texts([part.data for part in parts]),
+        ids=concatenate_texts([part.ids for part in parts]),
+        sources=concatenate_names([part.sources for part in parts]),
+        types=concatenate_names([part.types for part in parts]),
+        subjects=concatenate_texts([part.subjects for part in parts]),
+        data=concatenate_texts([part.data for part in parts]),
         times=np.concatenate([part.times for part in parts]),
         untimed=[start + index for start, part in placed for index in part.untimed],
         extensions={start + index: text for start, part in placed for index, text in part.extensions.items()},
@@ -90,43 +74,17 @@ def concatenate(parts: Sequence[Columns]) -> Columns:
     )
 
 
-def _concatenate_texts(parts: list[Texts]) -> Texts:
-    items = list(chain.from_iterable(part.items for part in parts))
-    return Texts(items, np.concatenate([part.lengths for part in parts]))
-
-
-def _concatenate_names(parts: list[Names]) -> Names:
-    code_of: dict[str, int] = {}
-    codes: list[NDArray[np.uint16]] = []
-    for part in parts:
-        renumbered = [code_of.setdefault(name, len(code_of)) for name in part.distinct]
-        codes.append(np.array(renumbered, np.uint16)[part.codes])
-    return Names(list(code_of), np.concatenate(codes))
-
-
 def build_columns(events: Sequence[IncomingEvent], times: Int64s) -> Columns:
     """Columns of checked events."""
     return Columns(
-        ids=_texts_of([event.id.encode() for event in events]),
-        sources=_names_of([event.source for event in events]),
-        types=_names_of([event.type for event in events]),
-        subjects=_texts_of([event.subject.encode() for event in events]),
-        data=_texts_of([bytes(event.data) for event in events]),
+        ids=texts_of([event.id.encode() for event in events]),
+        sources=names_of([event.source for event in events]),
+        types=names_of([event.type for event in events]),
+        subjects=texts_of([event.subject.encode() for event in events]),
+        data=texts_of([bytes(event.data) for event in events]),
         times=times,
         untimed=[index for index, event in enumerate(events) if event.time is None],
     )
-
-
-def _texts_of(items: list[bytes]) -> Texts:
-    return Texts(items, np.fromiter(map(len, items), np.int64, len(items)))
-
-
-def _names_of(names: list[str]) -> Names:
-    distinct = list(dict.fromkeys(names))
-    if len(distinct) == 1:
-        return Names(distinct, np.zeros(len(names), np.uint16))
-    code_of = {name: code for code, name in enumerate(distinct)}
-    return Names(distinct, np.fromiter(map(code_of.__getitem__, names), np.uint16, len(names)))
 
 
 def check_columns(events: Sequence[IncomingEvent], received_micros: int, *, any_time: bool = False) -> Columns:
@@ -143,8 +101,8 @@ def check_columns(events: Sequence[IncomingEvent], received_micros: int, *, any_
     stamps = [event.time for event in events]
     columns = Columns(
         ids=_check_names([event.id for event in events]),
-        sources=_names_of([event.source for event in events]),
-        types=_names_of([event.type for event in events]),
+        sources=names_of([event.source for event in events]),
+        types=names_of([event.type for event in events]),
         subjects=_check_names([event.subject for event in events]),
         data=_check_data([event.data for event in events]),
         times=_check_times(
@@ -171,24 +129,24 @@ def _check_names(names: list[str]) -> Texts:
 
 def _check_data(data: list[msgspec.Raw]) -> Texts:
     """The texts of `data`. Outside of strings JSON has no NUL, and inside none that is not escaped."""
-    joined = b"\0".join(data)  # pyright: ignore[reportArgumentType, reportCallIssue] - Raw is a buffer
+    joined = SEPARATOR.join(data)  # pyright: ignore[reportArgumentType, reportCallIssue] - Raw is a buffer
     letters = np.frombuffer(joined, np.uint8)
     ends = np.flatnonzero(letters == 0)
     texts = _split(joined, ends)
     longest = texts.lengths.max()
     if longest > SAFE_DATA_BYTES or letters[0] != ord("{") or (letters[ends + 1] != ord("{")).any():
         raise Suspect
-    if longest > 2 * MAX_DATA_DEPTH and any(map(may_be_deep, texts.items)):
-        raise Suspect
-    if longest > MAX_DIGITS and any(map(may_have_long_number, texts.items)):
-        raise Suspect
+    if longest > 2 * MAX_DATA_DEPTH:
+        items = joined.split(SEPARATOR)
+        if any(map(may_be_deep, items)) or (longest > MAX_DIGITS and any(map(may_have_long_number, items))):
+            raise Suspect
     return texts
 
 
 def _split(joined: bytes, separators: Int64s) -> Texts:
     """The texts between the NULs that stand at these places of `joined`, and nowhere else."""
     bounds = np.concatenate(((-1,), separators, (len(joined),)))
-    return Texts(joined.split(b"\0"), bounds[1:] - bounds[:-1] - 1)
+    return Texts(joined, bounds[1:] - bounds[:-1] - 1)
 
 
 def _check_times(stamps: list[str | None], received_micros: int, end_micros: int) -> Int64s:
@@ -210,7 +168,7 @@ def _check_times(stamps: list[str | None], received_micros: int, end_micros: int
 
 def identify(columns: Columns, tenant_no: int) -> int:
     """Fill in the identities and return how many events are copies of an earlier one of the same columns."""
-    sources, ids = columns.sources, columns.ids.items
+    sources, ids = columns.sources, columns.ids.items()
     seeds = [identity_seed(tenant_no, source) for source in sources.distinct]
     of_each = repeat(seeds[0]) if len(seeds) == 1 else map(seeds.__getitem__, sources.codes.tolist())
     columns.identities = b"".join(map(xxhash.xxh3_128_digest, ids, of_each))

@@ -1,14 +1,14 @@
 """Columns to messages: split by the partition of each identity, and cut at a size that every broker takes."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from operator import itemgetter
 
 import numpy as np
 from numpy.typing import NDArray
 
-from infra.intake.columns import Columns, Names, Texts
+from infra.intake.columns import Columns
+from infra.intake.texts import Names, Texts
 from infra.kafka.event_log import seal
 from schemas.events import EventBatch
 
@@ -18,7 +18,6 @@ MAX_SHARED_NAMES = 64  # a longer dictionary of sources or types is made anew fo
 FIXED_BYTES_AN_EVENT = 16 + 8 + 2 * 5
 
 IntArray = NDArray[np.int64]
-Reorder = Callable[[list[bytes]], tuple[bytes, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,16 +32,16 @@ class Packed:
 class _Texts:
     """A column of texts in the order of partitions: slices are cheap."""
 
-    def __init__(self, texts: Texts, order: IntArray, reorder: Reorder) -> None:
-        self.joined = b"".join(reorder(texts.items))
+    def __init__(self, texts: Texts, order: IntArray) -> None:
         self.lengths = texts.lengths[order]
-        self.ends = np.cumsum(self.lengths)
+        self._joined, self._ends = texts.reordered(order)
         self._lengths_u16 = self.lengths.astype("<u2")
 
     def cut(self, start: int, end: int) -> tuple[bytes, bytes]:
         """The texts of [start, end) one after another, and their lengths."""
-        first = int(self.ends[start - 1]) if start else 0
-        return self.joined[first : int(self.ends[end - 1])], self._lengths_u16[start:end].tobytes()
+        first = int(self._ends[start - 1]) if start else 0
+        last = int(self._ends[end - 1])
+        return self._joined.slice(first, last - first).to_pybytes(), self._lengths_u16[start:end].tobytes()
 
 
 class _Names:
@@ -72,11 +71,10 @@ def pack(columns: Columns, tenant_no: int, partitions: int) -> list[Packed]:
     identities = np.frombuffer(columns.identities, "<u8").reshape(-1, 2)
     partition_of = (identities[:, 0] % partitions).astype(np.uint16)  # sorts by radix
     order = np.argsort(partition_of, kind="stable")
-    order_list: list[int] = order.tolist()
-    reorder = _reorder(order_list)
-    ids = _Texts(columns.ids, order, reorder)
-    subjects = _Texts(columns.subjects, order, reorder)
-    data = _Texts(columns.data, order, reorder)
+    order_list: list[int] = order.tolist() if columns.extensions else []
+    ids = _Texts(columns.ids, order)
+    subjects = _Texts(columns.subjects, order)
+    data = _Texts(columns.data, order)
     sources = _Names(columns.sources, order)
     types = _Names(columns.types, order)
     hashes = identities[order]
@@ -115,13 +113,6 @@ def pack(columns: Columns, tenant_no: int, partitions: int) -> list[Packed]:
             )
             messages.append(Packed(partition, seal(batch), end - start))
     return messages
-
-
-def _reorder(order: list[int]) -> Reorder:
-    """A function that gives the items of a list in another order."""
-    if len(order) == 1:
-        return tuple
-    return itemgetter(*order)
 
 
 def _cuts(sizes: IntArray, first: int, last: int) -> Iterator[tuple[int, int]]:

@@ -4,9 +4,8 @@ of a second. `None` from here says nothing but that each text must be read by it
 from datetime import date
 
 import numpy as np
-from numpy.typing import NDArray
 
-Int64s = NDArray[np.int64]
+from infra.intake.texts import Int64s
 
 EPOCH_DAY = date(1970, 1, 1).toordinal()
 SECOND_MICROS = 1_000_000

@@ -120,7 +120,7 @@ def test_data_at_its_limits_is_taken_as_it_came(name: str, count: int) -> None:
     decoded = read(array(*[event(data=data)] * count))
     assert decoded.rejections == []
     assert decoded.events is not None
-    assert decoded.events.data.items == [stored or text_of(data)] * count
+    assert decoded.events.data.items() == [stored or text_of(data)] * count
 
 
 def test_a_long_number_spoils_not_the_id_of_its_rejection() -> None:

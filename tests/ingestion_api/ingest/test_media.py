@@ -84,8 +84,8 @@ def test_binary_mode_takes_attributes_from_headers() -> None:
     decoded = read(binary_to_json(headers, b'{"a": 1}'))
     assert decoded.rejections == []
     assert decoded.events is not None
-    assert (decoded.events.subjects.items, decoded.events.sources.distinct) == (["ä b".encode()], ["/s"])
-    assert decoded.events.data.items == [b'{"a": 1}']
+    assert (decoded.events.subjects.items(), decoded.events.sources.distinct) == (["ä b".encode()], ["/s"])
+    assert decoded.events.data.items() == [b'{"a": 1}']
     assert decoded.events.extensions == {0: '{"reservation":"rsv_1"}'}
     assert read(binary_to_json(headers, b"")).rejections == []
 
