@@ -3,6 +3,7 @@
 from prometheus_client import CONTENT_TYPE_LATEST, Counter, Gauge, Histogram, generate_latest, start_http_server
 
 __all__ = [
+    "CHECKS_DEGRADED",
     "CONTENT_TYPE_LATEST",
     "EVENTS_RECEIVED",
     "HTTP_REQUESTS",
@@ -21,6 +22,7 @@ HTTP_REQUESTS = Counter("meterline_http_requests", "Requests answered.", ["metho
 EVENTS_RECEIVED = Counter("meterline_events_received", "Events of answered requests.", ["outcome"])
 INGEST_FLOW_LAG = Gauge("meterline_ingest_flow_lag_seconds", "Age of what all counters hold, as ingestion sees it.")
 INGEST_DELAY = Gauge("meterline_ingest_delay_seconds", "What answers to events wait for while the flow is behind.")
+CHECKS_DEGRADED = Counter("meterline_checks_degraded", "Checks answered without knowing what is used.", ["allowed"])
 REPLICA_LIVE = Gauge("meterline_replica_live", "1 while checks are answered from memory, up to date.")
 REPLICA_CUSTOMERS = Gauge("meterline_replica_customers", "Customers whose entitlements are in memory.")
 HTTP_SECONDS = Histogram(

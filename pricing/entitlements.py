@@ -41,6 +41,14 @@ class Reason(StrEnum):
     NO_ENTITLEMENT = "no_entitlement"
     FEATURE_OFF = "feature_off"
     SUBSCRIPTION_INACTIVE = "subscription_inactive"
+    DEGRADED = "degraded"  # nothing that knows what is used could be asked
+
+
+class OnUnknown(StrEnum):
+    """Whether a feature may be used while nobody knows how much of it is."""
+
+    CLOSED = "closed"
+    OPEN = "open"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +98,11 @@ def check(
         remaining=max(ZERO, limit - taken),
         overage=max(ZERO, taken - limit),
     )
+
+
+def degraded(on_unknown: OnUnknown, *, is_soft: bool = False) -> Decision:
+    """The decision while what is used is not known. A soft limit allows in any case."""
+    return Decision(allowed=is_soft or on_unknown is OnUnknown.OPEN, reason=Reason.DEGRADED, remaining=None)
 
 
 @exactly

@@ -20,6 +20,7 @@ class Prefix(StrEnum):
     CUSTOMER = "cus"
     METER = "met"
     FEATURE = "fea"
+    ENTITLEMENT = "ent"  # of a customer's own
     PLAN = "pln"
     ADDON = "add"
     COUPON = "cpn"

@@ -75,9 +75,9 @@ def _terms(connection: PgConnection, condition: LiteralString, parameters: Any) 
 
 
 def load_features(connection: PgConnection, *, feature_ids: Sequence[str] | None) -> list[Row]:
-    """id, tenant_id, key, type and meter_no of these features (None: of all)."""
+    """id, tenant_id, key, type, on_unknown and meter_no of these features (None: of all)."""
     return connection.execute(
-        "SELECT f.id, f.tenant_id, f.key, f.type, m.no AS meter_no"
+        "SELECT f.id, f.tenant_id, f.key, f.type, f.on_unknown, m.no AS meter_no"
         " FROM features f LEFT JOIN meters m ON m.id = f.meter_id WHERE %(ids)s::text[] IS NULL OR f.id = ANY(%(ids)s)",
         {"ids": None if feature_ids is None else list(feature_ids)},
     ).fetchall()

@@ -11,16 +11,19 @@ from infra.postgres.pool import PgConnection, Row
 #: Entitlements with all that their decisions rest on, but what is used.
 TERMS: LiteralString = (
     "SELECT e.no, e.tenant_id, e.subscription_id, e.customer_id, e.feature_id, e.limit_quantity, e.value, e.reset,"
-    " e.enforcement, e.billing_period, e.billing_period_count, e.starts_at, e.effective_at, e.ends_at, e.source,"
-    " f.key AS feature, f.type, m.no AS meter_no,"
+    " e.enforcement, e.rollover_max, e.billing_period, e.billing_period_count, e.starts_at, e.effective_at, e.ends_at,"
+    " e.source, f.key AS feature, f.type, f.on_unknown, m.no AS meter_no,"
     # A trial that ended for want of a payment method is not written into `ends_at`: one might have come by then.
     " least(s.blocked_at, CASE WHEN s.trial_end_behavior = 'cancel_without_payment_method'"
     "  AND (s.status = 'canceled' AND s.cancel_at IS NULL"
     "   OR s.status IN ('draft', 'trialing') AND NOT payer.has_payment_method)"
     "  THEN least(e.ends_at, s.trial_end_at) ELSE e.ends_at END) AS holds_until,"
-    " c.no AS customer_no, c.external_id AS customer, c.test_clock_id, s.timezone, s.alignment, s.billing_anchor"
+    " c.no AS customer_no, c.external_id AS customer, c.test_clock_id,"
+    # A customer's own entitlement has no subscription.
+    " coalesce(s.timezone, e.timezone) AS timezone, coalesce(s.alignment, 'anniversary') AS alignment,"
+    " coalesce(s.billing_anchor, e.starts_at) AS billing_anchor"
     " FROM entitlements e JOIN features f ON f.id = e.feature_id LEFT JOIN meters m ON m.id = f.meter_id"
-    " JOIN customers c ON c.id = e.customer_id JOIN subscriptions s ON s.id = e.subscription_id"
+    " JOIN customers c ON c.id = e.customer_id LEFT JOIN subscriptions s ON s.id = e.subscription_id"
     " JOIN customers payer ON payer.id = coalesce(c.parent_id, c.id)"
 )
 
@@ -68,6 +71,13 @@ def remove_entitlements(connection: PgConnection, numbers: Sequence[int]) -> Non
 def load_of_subscription(connection: PgConnection, *, subscription_id: str) -> list[Row]:
     """All entitlements of a subscription with the terms of their periods."""
     return connection.execute(TERMS + " WHERE e.subscription_id = %s ORDER BY e.no", (subscription_id,)).fetchall()
+
+
+def load_numbered(connection: PgConnection, *, no: int) -> Row:
+    """One entitlement by its number."""
+    row = connection.execute(TERMS + " WHERE e.no = %s", (no,)).fetchone()
+    assert row is not None
+    return row
 
 
 def load_of_customers(

@@ -16,15 +16,26 @@ def insert_feature(
     name: str,
     kind: str,
     meter_id: str | None,
+    on_unknown: str,
     metadata: dict[str, str],
     now: datetime,
 ) -> Row | None:
     """Store a new feature; None when the tenant has this key already."""
     return connection.execute(
-        "INSERT INTO features (id, tenant_id, key, name, type, meter_id, metadata, created_at)"
-        " VALUES (%s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT (tenant_id, key) DO NOTHING RETURNING *",
-        (feature_id, tenant_id, key, name, kind, meter_id, jsonb(metadata), now),
+        "INSERT INTO features (id, tenant_id, key, name, type, meter_id, on_unknown, metadata, created_at)"
+        " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT (tenant_id, key) DO NOTHING RETURNING *",
+        (feature_id, tenant_id, key, name, kind, meter_id, on_unknown, jsonb(metadata), now),
     ).fetchone()
+
+
+def update_feature(
+    connection: PgConnection, *, feature_id: str, name: str, on_unknown: str, metadata: dict[str, str]
+) -> None:
+    """Write what may change of a feature."""
+    connection.execute(
+        "UPDATE features SET name = %s, on_unknown = %s, metadata = %s WHERE id = %s",
+        (name, on_unknown, jsonb(metadata), feature_id),
+    )
 
 
 def load_feature(connection: PgConnection, *, tenant_id: str, reference: str) -> Row | None:

@@ -193,6 +193,23 @@ class Book:
         counters = Counters(counted=counted, missing={}, meters={}, stored_fresh=UNKNOWN)
         return Basis(questions=questions, rows=by_pair, periods=periods, counters=counters, reserved={})
 
+    def question(self, tenant_id: str, ask: Ask) -> Question | None:
+        """What is asked, be the customer known or not; None: the feature is not."""
+        feature = self._features.get((tenant_id, ask.feature))
+        if feature is None:
+            return None
+        customer = self._customers.get((tenant_id, ask.customer), "")
+        named = {"id": customer, "external_id": self._names.get(customer, ("", ask.customer))[1]}
+        return Question(customer=named, feature=feature, quantity=ask.quantity)
+
+    def limits(self, question: Question, now: datetime) -> list[Row]:
+        """The customer's metered entitlements to the feature that are in effect, as far as they are known surely: none
+        of a test clock's."""
+        if question.feature["type"] != "metered":
+            return []
+        rows = self._rows((question.customer["id"], question.feature["id"]), now)
+        return [row for row in rows if row["test_clock_id"] is None and in_effect(row)]
+
     def _rows(self, pair: Pair, now: datetime) -> list[Row]:
         found: list[Row] = []
         for values in self._terms.get(pair, ()):

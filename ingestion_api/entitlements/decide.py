@@ -1,14 +1,17 @@
 """Decisions for many (customer, feature) pairs at once: a handful of queries whatever their number."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
+from functools import reduce
 from typing import Any, Literal
 
+import structlog
 from typing_extensions import TypedDict
 
-from infra.clickhouse.client import Client
+from infra.clickhouse.client import ClickHouseError, Client
+from infra.metrics import CHECKS_DEGRADED
 from infra.postgres import entitlements
 from infra.postgres.holds import HoldKey, load_reserved
 from infra.postgres.pool import PgConnection, Row
@@ -28,17 +31,21 @@ from pricing.entitlements import (
     Decision,
     Enforcement,
     EntitlementPeriod,
+    OnUnknown,
     Reason,
     check,
+    degraded,
     stack,
 )
-from schemas.money import format_decimal
+from schemas.money import EXACT, format_decimal
+
+log = structlog.get_logger("meterline.checks")
 
 
 class CheckView(TypedDict):
     """A decision and what it rests on. Every event acknowledged before `as_of` is in `used`; `as_of` is null while
-    nothing can be said of that, before the first event was stored. When no store that knows what is used answers, a
-    check is no decision but 503 `store.unavailable`: whoever asks chooses whether to go on without one.
+    nothing can be said of that, before the first event was stored. When no store that knows what is used answers, the
+    feature's `on_unknown` decides, the reason is `degraded`, and `used`, `as_of` and all that rest on them are null.
 
     `limit` and `remaining` are null when there is no limit; `value` is that of a boolean or static feature.
     """
@@ -95,7 +102,7 @@ class Standing:
     whole: Allowance
     period: EntitlementPeriod
     fresh: Freshness
-    subscription: str
+    subscription: str | None
 
 
 def load_basis(
@@ -137,15 +144,26 @@ def basis_of(
     )
 
 
-def decide(clickhouse: Client, basis: Basis, *, tenant_no: int, now: datetime) -> list[CheckView]:
+def decide(
+    clickhouse: Client, basis: Basis, *, tenant_no: int, now: datetime, may_degrade: bool = False
+) -> list[CheckView]:
     """The answers, in order. ClickHouse is asked only for what no counter holds; hold no transaction. Raises what it
-    raises: one entitlement that can't be judged leaves all unanswered."""
-    used = measure_missing(clickhouse, basis.counters, tenant_no=tenant_no)
+    raises: one entitlement that can't be judged leaves all unanswered; but with `may_degrade` features decide
+    themselves (`on_unknown`) while ClickHouse does not answer."""
+    try:
+        used = measure_missing(clickhouse, basis.counters, tenant_no=tenant_no)
+    except ClickHouseError as error:
+        if not may_degrade:
+            raise
+        log.warning("usage is not known", error=str(error), entitlements=len(basis.counters.missing))
+        used = basis.counters.counted
     answers: list[CheckView] = []
     for question in basis.questions:
         present = basis.in_effect(question)
         if not present:
             answers.append(_refusal(question, absence_of(basis, question), now))
+        elif question.feature["type"] == "metered" and any(row["no"] not in used for row in present):
+            answers.append(unknown_view(question, present, basis.periods))
         elif question.feature["type"] == "metered":
             answers.append(_weigh(question, stand(present, basis.periods, used), basis.reserved, now))
         else:
@@ -159,9 +177,10 @@ def absence_of(basis: Basis, question: Question) -> Decision:
     return SUBSCRIPTION_INACTIVE if own else NO_ENTITLEMENT
 
 
-def _rank(row: Row) -> tuple[str, bool, int]:
-    """Later ones say more: a later subscription's, and in one an add-on's."""
-    return row["subscription_id"], row["source"] != "plan", row["no"]
+def _rank(row: Row) -> tuple[bool, str, bool, int]:
+    """Later ones say more: a later subscription's, and in one an add-on's; most of all the customer's own."""
+    subscription_id = row["subscription_id"]
+    return subscription_id is None, subscription_id or "", row["source"] != "plan", row["no"]
 
 
 def in_effect(row: Row) -> bool:
@@ -183,10 +202,15 @@ def stand(rows: Sequence[Row], periods: Mapping[int, EntitlementPeriod], used: M
     ]
     return Standing(
         whole=stack(allowances),
-        period=min((periods[row["no"]] for row in rows), key=lambda period: period.end or MAX_INSTANT),
+        period=_first_to_end(periods[row["no"]] for row in rows),
         fresh=min((used[row["no"]].fresh for row in rows), key=lambda fresh: fresh.as_of or MIN_INSTANT),
-        subscription=rows[-1]["subscription_id"],
+        subscription=_subscription_of(rows),
     )
+
+
+def _subscription_of(rows: Sequence[Row]) -> str | None:
+    """The last subscription that has a part in it; None: the customer's own alone."""
+    return next((row["subscription_id"] for row in reversed(rows) if row["subscription_id"] is not None), None)
 
 
 def _weigh(question: Question, standing: Standing, held: Mapping[HoldKey, Decimal], now: datetime) -> CheckView:
@@ -201,6 +225,31 @@ def _weigh(question: Question, standing: Standing, held: Mapping[HoldKey, Decima
         enforcement=whole.enforcement,
     )
     return metered_view(question, standing, decision, reserved=reserved, now=now)
+
+
+def unknown_view(question: Question, rows: Sequence[Row], periods: Mapping[int, EntitlementPeriod]) -> CheckView:
+    """The answer for a feature whose use, or more of it, is not known. `rows`: entitlements to it, if it is metered and
+    they are known to be in effect: where there is no limit, or a soft one, nobody need know the use."""
+    limits = [row["limit_quantity"] for row in rows]
+    is_unlimited = None in limits
+    is_soft = any(row["enforcement"] == Enforcement.SOFT for row in rows)
+    decision = FEATURE_ON if is_unlimited else degraded(OnUnknown(question.feature["on_unknown"]), is_soft=is_soft)
+    CHECKS_DEGRADED.labels(str(decision.allowed).lower()).inc()
+    view: CheckView = {**_refusal(question, decision, MIN_INSTANT), "as_of": None, "lag_seconds": None}
+    if not rows:
+        return view
+    period = _first_to_end(periods[row["no"]] for row in rows)
+    return {
+        **view,
+        "limit": None if is_unlimited else format_decimal(reduce(EXACT.add, limits)),
+        "enforcement": Enforcement.SOFT if is_soft else Enforcement.HARD,
+        "period": {"start": period.start, "end": period.end},
+        "subscription": _subscription_of(rows),
+    }
+
+
+def _first_to_end(periods: Iterable[EntitlementPeriod]) -> EntitlementPeriod:
+    return min(periods, key=lambda period: period.end or MAX_INSTANT)
 
 
 def metered_view(

@@ -33,13 +33,14 @@ JSON = "application/json"
 
 router = APIRouter(route_class=OfrepRoute, tags=["openfeature"], responses=FAILURES)
 
-FlagReason = Literal["TARGETING_MATCH", "DEFAULT", "DISABLED"]
+FlagReason = Literal["TARGETING_MATCH", "DEFAULT", "DISABLED", "UNKNOWN"]
 
 #: Why OpenFeature says that a value is what it is, by our own reason, which stands in the metadata.
 _REASONS: dict[Reason, FlagReason] = {
     Reason.NO_ENTITLEMENT: "DEFAULT",
     Reason.SUBSCRIPTION_INACTIVE: "DISABLED",
     Reason.FEATURE_OFF: "TARGETING_MATCH",
+    Reason.DEGRADED: "UNKNOWN",
 }
 
 
@@ -127,7 +128,8 @@ def _evaluate(
         customer = customers.get(reference, {"id": "", "external_id": reference})
         questions = [Question(customer=customer, feature=feature, quantity=None) for feature in features]
         basis = load_basis(connection, questions, tenant_id=principal.tenant_id, now=now, settings=context.settings)
-    return [_to_flag(check) for check in decide(context.clickhouse, basis, tenant_no=principal.tenant_no, now=now)]
+    views = decide(context.clickhouse, basis, tenant_no=principal.tenant_no, now=now, may_degrade=True)
+    return [_to_flag(check) for check in views]
 
 
 def _to_flag(check: CheckView) -> FlagView:

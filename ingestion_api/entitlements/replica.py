@@ -35,7 +35,8 @@ from infra.postgres.entitlement_copies import (
 from infra.postgres.pool import PgConnection, PostgresError, connect
 from infra.settings import Settings
 from ingestion_api.entitlements.book import Ask, Book, Pair, Part
-from ingestion_api.entitlements.decide import CheckView, decide
+from ingestion_api.entitlements.decide import CheckView, decide, unknown_view
+from ingestion_api.entitlements.terms import period_at
 from schemas.balances import Counted, Held
 from schemas.errors import Retry
 from schemas.instants import to_micros
@@ -67,6 +68,7 @@ class Replica:
         self._terms_live = threading.Event()
         self._counters_live = threading.Event()
         self._store_away = False
+        self._unreachable = False
         self._fences: dict[str, str] = {}  # by token: its tenant
         self._held: dict[Pair, int] = {}
         self._held_lock = threading.Lock()  # for those who write: threads of requests and one of ours
@@ -99,6 +101,11 @@ class Replica:
         """Whether all is loaded and followed."""
         return self._terms_live.is_set() and self._counters_live.is_set()
 
+    @property
+    def is_alone(self) -> bool:
+        """Whether PostgreSQL could not be reached when it was last tried, a moment ago: nobody need wait for it."""
+        return self._unreachable
+
     def is_current(self, tenant_id: str) -> bool:
         """Whether that is so, and all that this process has changed of the tenant is in."""
         return self.is_live and tenant_id not in list(self._fences.values())
@@ -113,6 +120,24 @@ class Replica:
         if basis is None or (self._held and self._holds_some(basis.rows, now)):
             return None
         return decide(clickhouse, basis, tenant_no=tenant_no, now=now)
+
+    def answer_alone(
+        self, clickhouse: Client, asks: Sequence[Ask], *, tenant_id: str, tenant_no: int, now: datetime
+    ) -> list[CheckView] | None:
+        """The decisions while PostgreSQL can't be asked, as well as is known here; what is not known is decided by the
+        feature's `on_unknown`. None: a feature is not even known."""
+        found: list[CheckView] = []
+        for ask in asks:
+            basis = self.book.basis(tenant_id, [ask], now, at_any_rate=True)
+            if basis is not None and not (self._held and self._holds_some(basis.rows, now)):
+                found += decide(clickhouse, basis, tenant_no=tenant_no, now=now)
+                continue
+            question = self.book.question(tenant_id, ask)
+            if question is None:
+                return None
+            rows = self.book.limits(question, now)
+            found.append(unknown_view(question, rows, {row["no"]: period_at(row, now) for row in rows}))
+        return found
 
     def mark_held(self, message: Held) -> None:
         """Something is held of these: PostgreSQL is asked about them for that long."""
@@ -164,10 +189,10 @@ class Replica:
         try:
             connection = connect(self._settings.postgres_dsn)
         except PostgresError:
-            self._store_away = True
+            self._store_away = self._unreachable = True
             raise
         with closing(connection):
-            self._store_away = False
+            self._store_away = self._unreachable = False
             listen(connection)
             if not self._load_terms(connection):
                 self._is_too_large = True

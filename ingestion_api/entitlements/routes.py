@@ -18,13 +18,14 @@ from ingestion_api.clock import Now
 from ingestion_api.context import FromContext
 from ingestion_api.control.customers import find as find_customer
 from ingestion_api.control.preview import answer_unheld
+from ingestion_api.entitlements.book import Ask
 from ingestion_api.entitlements.decide import CheckView, Question, at_their_now, basis_of, decide, in_effect, load_basis
 from ingestion_api.fields import Body, DecimalText, Reference
 from ingestion_api.idempotency import CheckCall
 from ingestion_api.problems import VARIANT, pointer
 from ingestion_api.routing import house_router
 from ingestion_api.views import ListView
-from schemas.errors import FieldError, NotFound
+from schemas.errors import FieldError, NotFound, Retry
 
 MAX_CHECKS = 500
 ONE = f"{VARIANT}one"
@@ -70,19 +71,37 @@ class BulkCheckView(TypedDict):
 
 @router.post("/v1/entitlements/check", response_model=CheckView | BulkCheckView, operation_id="check_entitlements")
 def check_entitlements(body: CheckBodies, call: CheckCall, context: FromContext) -> Response:
-    """Whether customers may use features now. Nothing is taken: a check reads."""
-    checks = body.checks if isinstance(body, BulkCheckBody) else [body]
-
+    """Whether customers may use features now. Nothing is taken: a check reads. While a store is away it is answered as
+    well as can be: from memory, or as the feature's `on_unknown` says."""
     bulk = isinstance(body, BulkCheckBody)
+    checks = body.checks if isinstance(body, BulkCheckBody) else [body]
+    tenant_no = call.principal.tenant_no
 
     def effect() -> Any:
-        with context.database.snapshot() as connection:
-            questions = _read(connection, checks, tenant_id=call.tenant_id, bulk=bulk)
-            basis = load_basis(connection, questions, tenant_id=call.tenant_id, now=call.now, settings=context.settings)
-        views = decide(context.clickhouse, basis, tenant_no=call.principal.tenant_no, now=call.now)
+        try:
+            if context.replica.is_alone:
+                raise Retry("store.unavailable", "PostgreSQL does not answer.", retry_after_seconds=2)
+            with context.database.snapshot() as connection:
+                questions = _read(connection, checks, tenant_id=call.tenant_id, bulk=bulk)
+                basis = load_basis(
+                    connection, questions, tenant_id=call.tenant_id, now=call.now, settings=context.settings
+                )
+        except Retry:
+            asks = [Ask(check.customer, check.feature, _quantity_of(check)) for check in checks]
+            views = context.replica.answer_alone(
+                context.clickhouse, asks, tenant_id=call.tenant_id, tenant_no=tenant_no, now=call.now
+            )
+            if views is None:
+                raise
+        else:
+            views = decide(context.clickhouse, basis, tenant_no=tenant_no, now=call.now, may_degrade=True)
         return {"object": "list", "data": views} if bulk else views[0]
 
     return answer_unheld(call, effect)
+
+
+def _quantity_of(check: CheckBody) -> Decimal | None:
+    return None if check.quantity is None else Decimal(check.quantity)
 
 
 def _read(connection: PgConnection, checks: Sequence[CheckBody], *, tenant_id: str, bulk: bool) -> list[Question]:
@@ -94,7 +113,7 @@ def _read(connection: PgConnection, checks: Sequence[CheckBody], *, tenant_id: s
         Question(
             customer=_found("customer", customers, check.customer, index if bulk else None),
             feature=_found("feature", features, check.feature, index if bulk else None),
-            quantity=None if check.quantity is None else Decimal(check.quantity),
+            quantity=_quantity_of(check),
         )
         for index, check in enumerate(checks)
     ]
@@ -128,9 +147,9 @@ def list_customer_entitlements(customer: str, principal: CheckerOrReader, contex
             for feature in sorted(features.values(), key=lambda feature: feature["key"])
         ]
         basis = basis_of(connection, questions, rows, now=now, settings=context.settings)
-    views = decide(context.clickhouse, basis, tenant_no=principal.tenant_no, now=now)
+    views = decide(context.clickhouse, basis, tenant_no=principal.tenant_no, now=now, may_degrade=True)
     return answer({"object": "list", "data": views, "has_more": False, "next_cursor": None})
 
 
 def _feature_of(row: Row) -> Row:
-    return {"id": row["feature_id"], "key": row["feature"], "type": row["type"]}
+    return {"id": row["feature_id"], "key": row["feature"], "type": row["type"], "on_unknown": row["on_unknown"]}

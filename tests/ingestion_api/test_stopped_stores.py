@@ -4,14 +4,19 @@ import asyncio
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
+from fastapi import FastAPI
 
 from infra.intake.decode import Form
+from infra.kafka.topics import ensure_topics
 from infra.settings import Settings
+from ingestion_api.entitlements.book import Ask
+from ingestion_api.entitlements.replica import Replica
 from ingestion_api.ingest.keyed import KeyedAnswers, request_of
 from schemas.errors import Retry
-from tests.infra.local.own_stack import OwnStack
+from tests.infra.local.own_stack import OwnStack, wait_for
 from tests.support.api import Api, running_api
 
 
@@ -30,9 +35,15 @@ def own(stack: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[O
 
 
 @pytest.fixture(scope="module")
-def patient_api(own: OwnStack) -> Iterator[Api]:
+def patient_api(own: OwnStack, stack: Settings) -> Iterator[Api]:
     """An API that waits a second for an answer; its key is known, so no request stops at that."""
-    settings = own.settings().model_copy(update={"api_store_timeout_seconds": 1, "api_key_cache_seconds": 3600})
+    settings = own.settings().model_copy(
+        update={
+            "api_store_timeout_seconds": 1,
+            "api_key_cache_seconds": 3600,
+            "kafka_bootstrap": stack.kafka_bootstrap,
+        }
+    )
     with running_api(settings) as api:
         api.get("/v1/events")
         yield api
@@ -100,3 +111,98 @@ def test_events_under_an_idempotency_key_are_not_even_tried_while_postgresql_han
         asyncio.run(answers.once(request, attempt))
     assert asyncio.run(answers.once(request, attempt)) == (202, b"{}", False), "a 503 is not kept"
     assert asyncio.run(answers.once(request, attempt)) == (202, b"{}", True)
+
+
+def _make_features(api: Api) -> None:
+    """A customer with one metered feature that is closed, one open, one soft, one unlimited, and one that is boolean.
+    No flow runs: what is used of them must be asked of ClickHouse."""
+    if api.http.get("/v1/features/closed").status_code == 200:
+        return
+    api.post("/v1/meters", {"key": "tokens", "event_type": "t", "aggregation": "sum", "value": "$.n"})
+    for key in ("closed", "open", "soft", "unlimited"):
+        on_unknown = "open" if key == "open" else "closed"
+        api.post("/v1/features", {"key": key, "type": "metered", "meter": "tokens", "on_unknown": on_unknown})
+    api.post("/v1/features", {"key": "sso", "type": "boolean"})
+    entitlements = [
+        {"feature": "closed", "limit": "10"},
+        {"feature": "open", "limit": "10"},
+        {"feature": "soft", "limit": "10", "enforcement": "soft"},
+        {"feature": "unlimited", "limit": None},
+        {"feature": "sso"},
+    ]
+    api.post("/v1/plans", {"key": "degraded", "currency": "USD", "prices": [], "entitlements": entitlements})
+    api.post("/v1/customers", {"external_id": "acme"})
+    api.post("/v1/subscriptions", {"customer": "acme", "plan": "degraded"})
+
+
+FEATURES = ("closed", "open", "soft", "unlimited", "sso")
+DECIDED = [
+    (False, "degraded"), (True, "degraded"), (True, "degraded"), (True, "unlimited"), (True, "unlimited"),
+]  # fmt: skip
+
+
+def _check(api: Api, *features: str, customer: str = "acme") -> Any:
+    checks = [{"customer": customer, "feature": feature, "quantity": "1"} for feature in features]
+    return api.post("/v1/entitlements/check", {"checks": checks}, status=200)["data"]
+
+
+def _decided(answers: Any) -> list[tuple[bool, str]]:
+    return [(each["allowed"], each["reason"]) for each in answers]
+
+
+@pytest.mark.timeout(120)
+def test_while_usage_is_not_known_each_feature_decides_for_itself(own: OwnStack, patient_api: Api) -> None:
+    api = patient_api
+    _make_features(api)
+    assert {reason for _, reason in _decided(_check(api, *FEATURES))} == {"within_limit", "unlimited"}
+    with stopped(own, "clickhouse"):
+        answers = _check(api, *FEATURES)
+        evaluated = api.post("/ofrep/v1/evaluate/flags/open", {"context": {"targetingKey": "acme"}}, status=200)
+        reserve = {"customer": "acme", "feature": "open", "quantity": "1"}
+        assert api.http.post("/v1/entitlements/reserve", json=reserve).status_code == 503
+    assert _decided(answers) == DECIDED
+    assert [each["limit"] for each in answers] == ["10", "10", "10", None, None]
+    assert {(each["used"], each["remaining"], each["as_of"]) for each in answers[:3]} == {(None, None, None)}
+    assert (evaluated["value"], evaluated["reason"]) == (True, "UNKNOWN")
+    assert _decided(_check(api, "closed")) == [(True, "within_limit")]
+
+
+@pytest.mark.timeout(120)
+def test_while_postgresql_hangs_checks_are_answered_from_memory_or_by_the_feature(
+    own: OwnStack, patient_api: Api
+) -> None:
+    api = patient_api
+    _make_features(api)
+    app = api.http.app
+    assert isinstance(app, FastAPI)
+    replica: Replica = app.state.context.replica
+    ensure_topics(api.settings)
+    replica.start()
+    try:
+        wait_for(lambda: replica.is_live, "the replica is live")
+        with stopped(own, "postgres"):
+            assert _decided(_check(api, *FEATURES)) == DECIDED
+            assert _decided(_check(api, "closed", "open", customer="nobody")) == [
+                (False, "degraded"),
+                (True, "degraded"),
+            ]
+            body = {"customer": "acme", "feature": "none such"}
+            refused = api.http.post("/v1/entitlements/check", json=body)
+            assert (refused.status_code, refused.json()["code"]) == (503, "store.unavailable")
+            reserve = {"customer": "acme", "feature": "open", "quantity": "1"}
+            assert api.http.post("/v1/entitlements/reserve", json=reserve).status_code == 503
+        answer = api.http.patch("/v1/features/closed", json={"on_unknown": "open", "name": "Open now"})
+        assert (answer.status_code, answer.json()["on_unknown"], answer.json()["name"]) == (200, "open", "Open now")
+        wait_for(lambda: _known(replica, api)["on_unknown"] == "open", "the replica has followed")
+        api.http.patch("/v1/features/closed", json={"on_unknown": "closed"})
+    finally:
+        replica.close()
+
+
+def _known(replica: Replica, api: Api) -> Any:
+    with api.database.transaction() as connection:
+        row = connection.execute("SELECT tenant_id FROM features WHERE key = 'closed'").fetchone()
+    assert row is not None
+    question = replica.book.question(row["tenant_id"], Ask("acme", "closed", None))
+    assert question is not None
+    return question.feature
