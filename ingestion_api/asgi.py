@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 import structlog
@@ -25,7 +24,8 @@ from ingestion_api.ingest.body import Receive
 from ingestion_api.ingest.keyed import KeyedAnswers
 from ingestion_api.ingest.lag import LagWatch
 from ingestion_api.ingest.publish import Publisher
-from ingestion_api.ingest.route import EventsRoute, ScopeMap, Send
+from ingestion_api.ingest.route import EventsRoute
+from ingestion_api.raw import ScopeMap, Send
 from ingestion_api.reservations import fast as fast_reserve
 
 #: The publisher's linger gathers requests of a tenant into messages; this one only messages of several tenants, which
@@ -38,8 +38,6 @@ CLOSE_TIMEOUT_SECONDS = 10
 EXIT_CRASHED = 70
 
 _log = structlog.get_logger("meterline.api")
-
-Application = Callable[[ScopeMap, Receive, Send], Awaitable[None]]
 
 
 def create_app(settings: Settings) -> "MeterlineApp":
@@ -96,8 +94,8 @@ class MeterlineApp:
         self._publisher = publisher
         self._lag = lag
         self._events = EventsRoute(context.keys, publisher, lag, KeyedAnswers(context.database, clock=clock.now))
-        self._checks = fast.CheckRoute(context, context.replica, others)
-        self._reservations = fast_reserve.ReserveRoute(context.keys, others.state.reserve_batches, others)
+        self._checks = fast.check_route(context, others)
+        self._reservations = fast_reserve.reserve_route(context.keys, others.state.reserve_batches, others)
         self._others = others
 
     async def __call__(self, scope: ScopeMap, receive: Receive, send: Send) -> None:

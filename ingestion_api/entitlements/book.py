@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from functools import reduce
-from typing import Any
+from typing import Any, NamedTuple
 
 from infra.postgres.entitlement_copies import Terms
 from infra.postgres.pool import Row
@@ -42,6 +42,15 @@ class Ask:
     customer: str
     feature: str
     quantity: Decimal | None
+
+
+class Named(NamedTuple):
+    """A customer and a feature. Each part is another object as soon as it is something else."""
+
+    pair: Pair
+    feature: Row
+    name: tuple[str, str]  # tenant and external_id
+    terms: tuple[tuple[Any, ...], ...] | None
 
 
 @dataclass(slots=True)
@@ -131,7 +140,7 @@ class Book:
         known = periods.get(start, {}).get(shard)
         if known is not None and known.version > part.version:
             return
-        periods.setdefault(start, {})[shard] = part
+        periods[start] = {**periods.get(start, {}), shard: part}  # a new one, see `parts`
         if len(periods) > PERIODS_KEPT:
             del periods[min(periods)]
 
@@ -175,7 +184,7 @@ class Book:
                 return None
             pair = (customer, feature["id"])
             if pair not in by_pair:
-                rows = self._rows(pair, now)
+                rows = self.rows(pair, now)
                 if any(row["test_clock_id"] is not None for row in rows):
                     return None
                 present = [row for row in rows if in_effect(row)]
@@ -207,10 +216,29 @@ class Book:
         of a test clock's."""
         if question.feature["type"] != "metered":
             return []
-        rows = self._rows((question.customer["id"], question.feature["id"]), now)
+        rows = self.rows((question.customer["id"], question.feature["id"]), now)
         return [row for row in rows if row["test_clock_id"] is None and in_effect(row)]
 
-    def _rows(self, pair: Pair, now: datetime) -> list[Row]:
+    def named(self, tenant_id: str, customer: str, feature: str) -> Named | None:
+        """Who and what that is, and the terms; None: one of them is not known."""
+        customer_id = self._customers.get((tenant_id, customer))
+        row = self._features.get((tenant_id, feature))
+        if customer_id is None or row is None:
+            return None
+        pair = (customer_id, row["id"])
+        return Named(pair, row, self._names[customer_id], self._terms.get(pair))
+
+    def parts(self, number: int, start: int) -> Mapping[int, Part] | None:
+        """What each shard has counted of a period: another object as soon as that is something else."""
+        periods = self._counters.get(number)
+        return None if periods is None else periods.get(start)
+
+    def revision(self, meter_no: int) -> int | None:
+        """The revision of a meter that readers use."""
+        return self._revisions.get(meter_no)
+
+    def rows(self, pair: Pair, now: datetime) -> list[Row]:
+        """Its entitlements, in effect or not."""
         found: list[Row] = []
         for values in self._terms.get(pair, ()):
             row = dict(zip(self._columns, values, strict=True))

@@ -114,7 +114,7 @@ class Replica:
         self, clickhouse: Client, asks: Sequence[Ask], *, tenant_id: str, tenant_no: int, now: datetime
     ) -> list[CheckView] | None:
         """The decisions; None: ask PostgreSQL."""
-        if not (self._store_away or self.is_current(tenant_id)):
+        if not self.may_answer(tenant_id):
             return None
         basis = self.book.basis(tenant_id, asks, now, at_any_rate=self._store_away)
         if basis is None or (self._held and self._holds_some(basis.rows, now)):
@@ -139,6 +139,14 @@ class Replica:
             found.append(unknown_view(question, rows, {row["no"]: period_at(row, now) for row in rows}))
         return found
 
+    def may_answer(self, tenant_id: str) -> bool:
+        """Whether checks of the tenant are for us: the book is current, or nobody else can be asked."""
+        return self._store_away or self.is_current(tenant_id)
+
+    def holds(self, pair: Pair, now_micros: int) -> bool:
+        """Whether something may be reserved of it."""
+        return self._held.get(pair, 0) > now_micros
+
     def mark_held(self, message: Held) -> None:
         """Something is held of these: PostgreSQL is asked about them for that long."""
         with self._held_lock:
@@ -151,7 +159,7 @@ class Replica:
 
     def _holds_some(self, keys: Iterable[Pair], now: datetime) -> bool:
         micros = to_micros(now)
-        return any(self._held.get(key, 0) > micros for key in keys)
+        return any(self.holds(key, micros) for key in keys)
 
     @contextmanager
     def fence(self, tenant_id: str) -> Generator[Callable[[PgConnection], None]]:

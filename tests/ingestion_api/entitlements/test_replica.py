@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Any
+from typing import Any, LiteralString
 
 import pytest
 from starlette.testclient import TestClient
@@ -27,6 +27,7 @@ from ingestion_api.context import Context
 from ingestion_api.entitlements.book import Ask
 from ingestion_api.entitlements.replica import Replica
 from schemas.balances import Held
+from schemas.counters import CounterPart
 from schemas.instants import to_micros
 from tests.support.stack import fresh_databases
 
@@ -210,7 +211,7 @@ def test_an_older_row_does_not_undo_a_newer_one(process: Process, customer: str)
         "SELECT entitlement_no, period_start FROM entitlement_counters ORDER BY entitlement_no DESC LIMIT 1"
     ).fetchall()
     process.count(customer, "tokens", "1")
-    late = CounterRow(**row, meter_revision=1, used=Decimal(4))
+    late = CounterRow(**row, meter_revision=1, part=CounterPart(Decimal(4)))
     before = _now()
     process.teller.tell([late], seq=1, until=dict.fromkeys(range(process.settings.events_partitions), before))
     assert _once_as_of(process, customer, before)["used"] == "5"
@@ -244,6 +245,40 @@ def test_a_change_by_another_process_is_followed(process: Process, customer: str
         assert time.monotonic() < deadline
         time.sleep(0.01)
     assert process.knows(customer, "tokens")
+
+
+def test_an_answer_that_is_kept_ends_with_what_it_was_made_of(process: Process, customer: str) -> None:
+    """Whatever is asked twice is answered the second time from what was kept of the first."""
+
+    def twice(quantity: str | None = None) -> Any:
+        first = _same(process, customer, "tokens", quantity)
+        assert _same(process, customer, "tokens", quantity) == first
+        return first
+
+    def change(statement: LiteralString) -> None:
+        with process.connection.transaction():
+            process.connection.execute(statement, {"customer": customer})
+
+    def once(reason: str, used: str | None) -> None:
+        deadline = time.monotonic() + WAIT_SECONDS
+        while ((found := process.ask(customer, "tokens"))["reason"], found["used"]) != (reason, used):
+            assert time.monotonic() < deadline, found
+            time.sleep(0.02)
+
+    assert [twice(quantity)["allowed"] for quantity in (None, "6", "6.1")] == [True, True, False]
+    before = _now()
+    process.count(customer, "tokens", "2.5")
+    _once_as_of(process, customer, before)
+    assert twice()["used"] == "6.5"
+    change("UPDATE meters SET revision = 2")  # of which nothing is counted
+    once("within_limit", "0")
+    change("UPDATE meters SET revision = 1")
+    once("within_limit", "6.5")
+    change(
+        "UPDATE entitlements e SET ends_at = clock_timestamp() + interval '1 second' FROM customers c"
+        " WHERE c.id = e.customer_id AND c.external_id = %(customer)s"
+    )
+    once("subscription_inactive", None)
 
 
 def test_what_is_held_is_asked_of_postgresql(process: Process, customer: str) -> None:
