@@ -13,6 +13,7 @@ from infra.postgres import alerts, entitlements
 from infra.postgres.alerts import Crossing
 from infra.postgres.billed_usage import load_begun
 from infra.postgres.billing import load_meters, load_subscriptions
+from infra.postgres.counters import load_used
 from infra.postgres.holds import HoldKey, load_reserved
 from infra.postgres.meters import load_entries
 from infra.postgres.pool import PgConnection, Row
@@ -183,9 +184,7 @@ def _stand(doors: Doors, alert: Row, rows: Sequence[Row], shards: int, now: date
     """What each customer has used and reserved of its entitlements together, at the `at` of the rows."""
     periods = {row["no"]: _entitlement_period(row) for row in rows}
     with doors.database.transaction() as connection:
-        counted = entitlements.load_used(
-            connection, [(no, period.start) for no, period in periods.items()], shards=shards
-        )
+        counted = load_used(connection, [(no, period.start) for no, period in periods.items()], shards=shards)
         as_of = counters_as_of(connection, topic=doors.events_topic, partitions=doors.events_partitions)
         keys = sorted({HoldKey(row["customer_id"], row["feature_id"]) for row in rows if row["is_present"]})
         reserved = load_reserved(connection, keys, now=now, as_of=as_of)

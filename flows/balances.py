@@ -10,11 +10,11 @@ import structlog
 from flows.metrics import UNTOLD_BALANCES
 from infra.kafka.producer import Producer
 from infra.postgres.counters import CounterRow
-from schemas.balances import Counted, encode
+from schemas.balances import PLAIN, Counted, Further, encode
 from schemas.errors import Retry
 from schemas.instants import to_micros
 
-MAX_ROWS_A_MESSAGE = 20_000
+MAX_ROWS_A_MESSAGE = 15_000  # of 200 bytes at most, below `max.message.bytes`
 PROCESS_BITS = 52
 
 log = structlog.get_logger()
@@ -47,8 +47,13 @@ class BalanceTeller:
                 entitlements=[row.entitlement_no for row in part],
                 starts=[to_micros(row.period_start) for row in part],
                 revisions=[row.meter_revision for row in part],
-                used=[str(row.used) for row in part],
+                used=[str(row.part.used) for row in part],
                 until=complete if start + MAX_ROWS_A_MESSAGE >= len(rows) else {},
+                further={
+                    place: further
+                    for place, row in enumerate(part)
+                    if (further := Further(row.part.events, row.part.rank, row.is_stale)) != PLAIN
+                },
             )
             self._send(encode(message))
 

@@ -1,34 +1,28 @@
-"""Which periods of which entitlements are counted, and what a batch adds to each: exactly, event by event at the edges.
+"""Which periods of which entitlements are counted.
 
-Of every entitlement two periods are kept: the one that contains now, and the next. Now is what the customer's test
-clock shows, if it has one. A late event of an older period changes no counter (invoices and usage read the windows, not
-these); a period becomes countable by being seeded.
+Of every entitlement three periods are kept: the one that contains now, the one before, for late events and for what is
+carried over from it, and the next. Now is what the customer's test clock shows, if it has one. A late event of a still
+older period changes no counter (invoices and usage read the windows, not these); a period becomes countable by being
+seeded.
 
 Counters follow the revision of a meter that readers use. When that changes, its periods are seeded anew, a part of them
 with each batch: a row of a former revision counts for nothing until then.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from heapq import heappop, heappush
 from itertools import islice
 
-import numpy as np
-
-from flows.attribute import Attributed
 from flows.catalogue import Catalogue
-from flows.combine import Minutes
-from flows.fields import SCALE
 from pricing.entitlements import EntitlementPeriod, Reset, entitlement_period
 from pricing.periods import Alignment, BillingPeriod
-from schemas.catalogue import EntitlementEntry
-from schemas.instants import MINUTE_MICROS, from_micros, to_micros
+from schemas.catalogue import EntitlementEntry, MeterEntry
+from schemas.counters import COUNTED_BY
+from schemas.instants import from_micros, to_micros
 from schemas.meters import Aggregation
-
-#: What counters hold; usage of other aggregations is measured from what is stored.
-COUNTED_BY = frozenset({Aggregation.COUNT, Aggregation.SUM})
 
 #: What one batch does of a mass of work at most; the rest waits for the next ones.
 TURNS_AT_ONCE = 1_000
@@ -48,6 +42,7 @@ class Counted:
     customer_no: int
     meter_no: int
     revision: int
+    aggregation: Aggregation
     start: int
     end: int
 
@@ -62,10 +57,11 @@ class CounterBook:
         self._meter_of: dict[int, int] = {}
         self._fresh: dict[Counted, None] = {}  # an earlier process may have made their rows
         self._missing: dict[Counted, None] = {}
+        self._given_up: set[Counted] = set()
         # By clock a heap: when the first period of an entitlement ends, and its number.
         self._turns: dict[int, list[tuple[int, int]]] = defaultdict(list)
         self._moved = {REAL_TIME}  # clocks by which more may have ended than has turned
-        self._ended: dict[int, int] = {}  # by entitlement: rows of periods that begin before are of no use
+        self._oldest: dict[int, Counted] = {}  # see `take_oldest`
 
     def refresh(self, catalogue: Catalogue, now: datetime) -> None:
         """Take in changed entitlements and meters, and turn to the next period where one has ended.
@@ -101,7 +97,7 @@ class CounterBook:
         if number in self._meter_of:
             self._entitled[self._meter_of.pop(number)].discard(number)
         if entry is None:
-            self._replace(number, [], REAL_TIME)
+            self._replace(number, [], REAL_TIME, 0)
             return
         self._meter_of[number] = entry.meter_no
         self._entitled[entry.meter_no].add(number)
@@ -109,8 +105,8 @@ class CounterBook:
         counts = meter is not None and meter.aggregation in COUNTED_BY
         clock_no = catalogue.clock_of.get(entry.customer_no, REAL_TIME)
         shown = _shown(catalogue, clock_no, now)
-        periods = list(_counted_periods(entry, meter.revision, shown)) if meter and counts else []
-        self._replace(number, periods, clock_no)
+        periods = list(_counted_periods(entry, meter, shown)) if meter and counts else []
+        self._replace(number, periods, clock_no, to_micros(shown))
 
     def take_fresh(self) -> list[Counted]:
         """Periods that are counted from now on, and were not before. They are missing until `mark_seeded`."""
@@ -124,21 +120,36 @@ class CounterBook:
         return list(islice(self._missing, limit))
 
     def is_missing(self, period: Counted) -> bool:
-        """Whether the period has no row yet, so that what is stored of it will be its seed."""
-        return period in self._missing
+        """Whether the period has no row that counts, so that what is stored of it will be its seed, if it gets one."""
+        return period in self._missing or period in self._given_up
 
     def mark_seeded(self, periods: Iterable[Counted]) -> None:
         """Their rows exist."""
         for period in periods:
             self._missing.pop(period, None)
 
-    def take_ended(self) -> dict[int, int]:
-        """By entitlement, an instant: the shard's rows of periods that begin before it are of no use any more."""
-        ended, self._ended = self._ended, {}
-        return ended
+    def mark_missing(self, periods: Iterable[Counted]) -> None:
+        """Their rows count for nothing any more: they are to be seeded anew."""
+        self._missing |= dict.fromkeys(periods)
 
-    def _replace(self, number: int, periods: list[Counted], clock_no: int) -> None:
-        """Count these periods of an entitlement and no others; the first ends by this clock."""
+    def give_up(self, periods: Iterable[Counted]) -> None:
+        """Count these no more: they have too many values."""
+        for period in periods:
+            self._missing.pop(period, None)
+            self._given_up.add(period)
+
+    def take_oldest(self, limit: int = SEEDS_AT_ONCE) -> list[Counted]:
+        """The first counted period of up to `limit` entitlements, where it has changed: rows of periods that begin
+        before it are of no use any more, nor is what was kept for revisions before its own."""
+        numbers = list(islice(self._oldest, limit))
+        return [self._oldest.pop(number) for number in numbers]
+
+    def of_meter(self, meter_no: int) -> Mapping[int, list[Counted]]:
+        """The counted periods of a meter, by customer; empty for most meters."""
+        return self._by_meter.get(meter_no, {})
+
+    def _replace(self, number: int, periods: list[Counted], clock_no: int, shown: int) -> None:
+        """Count these periods of an entitlement and no others; which of them is the present one, this clock says."""
         former = self._counted.pop(number, [])
         for period in former:
             customers = self._by_meter[period.meter_no]
@@ -147,92 +158,38 @@ class CounterBook:
                 del customers[period.customer_no]
         if periods:
             self._counted[number] = periods
-            heappush(self._turns[clock_no], (periods[0].end, number))
+            heappush(self._turns[clock_no], (next(p.end for p in periods if shown < p.end), number))
+            if not former or (former[0].start, former[0].revision) != (periods[0].start, periods[0].revision):
+                self._oldest[number] = periods[0]
         for period in periods:
             self._by_meter[period.meter_no][period.customer_no].append(period)
-        if former and periods and former[0].start < periods[0].start:
-            self._ended[number] = former[0].start
         rows = {
             (period.start, period.revision)
             for period in former
-            if period not in self._missing and period not in self._fresh
+            if period not in self._fresh and not self.is_missing(period)
         }
         for period in former:
             self._missing.pop(period, None)
             self._fresh.pop(period, None)
+            self._given_up.discard(period)
         # A period that only ends earlier or later than before keeps its row: the start is its key.
         self._fresh |= dict.fromkeys(period for period in periods if (period.start, period.revision) not in rows)
-
-    def additions(self, judged: Attributed, combined: list[Minutes]) -> dict[Counted, int]:
-        """What the batch adds to each counted period, in units of 10^-12."""
-        added: dict[Counted, int] = defaultdict(int)
-        for minutes in combined:
-            customers = self._by_meter.get(minutes.meter.meter_no)
-            if not customers or not minutes.meter.active:
-                continue
-            counts = minutes.meter.aggregation is Aggregation.COUNT
-            entitled = np.isin(minutes.customers, np.fromiter(customers, np.uint64, len(customers)))
-            edges: set[tuple[int, int]] = set()
-            for row in np.flatnonzero(entitled).tolist():
-                customer, minute = int(minutes.customers[row]), int(minutes.minutes[row])
-                units = int(minutes.counts[row]) * SCALE if counts else minutes.units[row]
-                if not _add_whole_minute(added, customers[customer], minute * MINUTE_MICROS, units):
-                    edges.add((customer, minute))
-            for customer, minute in edges:
-                _add_edge(added, judged, minutes, customers[customer], minute)
-        return added
 
 
 def _shown(catalogue: Catalogue, clock_no: int, now: datetime) -> datetime:
     return now if clock_no == REAL_TIME else from_micros(catalogue.clocks[clock_no])
 
 
-def _add_whole_minute(added: dict[Counted, int], periods: list[Counted], start: int, units: int) -> bool:
-    """Add a minute to the periods that contain it. False: a period begins or ends inside, and nothing was added."""
-    end = start + MINUTE_MICROS
-    touched = [period for period in periods if period.start < end and start < period.end]
-    if any(start < period.start or period.end < end for period in touched):
-        return False
-    for period in touched:
-        added[period] += units
-    return True
-
-
-def _add_edge(
-    added: dict[Counted, int], judged: Attributed, minutes: Minutes, periods: list[Counted], minute: int
-) -> None:
-    """Add the events of a minute, each to the periods that contain its own time."""
-    customer = periods[0].customer_no
-    for occurred_at, units in _events_in(judged, minutes, customer, minute):
-        for period in periods:
-            if period.start <= occurred_at < period.end:
-                added[period] += units
-
-
-def _events_in(judged: Attributed, minutes: Minutes, customer: int, minute: int) -> Iterator[tuple[int, int]]:
-    """(time, units) of what the meter took from this customer's events of the minute."""
-    for taken in judged.contributions:
-        if taken.meter != minutes.meter:
-            continue
-        times = judged.events.occurred_at[taken.rows]
-        here = (judged.customers[taken.rows] == customer) & (times // MINUTE_MICROS == minute)
-        for row in np.flatnonzero(here).tolist():
-            effect = judged.effect_of(int(taken.rows[row]))
-            yield int(times[row]), effect * (int(taken.whole[row]) * SCALE + int(taken.part[row]))
-    for giant in judged.giants:
-        time = int(judged.events.occurred_at[giant.row])
-        if (
-            giant.meter == minutes.meter
-            and int(judged.customers[giant.row]) == customer
-            and time // MINUTE_MICROS == minute
-        ):
-            yield time, judged.effect_of(giant.row) * giant.units
-
-
-def _counted_periods(entry: EntitlementEntry, revision: int, now: datetime) -> Iterator[Counted]:
-    """The period that contains now (or the first, before the start) and the one after it, within the entitlement."""
+def _counted_periods(entry: EntitlementEntry, meter: MeterEntry, now: datetime) -> Iterator[Counted]:
+    """The period that contains now (or the first, before the start), with the one before and the one after it, within
+    the entitlement. None once that has ended."""
     instant = max(now, entry.starts_at)
-    for _ in range(2):
+    if entry.ends_at is not None and instant >= entry.ends_at:
+        return
+    start = _period(entry, instant).start
+    if start > entry.starts_at:
+        instant = start - datetime.resolution
+    for _ in range(3 if start > entry.starts_at else 2):
         if entry.ends_at is not None and instant >= entry.ends_at:
             return
         period = _period(entry, instant)
@@ -241,7 +198,8 @@ def _counted_periods(entry: EntitlementEntry, revision: int, now: datetime) -> I
             entitlement_no=entry.entitlement_no,
             customer_no=entry.customer_no,
             meter_no=entry.meter_no,
-            revision=revision,
+            revision=meter.revision,
+            aggregation=meter.aggregation,
             start=to_micros(period.start),
             end=to_micros(min(ends)) if ends else FOREVER,
         )

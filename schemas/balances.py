@@ -4,6 +4,9 @@ They hold absolute values with a version, so one that is read twice does no harm
 starts from PostgreSQL, and reads it anew when a number is missing.
 """
 
+from decimal import Decimal
+from typing import NamedTuple
+
 import msgspec
 
 KEEP_MS = 3_600_000
@@ -18,6 +21,17 @@ BALANCES_TOPIC_CONFIG = {
 }
 
 
+class Further(NamedTuple):
+    """What a row holds beside `used`: see `schemas.counters.CounterPart`. A stale one counts for nothing."""
+
+    events: int
+    rank: tuple[Decimal, ...] | None
+    is_stale: bool
+
+
+PLAIN = Further(events=0, rank=None, is_stale=False)
+
+
 class Counted(msgspec.Struct, frozen=True, array_like=True, tag="counted"):
     """What one commit of a shard's flow did to counters. The rows are told column by column.
 
@@ -28,6 +42,7 @@ class Counted(msgspec.Struct, frozen=True, array_like=True, tag="counted"):
                     the key of each row: entitlement, start of its period (microseconds since 1970), meter's revision
     used            what the row holds now, as decimal text
     until           by partition: counters are complete up to here (microseconds since 1970)
+    further         by place in the columns, what is to be said of rows that are no mere sums
     """
 
     shard: int
@@ -40,6 +55,7 @@ class Counted(msgspec.Struct, frozen=True, array_like=True, tag="counted"):
     revisions: list[int]
     used: list[str]
     until: dict[int, int]
+    further: dict[int, Further] = {}
 
 
 class Held(msgspec.Struct, frozen=True, array_like=True, tag="held"):

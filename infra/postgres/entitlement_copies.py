@@ -9,8 +9,10 @@ from typing import Any, LiteralString
 from psycopg import sql
 from psycopg.rows import tuple_row
 
+from infra.postgres.counters import CounterRow, counter_row
 from infra.postgres.entitlements import TERMS
 from infra.postgres.pool import PgConnection, Row
+from schemas.meters import Aggregation
 
 CHANNEL = "entitlement_changes"
 PAGE_SIZE = 5_000
@@ -83,25 +85,27 @@ def load_features(connection: PgConnection, *, feature_ids: Sequence[str] | None
     ).fetchall()
 
 
-def load_revisions(connection: PgConnection, *, meter_nos: Sequence[int] | None) -> dict[int, int]:
-    """By meter, the revision that readers use."""
+def load_revisions(connection: PgConnection, *, meter_nos: Sequence[int] | None) -> dict[int, tuple[int, Aggregation]]:
+    """By meter, the revision that readers use, and its aggregation."""
     rows = connection.execute(
-        "SELECT no, revision FROM meters WHERE %(nos)s::integer[] IS NULL OR no = ANY(%(nos)s)",
+        "SELECT no, revision, aggregation FROM meters WHERE %(nos)s::integer[] IS NULL OR no = ANY(%(nos)s)",
         {"nos": None if meter_nos is None else list(meter_nos)},
     )
-    return {row["no"]: row["revision"] for row in rows}
+    return {row["no"]: (row["revision"], Aggregation(row["aggregation"])) for row in rows}
 
 
-def counter_rows(connection: PgConnection, *, shard: int) -> Generator[tuple[int, datetime, int, Any, int]]:
-    """All counters of a shard: entitlement, start of the period, meter's revision, used, version. In a transaction."""
-    with connection.cursor(name="counter_rows", row_factory=tuple_row) as cursor:
+def counter_rows(connection: PgConnection, *, shard: int) -> Generator[tuple[CounterRow, int, int]]:
+    """All counters of a shard, each with how many shards there were when it was seeded, and its version. In a
+    transaction."""
+    with connection.cursor(name="counter_rows") as cursor:
         cursor.itersize = PAGE_SIZE
         cursor.execute(
-            "SELECT entitlement_no, period_start, meter_revision, used, version FROM entitlement_counters"
-            " WHERE shard = %s",
+            "SELECT entitlement_no, period_start, meter_revision, used, events, rank, is_stale, shards, version"
+            " FROM entitlement_counters WHERE shard = %s",
             (shard,),
         )
-        yield from cursor
+        for row in cursor:
+            yield counter_row(row), row["shards"], row["version"]
 
 
 def live_holds(connection: PgConnection, *, now: datetime) -> Generator[tuple[str, str, datetime]]:

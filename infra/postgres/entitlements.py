@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from decimal import Decimal
 from typing import Any, LiteralString
 
 from infra.postgres.jsonb import jsonb
@@ -93,23 +92,6 @@ def load_of_customers(
             "feature_ids": None if feature_ids is None else list(feature_ids),
         },
     ).fetchall()
-
-
-def load_used(
-    connection: PgConnection, periods: Sequence[tuple[int, datetime]], *, shards: int
-) -> dict[tuple[int, datetime], Decimal]:
-    """Usage of (entitlement_no, period_start), summed over the shards; what not every one of the present `shards` has
-    a row of is absent: a part of its usage is not counted yet. Rows of a revision that readers have left count not."""
-    rows = connection.execute(
-        "SELECT entitlement_no, period_start, sum(used) AS used FROM entitlement_counters c"
-        " JOIN unnest(%s::bigint[], %s::timestamptz[]) AS wanted (no, start)"
-        " ON entitlement_no = wanted.no AND period_start = wanted.start"
-        " JOIN entitlements e ON e.no = c.entitlement_no JOIN features f ON f.id = e.feature_id"
-        " JOIN meters m ON m.id = f.meter_id AND m.revision = c.meter_revision GROUP BY entitlement_no, period_start"
-        " HAVING count(*) FILTER (WHERE shard < %s) = %s",
-        ([no for no, _ in periods], [start for _, start in periods], shards, shards),
-    )
-    return {(row["entitlement_no"], row["period_start"]): row["used"] for row in rows}
 
 
 def load_customers(connection: PgConnection, *, tenant_id: str, references: Sequence[str]) -> dict[str, Row]:

@@ -8,7 +8,6 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
-from functools import reduce
 from typing import Any, NamedTuple
 
 from infra.postgres.entitlement_copies import Terms
@@ -18,9 +17,10 @@ from ingestion_api.entitlements.ring import ChangeRing, Pair
 from ingestion_api.entitlements.terms import period_at
 from ingestion_api.entitlements.used import UNKNOWN, Counters, Freshness, Used, freshness
 from pricing.entitlements import EntitlementPeriod
-from schemas.balances import Counted
+from schemas.balances import PLAIN, Counted
+from schemas.counters import CounterPart, combine, holds
 from schemas.instants import from_micros, to_micros
-from schemas.money import EXACT
+from schemas.meters import Aggregation
 
 #: Of an entitlement, the newest periods are kept: what has ended, what runs, what follows.
 PERIODS_KEPT = 3
@@ -28,11 +28,14 @@ PERIODS_KEPT = 3
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What one shard has counted of a period."""
+    """What one shard has counted of a period, by a revision of its meter. `shards`: how many there were when it began
+    to; a stale one counts for nothing."""
 
-    used: Decimal
+    counted: CounterPart
     revision: int
     version: int
+    shards: int
+    is_stale: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +72,7 @@ class Book:
     _pair_of: dict[int, Pair] = field(default_factory=dict)  # by entitlement
     _features: dict[Pair, Row] = field(default_factory=dict)  # by tenant and reference
     _keys: dict[str, Pair] = field(default_factory=dict)  # tenant and key, by feature
-    _revisions: dict[int, int] = field(default_factory=dict)
+    _meters: dict[int, tuple[int, Aggregation]] = field(default_factory=dict)
     _counters: dict[int, dict[int, dict[int, Part]]] = field(default_factory=dict)
     _until: dict[int, int] = field(default_factory=dict)
 
@@ -130,9 +133,9 @@ class Book:
             self._features[row["tenant_id"], row["key"]] = row
             self._features[row["tenant_id"], row["id"]] = row
 
-    def take_revisions(self, revisions: Mapping[int, int]) -> None:
-        """Take in which revision of each meter readers use."""
-        self._revisions |= revisions
+    def take_revisions(self, meters: Mapping[int, tuple[int, Aggregation]]) -> None:
+        """Take in which revision of each meter readers use, and how it counts."""
+        self._meters |= meters
 
     def take_part(self, number: int, start: int, shard: int, part: Part) -> None:
         """Take in what a shard has counted of a period, unless something newer is known."""
@@ -146,10 +149,12 @@ class Book:
 
     def take_counted(self, message: Counted) -> None:
         """Take in the rows of a message; `take_until` comes after."""
-        for number, start, revision, used in zip(
-            message.entitlements, message.starts, message.revisions, message.used, strict=True
-        ):
-            self.take_part(number, start, message.shard, Part(Decimal(used), revision, message.seq))
+        columns = zip(message.entitlements, message.starts, message.revisions, message.used, strict=True)
+        for place, (number, start, revision, used) in enumerate(columns):
+            further = message.further.get(place, PLAIN)
+            counted = CounterPart(Decimal(used), further.events, further.rank)
+            part = Part(counted, revision, message.seq, message.shards, further.is_stale)
+            self.take_part(number, start, message.shard, part)
         pairs = (self._pair_of.get(number) for number in message.entitlements)
         self.changes.add(pair for pair in pairs if pair is not None)
 
@@ -235,7 +240,7 @@ class Book:
 
     def revision(self, meter_no: int) -> int | None:
         """The revision of a meter that readers use."""
-        return self._revisions.get(meter_no)
+        return self._meters.get(meter_no, (None, None))[0]
 
     def rows(self, pair: Pair, now: datetime) -> list[Row]:
         """Its entitlements, in effect or not."""
@@ -247,13 +252,19 @@ class Book:
         return found
 
     def _used(self, row: Row, start: int) -> Decimal | None:
-        """The sum over all shards; None when a part of it is not counted."""
-        revision = self._revisions.get(row["meter_no"])
-        parts = list(self._counters.get(row["no"], {}).get(start, {}).items())
-        counted = [(shard, part.used) for shard, part in parts if part.revision == revision]
-        if sum(shard < self.shards for shard, _ in counted) < self.shards:
+        """What all shards have counted; None when some of it is not."""
+        if row["meter_no"] not in self._meters:
             return None
-        return reduce(EXACT.add, (used for _, used in counted))
+        revision, aggregation = self._meters[row["meter_no"]]
+        parts = [
+            (shard, part)
+            for shard, part in list(self._counters.get(row["no"], {}).get(start, {}).items())
+            if part.revision == revision
+            and holds(aggregation, shard=shard, shards=self.shards, seeded_shards=part.shards)
+        ]
+        if any(part.is_stale for _, part in parts) or sum(shard < self.shards for shard, _ in parts) < self.shards:
+            return None
+        return combine(aggregation, (part.counted for _, part in parts))
 
     def fresh(self, now: datetime) -> Freshness:
         """Up to when all that was acknowledged is counted here."""

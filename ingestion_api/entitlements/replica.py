@@ -308,6 +308,7 @@ class Replica:
     def _load_counters(self, connection: PgConnection, shard: int) -> None:
         with connection.transaction():  # `until` is read first: the rows are as new or newer
             until = counted_until(connection, topic=self._settings.events_topic, shard=shard)
-            for number, start, revision, used, version in counter_rows(connection, shard=shard):
-                self.book.take_part(number, to_micros(start), shard, Part(used, revision, version))
+            for row, shards, version in counter_rows(connection, shard=shard):
+                part = Part(row.part, row.meter_revision, version, shards, row.is_stale)
+                self.book.take_part(row.entitlement_no, to_micros(row.period_start), shard, part)
         self.book.take_until({partition: to_micros(instant) for partition, instant in until.items()})

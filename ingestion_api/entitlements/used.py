@@ -2,7 +2,7 @@
 
 A shard's row of a period appears once the flow has seeded it. A period with fewer rows than shards has usage that no
 counter holds: its answer comes from stored usage, which the flow fills whatever the entitlement. So does always that of
-a meter that no counter can hold, because it is no sum: min, max, avg, latest, unique_count, weighted_sum.
+a time average, which moves by itself, and for a moment that of min, max and latest whose value was taken back.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from decimal import Decimal
 from infra.clickhouse.client import Client
 from infra.clickhouse.usage import usage_totals
 from infra.clickhouse.usage_query import Span
-from infra.postgres import entitlements
+from infra.postgres.counters import load_used
 from infra.postgres.meters import complete_until, load_entries
 from infra.postgres.pool import PgConnection, Row
 from infra.postgres.shards import counters_as_of, usage_as_of
@@ -65,7 +65,7 @@ def load_counters(
         return Counters(counted={}, missing={}, meters={}, stored_fresh=UNKNOWN)
     topic, partitions = settings.events_topic, settings.events_partitions
     fresh = freshness(counters_as_of(connection, topic=topic, partitions=partitions), now)
-    found = entitlements.load_used(
+    found = load_used(
         connection, [(row["no"], period.start) for row, period in periods], shards=settings.flow_shards
     )
     counted = {

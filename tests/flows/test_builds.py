@@ -301,11 +301,21 @@ def test_a_counter_follows_the_revision_that_readers_use(log: UsageLog, tenant: 
         log.send([replace(events[0], id="c-last")])
         log.wait_stored(flow)
         assert counters(log, 900) == [(2, 40)]
-        change_meter(log.postgres, no, second, aggregation=Aggregation.MAX)
+        third = change_meter(log.postgres, no, second, aggregation=Aggregation.MAX)
+        finish_builds(log.settings)
+        wait_for(lambda: counters(log, 900) == [(3, 10)], "the counter is a maximum")
+        fourth = change_meter(log.postgres, no, third, aggregation=Aggregation.UNIQUE_COUNT)
+        finish_builds(log.settings)
+        wait_for(lambda: counters(log, 900) == [(4, 1)], "the counter is one of different values")
+        fifth = change_meter(log.postgres, no, fourth, value="$.a")
+        finish_builds(log.settings)
+        log.send([replace(events[0], id="c-other", data={"a": 2})])
+        wait_for(lambda: counters(log, 900) == [(5, 2)], "the counter is one of other values")
+        change_meter(log.postgres, no, fifth, aggregation=Aggregation.WEIGHTED_SUM)
         finish_builds(log.settings)
         log.send([replace(events[0], id="c-uncounted")])
         log.wait_stored(flow)
-    assert counters(log, 900) == [(2, 40)], "a maximum has no counter, and readers pass the old one by"
+    assert counters(log, 900) == [(5, 2)], "a time average has no counter, and readers pass the old one by"
 
 
 def counters(log: UsageLog, entitlement_no: int) -> list[tuple[int, int]]:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from flows import counters
+from flows.additions import additions
 from flows.attribute import attribute
 from flows.catalogue import Catalogue
 from flows.combine import combine
@@ -49,19 +50,26 @@ def refreshed(book: CounterBook, catalogue: Catalogue, now: datetime) -> list[Co
     return book.take_fresh()
 
 
-def test_the_period_of_now_and_the_next_are_counted_and_move_on_with_time() -> None:
+def test_the_period_of_now_the_one_before_and_the_next_are_counted_and_move_on_with_time() -> None:
     catalogue, book = catalogue_of([meter(1)], {"acme": 1}), CounterBook()
     entitle(catalogue, 1)
     fresh = refreshed(book, catalogue, START)
     assert starts(fresh) == ["01-10 08:30:15", "02-10 08:30:15"]
     assert book.missing() == fresh
     book.mark_seeded(fresh)
+    assert starts(book.take_oldest()) == ["01-10 08:30:15"], "an earlier process may have left older ones"
     assert refreshed(book, catalogue, START + timedelta(days=20)) == []
-    assert book.take_ended() == {}
     assert starts(refreshed(book, catalogue, START + timedelta(days=31))) == ["03-10 08:30:15"]
     assert starts(book.missing()) == ["03-10 08:30:15"]
-    assert book.take_ended() == {1: to_micros(START)}, "the period before the present one stays"
-    assert starts(refreshed(book, catalogue, START + timedelta(days=100))) == ["04-10 08:30:15", "05-10 08:30:15"]
+    book.mark_seeded(book.missing())
+    assert book.take_oldest() == [], "the period before the present one stays"
+    assert added(book, catalogue, [START]) == {START: 1}, "and late events go there"
+    assert refreshed(book, catalogue, START + timedelta(days=40)) == []
+    assert starts(refreshed(book, catalogue, START + timedelta(days=60))) == ["04-10 08:30:15"]
+    book.mark_seeded(book.missing())
+    assert starts(book.take_oldest()) == ["02-10 08:30:15"]
+    assert starts(refreshed(book, catalogue, START + timedelta(days=130))) == ["05-10 08:30:15", "06-10 08:30:15"]
+    assert starts(book.take_oldest()) == ["04-10 08:30:15"]
 
 
 def test_an_entitlement_that_ends_counts_to_its_end_and_one_that_is_gone_no_more() -> None:
@@ -88,8 +96,9 @@ def test_counters_follow_the_revision_that_readers_use() -> None:
     assert added(book, catalogue, [START]) == {START: 1}
     use(catalogue, meter(1, revision=2), gone=meter(1))
     assert [period.revision for period in refreshed(book, catalogue, START)] == [2, 2], "seeded anew"
-    use(catalogue, meter(1, revision=3, aggregation=Aggregation.MAX), gone=meter(1, revision=2))
-    assert refreshed(book, catalogue, START) == [], "a counter can't hold a maximum"
+    assert [period.revision for period in book.take_oldest()] == [2]
+    use(catalogue, meter(1, revision=3, aggregation=Aggregation.WEIGHTED_SUM), gone=meter(1, revision=2))
+    assert refreshed(book, catalogue, START) == [], "a counter can't hold a time average"
     assert book.missing() == []
 
 
@@ -114,14 +123,18 @@ def test_a_customer_of_a_test_clock_is_counted_by_what_the_clock_shows() -> None
     entitle(catalogue, 2, customer_no=102)
     real = START + timedelta(days=100)
     assert starts(refreshed(book, catalogue, real)) == [
-        "04-10 08:30:15", "05-10 08:30:15",
+        "03-10 08:30:15", "04-10 08:30:15", "05-10 08:30:15",
         "01-10 08:30:15", "02-10 08:30:15",
     ]  # fmt: skip
     book.mark_seeded(book.missing())
     assert refreshed(book, catalogue, real + timedelta(days=1)) == []
     put_clock(catalogue, 7, START + timedelta(days=31))
+    book.take_oldest()
     assert starts(refreshed(book, catalogue, real)) == ["03-10 08:30:15"]
-    assert book.take_ended() == {2: to_micros(START)}
+    book.mark_seeded(book.missing())
+    put_clock(catalogue, 7, START + timedelta(days=60))
+    book.refresh(catalogue, real)
+    assert [(period.entitlement_no, *starts([period])) for period in book.take_oldest()] == [(2, "02-10 08:30:15")]
 
 
 def put_clock(catalogue: Catalogue, clock_no: int, now: datetime) -> None:
@@ -151,7 +164,7 @@ def added(book: CounterBook, catalogue: Catalogue, times: list[datetime]) -> dic
     """What events of value 1 at these times add, by the start of the period."""
     events = [Sent(id=str(index), time=time, data={"tokens": 1}) for index, time in enumerate(times)]
     judged = attribute(columns(events), catalogue)
-    found = book.additions(judged, combine(judged))
+    found = {period: amount.units for period, amount in additions(book, judged, combine(judged)).items()}
     assert all(units % SCALE == 0 for units in found.values())
     assert all(to_micros(START - timedelta(days=1)) <= period.start for period in found)
     by_start: dict[datetime, int] = {}

@@ -198,17 +198,17 @@ def test_a_counter_starts_with_what_is_still_on_its_way_to_clickhouse(log: Usage
     assert log.used(24) == 11
 
 
-def test_a_late_event_of_a_period_before_the_present_one_makes_no_counter(log: UsageLog) -> None:
+def test_a_late_event_moves_the_counter_of_the_period_before_and_of_none_before_that(log: UsageLog) -> None:
     log.meters(meter(20, event_type="past"))
     now = datetime.now(UTC)
     log.catalogue([entitlement(20, meter_no=20, starts_at=now - timedelta(days=400), reset="month")])
-    log.send(
-        [Sent(id=f"past-{days}", type="past", data={"tokens": 1}, time=now - timedelta(days=days)) for days in (0, 70)]
-    )
+    before = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0) - timedelta(microseconds=1)
+    times = [now, before, before - timedelta(days=1), now - timedelta(days=70)]
+    log.send([Sent(id=f"past-{n}", type="past", data={"tokens": 1}, time=time) for n, time in enumerate(times)])
     with log.flow() as flow:
         log.wait_stored(flow)
     rows = log.postgres.execute("SELECT used FROM entitlement_counters WHERE entitlement_no = 20 ORDER BY period_start")
-    assert [row["used"] for row in rows] == [1, 0]
+    assert [row["used"] for row in rows] == [2, 1, 0]
 
 
 def test_two_flows_on_one_shard_are_fenced_from_each_other_and_nothing_counts_twice(log: UsageLog) -> None:

@@ -1,0 +1,221 @@
+"""Counters of a shard, batch by batch: which rows are seeded, which are added to, and what is written of them in the
+transaction that moves the offsets."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from decimal import Decimal
+
+from flows.additions import Amount, Amounts, additions, quantity_of
+from flows.attributed import Attributed
+from flows.catalogue import Catalogue
+from flows.combine import Minutes
+from flows.counters import SEEDS_AT_ONCE, Counted, CounterBook
+from flows.seed import load_seeds
+from flows.shards import Clock
+from flows.writer import Writer
+from infra.clickhouse.client import Client
+from infra.postgres.counter_values import ValueChange, count_values, sweep_values
+from infra.postgres.counters import (
+    CounterChange,
+    CounterRow,
+    SeededBy,
+    add_to_counters,
+    insert_counters,
+    mark_stale,
+    rank_in_counters,
+    remove_ended,
+    seeded_counters,
+)
+from infra.postgres.pool import PgConnection
+from schemas.counters import RANKED
+from schemas.instants import from_micros
+from schemas.meters import Aggregation
+
+#: Values of unique counts that one batch writes, beside its seeds. The periods with the most are given up above that.
+MAX_VALUES_A_BATCH = 50_000
+#: Values of ended periods that one batch removes.
+MAX_SWEPT = 5_000
+
+Key = tuple[int, datetime, int]  # entitlement, start of the period, revision of its meter
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What one commit does: new rows, additions to rows that exist, rows to count no more, and what to remove."""
+
+    seeds: Amounts
+    added: Amounts
+    given_up: list[Counted]
+    oldest: list[Counted]
+
+
+class Counting:
+    """For one thread; the connection is its own between two calls, and inside a transaction in `write`."""
+
+    def __init__(
+        self,
+        *,
+        connection: PgConnection,
+        client: Client,
+        writer: Writer,
+        catalogue: Catalogue,
+        book: CounterBook,
+        layout: SeededBy,
+        clock: Clock,
+    ) -> None:
+        self._connection = connection
+        self._client = client
+        self._writer = writer
+        self._catalogue = catalogue
+        self._book = book
+        self._layout = layout
+        self._clock = clock
+        self._sweeping: dict[int, tuple[datetime, int]] = {}
+
+    def plan(self, judged: Attributed | None, combined: list[Minutes]) -> Plan:
+        """What the batch counts, and the seeds that are due. May wait for the batches before to be stored."""
+        self._book.refresh(self._catalogue, self._clock())
+        seeds = self._seeds()
+        added: Amounts = {}
+        found = additions(self._book, judged, combined) if judged is not None else {}
+        for period, amount in found.items():
+            if period in seeds:
+                seeds[period].add(amount)
+            elif amount and not self._book.is_missing(period):
+                added[period] = amount
+        return Plan(seeds=seeds, added=added, given_up=_give_up(added), oldest=self._book.take_oldest())
+
+    def write(self, plan: Plan, *, seq: int) -> list[CounterRow]:
+        """Write the plan, in the caller's transaction; the rows as they are then."""
+        shard = self._layout.shard
+        more = count_values(self._connection, [*_values(plan.seeds), *_values(plan.added)])
+        new = _changes(plan.seeds, more)
+        added = _changes(plan.added, more)
+        rows: list[CounterRow] = []
+        for ranked in (False, True):
+            rows += insert_counters(
+                self._connection, by=self._layout, seq=seq, changes=new.get(ranked, []), ranked=ranked
+            )
+        changed = [change for change in added.get(False, []) if change.quantity or change.events]
+        rows += add_to_counters(self._connection, shard=shard, seq=seq, changes=changed)
+        rows += rank_in_counters(self._connection, shard=shard, seq=seq, changes=added.get(True, []))
+        stale = [_change(period, Amount(), {}) for period in plan.given_up]
+        rows += mark_stale(self._connection, shard=shard, seq=seq, changes=stale)
+        remove_ended(
+            self._connection,
+            shard=shard,
+            before={period.entitlement_no: from_micros(period.start) for period in plan.oldest},
+        )
+        self._sweep()
+        return rows
+
+    def written(self, plan: Plan, rows: Iterable[CounterRow]) -> None:
+        """The transaction of `write` has been committed."""
+        self._book.mark_seeded(plan.seeds)
+        self._book.give_up(plan.given_up)
+        for period in plan.oldest:
+            if period.aggregation is Aggregation.UNIQUE_COUNT or period.revision > 1:
+                self._sweeping[period.entitlement_no] = from_micros(period.start), period.revision
+        stale = {(row.entitlement_no, row.period_start, row.meter_revision) for row in rows if row.is_stale}
+        if stale:
+            self._book.mark_missing([
+                period
+                for period in (*plan.seeds, *plan.added)
+                if period.aggregation in RANKED and _key(period) in stale
+            ])  # fmt: skip
+
+    def _seeds(self) -> Amounts:
+        """Periods that have become countable, and what this shard has stored of each.
+
+        What earlier batches brought must be in ClickHouse to be found there; what this batch brings is added to it.
+        """
+        fresh = self._book.take_fresh()
+        for start in range(0, len(fresh), SEEDS_AT_ONCE):
+            self._meet(self._rows(fresh[start : start + SEEDS_AT_ONCE]))
+        missing = self._book.missing()
+        if not missing:
+            return {}
+        self._writer.drain()
+        seeds, too_many = load_seeds(
+            self._client,
+            layout=self._layout,
+            periods=missing,
+            catalogue=self._catalogue,
+            rows=self._rows(missing),
+        )
+        self._book.give_up(too_many)
+        return seeds
+
+    def _meet(self, found: dict[Counted, list[SeededBy]]) -> None:
+        """Take over the rows that an earlier process of this shard has made."""
+        for period, rows in found.items():
+            own = next((row for row in rows if row.shard == self._layout.shard), None)
+            if own is None:
+                continue
+            if not own.is_stale and (own.shards == self._layout.shards or period.aggregation not in RANKED):
+                self._book.mark_seeded([period])
+            elif period.aggregation not in RANKED:
+                self._book.give_up([period])  # its values have been counted in part
+
+    def _rows(self, periods: list[Counted]) -> dict[Counted, list[SeededBy]]:
+        """The rows of these periods, of any shard."""
+        keys = {_key(period): period for period in periods}
+        return {keys[key]: found for key, found in seeded_counters(self._connection, keys=list(keys)).items()}
+
+    def _sweep(self) -> None:
+        if self._sweeping and sweep_values(self._connection, kept=self._sweeping, limit=MAX_SWEPT) < MAX_SWEPT:
+            self._sweeping = {}
+
+
+def _give_up(added: Amounts) -> list[Counted]:
+    """Take out the periods with the most values until the rest is few enough for a batch; which."""
+    count = sum(len(amount.values) for amount in added.values())
+    given_up: list[Counted] = []
+    if count > MAX_VALUES_A_BATCH:
+        for period in sorted(added, key=lambda period: len(added[period].values), reverse=True):
+            if count <= MAX_VALUES_A_BATCH:
+                break
+            count -= len(added.pop(period).values)
+            given_up.append(period)
+    return given_up
+
+
+def _key(period: Counted) -> Key:
+    return period.entitlement_no, from_micros(period.start), period.revision
+
+
+def _values(amounts: Amounts) -> Iterable[ValueChange]:
+    for period, amount in amounts.items():
+        start = from_micros(period.start)
+        for digest, refs in amount.values.items():
+            yield ValueChange(
+                entitlement_no=period.entitlement_no,
+                period_start=start,
+                meter_revision=period.revision,
+                digest=digest,
+                refs=refs,
+            )
+
+
+def _changes(amounts: Amounts, more: Mapping[Key, int]) -> dict[bool, list[CounterChange]]:
+    """What is ranked, and what adds up."""
+    changes: dict[bool, list[CounterChange]] = {}
+    for period, amount in amounts.items():
+        changes.setdefault(period.aggregation in RANKED, []).append(_change(period, amount, more))
+    return changes
+
+
+def _change(period: Counted, amount: Amount, more: Mapping[Key, int]) -> CounterChange:
+    change = CounterChange(
+        entitlement_no=period.entitlement_no,
+        period_start=from_micros(period.start),
+        meter_revision=period.revision,
+        quantity=quantity_of(amount.units),
+        events=amount.events,
+        rank=amount.rank,
+        taken=amount.taken,
+    )
+    if period.aggregation is Aggregation.UNIQUE_COUNT:
+        return replace(change, quantity=Decimal(more.get(_key(period), 0)))
+    return change
