@@ -13,15 +13,14 @@ from infra.postgres import alerts, entitlements
 from infra.postgres.alerts import Crossing
 from infra.postgres.billed_usage import load_begun
 from infra.postgres.billing import load_meters, load_subscriptions
-from infra.postgres.counters import load_used
 from infra.postgres.holds import HoldKey, load_reserved
 from infra.postgres.meters import load_entries
 from infra.postgres.pool import PgConnection, Row
 from infra.postgres.shards import counters_as_of
 from infra.postgres.test_clocks import load_nows
 from pricing.billing import price_statement, usage_needs
+from pricing.entitlement_terms import carried_into, formers_of, in_effect_at, limit_with, period_of
 from pricing.entitlements import Allowance, EntitlementPeriod, Reset, entitlement_period, stack
-from pricing.periods import Alignment, BillingPeriod
 from pricing.statements import next_statement
 from pricing.terms import read_terms
 from pricing.thresholds import statement_so_far
@@ -167,55 +166,65 @@ def _feature_crossings(
             judged = [
                 {**row, "at": at[place], "is_present": place == 0}
                 for row in rows
-                if len(at := instants[row["test_clock_id"]]) > place and _in_effect(row, at[place])
+                if len(at := instants[row["test_clock_id"]]) > place and in_effect_at(row, at[place])
             ]
             if judged:
-                yield _stand(doors, alert, judged, shards, now)
+                yield _stand(doors, alert, judged, rows, shards, now)
         if len(ids) < CUSTOMERS_A_PAGE:
             return
         after_id = ids[-1]
 
 
-def _in_effect(row: Row, at: datetime) -> bool:
-    return row["effective_at"] <= at and (row["holds_until"] is None or at < row["holds_until"])
-
-
-def _stand(doors: Doors, alert: Row, rows: Sequence[Row], shards: int, now: datetime) -> list[Crossing]:
-    """What each customer has used and reserved of its entitlements together, at the `at` of the rows."""
-    periods = {row["no"]: _entitlement_period(row) for row in rows}
+def _stand(
+    doors: Doors, alert: Row, rows: Sequence[Row], all_rows: Sequence[Row], shards: int, now: datetime
+) -> list[Crossing]:
+    """What each customer has used and reserved of its entitlements together, at the `at` of the rows. `all_rows`: of
+    these customers, in effect or not."""
+    periods = {row["no"]: period_of(row, row["at"]) for row in rows}
+    formers = formers_of(rows, all_rows, periods)
+    spans = [(row, periods[row["no"]]) for row in rows]
+    spans += [(row, formers[row["no"]].period) for row in rows if row["no"] in formers]
     with doors.database.transaction() as connection:
-        counted = load_used(connection, [(no, period.start) for no, period in periods.items()], shards=shards)
+        counted = entitlements.load_used(connection, [(row["no"], period.start) for row, period in spans], shards=shards)
         as_of = counters_as_of(connection, topic=doors.events_topic, partitions=doors.events_partitions)
         keys = sorted({HoldKey(row["customer_id"], row["feature_id"]) for row in rows if row["is_present"]})
         reserved = load_reserved(connection, keys, now=now, as_of=as_of)
         meters = load_entries(connection, meter_nos=[rows[0]["meter_no"]])
     missing = {
-        row["no"]: Span(
+        (row["no"], period.start): Span(
             customer_no=row["customer_no"],
             meter_no=row["meter_no"],
-            start=periods[row["no"]].start,
-            end=_measured_until(row, periods[row["no"]], meters[row["meter_no"]].aggregation),
+            start=period.start,
+            end=_measured_until(row, period, meters[row["meter_no"]].aggregation),
         )
-        for row in rows
-        if (row["no"], periods[row["no"]].start) not in counted
+        for row, period in spans
+        if (row["no"], period.start) not in counted
     }
     totals = usage_totals(doors.clickhouse, tenant_no=alert["tenant_no"], meters=meters, spans=list(missing.values()))
-    measured = {no: totals[span].whole or Decimal(0) for no, span in missing.items()}
-    used = {no: used for (no, _), used in counted.items()} | measured
+    used = {**counted, **{key: totals[span].whole or Decimal(0) for key, span in missing.items()}}
+    present = {no: used[no, period.start] for no, period in periods.items()}
+    carried = carried_into(rows, formers, {no: used[no, each.period.start] for no, each in formers.items()})
     by_customer: dict[str, list[Row]] = {}
     for row in rows:
         by_customer.setdefault(row["customer_id"], []).append(row)
     return [
-        _standing(own, periods, used, reserved.get(HoldKey(customer_id, alert["feature_id"]), Decimal(0)))
+        _standing(own, periods, present, carried, reserved.get(HoldKey(customer_id, alert["feature_id"]), Decimal(0)))
         for customer_id, own in by_customer.items()
     ]
 
 
 def _standing(
-    rows: Sequence[Row], periods: Mapping[int, EntitlementPeriod], used: Mapping[int, Decimal], reserved: Decimal
+    rows: Sequence[Row],
+    periods: Mapping[int, EntitlementPeriod],
+    used: Mapping[int, Decimal],
+    carried: Mapping[int, Decimal],
+    reserved: Decimal,
 ) -> Crossing:
     whole = stack(
-        [Allowance(limit=row["limit_quantity"], used=used[row["no"]], since=periods[row["no"]].start) for row in rows]
+        [
+            Allowance(limit=limit_with(row, carried), used=used[row["no"]], since=periods[row["no"]].start)
+            for row in rows
+        ]
     )
     period = min((periods[row["no"]] for row in rows), key=lambda each: each.end or FAR)
     return Crossing(
@@ -225,19 +234,6 @@ def _standing(
         period_end=period.end,
         value=EXACT.add(whole.used, reserved),
         limit=whole.limit,
-    )
-
-
-def _entitlement_period(row: Row) -> EntitlementPeriod:
-    return entitlement_period(
-        row["at"],
-        Reset(row["reset"]),
-        starts_at=row["starts_at"],
-        timezone=row["timezone"],
-        billing_anchor=row["billing_anchor"],
-        billing_period=BillingPeriod(row["billing_period"]),
-        billing_period_count=row["billing_period_count"],
-        alignment=Alignment(row["alignment"]),
     )
 
 

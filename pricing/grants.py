@@ -15,12 +15,14 @@ from pricing.periods import BillingPeriod
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grant:
-    """An entitlement of a plan or an add-on. `limit`, `reset` and `enforcement` are of a metered feature (`limit` as
-    decimal text, None: unlimited), `value` of another; `source` is "plan" or the id of the add-on."""
+    """An entitlement of a plan or an add-on. `limit`, `rollover_max`, `reset` and `enforcement` are of a metered
+    feature (the first two as decimal text, None: unlimited, and nothing is carried over), `value` of another; `source`
+    is "plan" or the id of the add-on."""
 
     feature_id: str
     source: str
     limit: str | None = None
+    rollover_max: str | None = None
     reset: str | None = None
     enforcement: str | None = None
     value: Any = None

@@ -38,16 +38,17 @@ def insert_entitlements(
     """Write out entitlements of one subscription.
 
     `terms`: feature_id, source, billing_period, billing_period_count, starts_at, effective_at, ends_at, and of
-    limit_quantity, value, reset, enforcement those that the feature's type has.
+    limit_quantity, rollover_max, value, reset, enforcement those that the feature's type has.
     """
     connection.execute(
-        "INSERT INTO entitlements (tenant_id, subscription_id, customer_id, feature_id, source, limit_quantity, value,"
-        " reset, enforcement, billing_period, billing_period_count, starts_at, effective_at, ends_at)"
-        " SELECT %s, %s, %s, feature_id, source, limit_quantity, value, reset, enforcement, billing_period,"
-        " billing_period_count, starts_at, effective_at, ends_at FROM jsonb_to_recordset(%s) AS terms"
-        " (feature_id text, source text, limit_quantity numeric, value jsonb, reset text, enforcement text,"
-        " billing_period text, billing_period_count integer, starts_at timestamptz, effective_at timestamptz,"
-        " ends_at timestamptz) ORDER BY effective_at, source <> 'plan'",
+        "INSERT INTO entitlements (tenant_id, subscription_id, customer_id, feature_id, source, limit_quantity,"
+        " rollover_max, value, reset, enforcement, billing_period, billing_period_count, starts_at, effective_at,"
+        " ends_at)"
+        " SELECT %s, %s, %s, feature_id, source, limit_quantity, rollover_max, value, reset, enforcement,"
+        " billing_period, billing_period_count, starts_at, effective_at, ends_at FROM jsonb_to_recordset(%s) AS terms"
+        " (feature_id text, source text, limit_quantity numeric, rollover_max numeric, value jsonb, reset text,"
+        " enforcement text, billing_period text, billing_period_count integer, starts_at timestamptz,"
+        " effective_at timestamptz, ends_at timestamptz) ORDER BY effective_at, source <> 'plan'",
         (tenant_id, subscription_id, customer_id, jsonb(list(terms))),
     )
 

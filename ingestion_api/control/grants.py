@@ -81,6 +81,7 @@ def _grants(
                 feature_id=each["feature_id"],
                 source=source,
                 limit=_times(each.get("limit"), quantity),
+                rollover_max=_times(each.get("rollover_max"), quantity),
                 reset=each.get("reset"),
                 enforcement=each.get("enforcement"),
                 value=each.get("value"),

@@ -22,9 +22,8 @@ MAX_STATIC_VALUE_BYTES = 4 * 1024
 RESETS = frozenset({"billing_period", "hour", "day", "week", "month", "year", "never"})
 ENFORCEMENTS = frozenset({"hard", "soft"})
 
-METERED_FIELDS = frozenset({"feature", "limit", "reset", "enforcement"})
+METERED_FIELDS = frozenset({"feature", "limit", "reset", "enforcement", "rollover_max"})
 VALUE_FIELDS = frozenset({"feature", "value"})
-LATER_FIELDS = frozenset({"rollover_max"})
 
 
 def read_prices(
@@ -83,7 +82,7 @@ def read_entitlements(
     """The entitlements as they are stored: feature by key, with its id and type, and every default written out.
 
     Raises Reject: `feature.not_found`, `plan.invalid_entitlement`, `plan.duplicate_entitlement`,
-    `request.unknown_field`, `request.unsupported_field`; each with the pointer of the field.
+    `request.unknown_field`; each with the pointer of the field.
     """
     references = [_reference(body, index) for index, body in enumerate(bodies)]
     features = load_features(connection, tenant_id=tenant_id, references=references) if references else {}
@@ -100,7 +99,7 @@ def read_entitlements(
             )
         seen.add(feature["id"])
         named = {"feature": feature["key"], "feature_id": feature["id"], "type": feature["type"]}
-        stored.append({**named, **_read_terms(feature["type"], body, where)})
+        stored.append({**named, **read_terms(feature["type"], body, where)})
     return stored
 
 
@@ -112,11 +111,11 @@ def _reference(body: Mapping[str, Any], index: int) -> str:
     return reference
 
 
-def _read_terms(kind: str, body: Mapping[str, Any], where: str) -> dict[str, Any]:
+def read_terms(kind: str, body: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The terms of an entitlement to a feature of this type, every default written out. Raises Reject as
+    `read_entitlements` does."""
     known = METERED_FIELDS if kind == "metered" else VALUE_FIELDS
     for name in body:
-        if name in LATER_FIELDS and kind == "metered":
-            raise Reject.at(where + pointer(name), "request.unsupported_field", "Rollover is not supported yet.")
         if name in (METERED_FIELDS | VALUE_FIELDS) - known:
             raise _wrong(where + pointer(name), f"A {kind} feature has no {name}.")
         if name not in known:
@@ -132,11 +131,12 @@ def _read_limit(body: Mapping[str, Any], where: str) -> dict[str, Any]:
         raise _wrong(f"{where}/reset", f"Must be one of {', '.join(sorted(RESETS))}.")
     if not isinstance(enforcement, str) or enforcement not in ENFORCEMENTS:
         raise _wrong(f"{where}/enforcement", "Must be hard or soft.")
-    return {
-        "limit": _read_quantity(body["limit"], f"{where}/limit"),
-        "reset": reset,
-        "enforcement": enforcement,
-    }
+    limit = _read_quantity(body["limit"], f"{where}/limit")
+    rollover_max = _read_quantity(body.get("rollover_max"), f"{where}/rollover_max")
+    if rollover_max is not None and (limit is None or reset == "never"):
+        raise _wrong(f"{where}/rollover_max", "Only of a limit that is reset something can be carried over.")
+    terms = {"limit": limit, "reset": reset, "enforcement": enforcement}
+    return terms if rollover_max is None else {**terms, "rollover_max": rollover_max}
 
 
 def _read_quantity(value: object, where: str) -> str | None:

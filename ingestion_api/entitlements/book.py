@@ -15,7 +15,8 @@ from infra.postgres.pool import Row
 from ingestion_api.entitlements.decide import Basis, Question, in_effect
 from ingestion_api.entitlements.ring import ChangeRing, Pair
 from ingestion_api.entitlements.terms import period_at
-from ingestion_api.entitlements.used import UNKNOWN, Counters, Freshness, Used, freshness
+from ingestion_api.entitlements.used import Freshness, Used, complete, freshness
+from pricing.entitlement_terms import Former, formers_of
 from pricing.entitlements import EntitlementPeriod
 from schemas.balances import PLAIN, Counted
 from schemas.counters import CounterPart, combine, holds
@@ -181,7 +182,8 @@ class Book:
         questions: list[Question] = []
         by_pair: dict[Pair, list[Row]] = {}
         periods: dict[int, EntitlementPeriod] = {}
-        counted: dict[int, Used] = {}
+        formers: dict[int, Former] = {}
+        counted, before = dict[int, Used](), dict[int, Used]()
         for ask in asks:
             customer = self._customers.get((tenant_id, ask.customer))
             feature = self._features.get((tenant_id, ask.feature))
@@ -202,10 +204,24 @@ class Book:
                     if used is None:
                         return None
                     periods[row["no"]], counted[row["no"]] = period, Used(quantity=used, fresh=fresh)
+                formers |= formers_of(present, rows, periods) if feature["type"] == "metered" else {}
+                for row in present:
+                    if row["no"] in formers:
+                        used = self._used(row, to_micros(formers[row["no"]].period.start))
+                        if used is None:
+                            return None
+                        before[row["no"]] = Used(quantity=used, fresh=fresh)
             named = {"id": customer, "external_id": self._names[customer][1]}
             questions.append(Question(customer=named, feature=feature, quantity=ask.quantity))
-        counters = Counters(counted=counted, missing={}, meters={}, stored_fresh=UNKNOWN)
-        return Basis(questions=questions, rows=by_pair, periods=periods, counters=counters, reserved={})
+        return Basis(
+            questions=questions,
+            rows=by_pair,
+            periods=periods,
+            formers=formers,
+            counters=complete(counted),
+            former_counters=complete(before),
+            reserved={},
+        )
 
     def question(self, tenant_id: str, ask: Ask) -> Question | None:
         """What is asked, be the customer known or not; None: the feature is not."""

@@ -22,6 +22,7 @@ from ingestion_api.entitlements.terms import period_at
 from ingestion_api.entitlements.used import Counters, Freshness, Used, load_counters, measure_missing
 from ingestion_api.fields import MAX_INSTANT, MIN_INSTANT
 from ingestion_api.views import Period
+from pricing.entitlement_terms import Former, carried_into, formers_of, in_effect_at, limit_with
 from pricing.entitlements import (
     FEATURE_OFF,
     FEATURE_ON,
@@ -37,6 +38,7 @@ from pricing.entitlements import (
     degraded,
     stack,
 )
+from pricing.explain import ZERO
 from schemas.money import EXACT, format_decimal
 
 log = structlog.get_logger("meterline.checks")
@@ -47,7 +49,8 @@ class CheckView(TypedDict):
     nothing can be said of that, before the first event was stored. When no store that knows what is used answers, the
     feature's `on_unknown` decides, the reason is `degraded`, and `used`, `as_of` and all that rest on them are null.
 
-    `limit` and `remaining` are null when there is no limit; `value` is that of a boolean or static feature.
+    `limit` and `remaining` are null when there is no limit; `limit` has in it what of the period before was not used
+    and is `rolled_over`; `value` is that of a boolean or static feature.
     """
 
     object: Literal["entitlement_check"]
@@ -58,6 +61,7 @@ class CheckView(TypedDict):
     reason: Reason
     value: Any
     limit: str | None
+    rolled_over: str | None
     used: str | None
     reserved: str | None
     remaining: str | None
@@ -85,7 +89,9 @@ class Basis:
     questions: Sequence[Question]
     rows: dict[tuple[str, str], list[Row]]  # by customer and feature, in effect or not
     periods: dict[int, EntitlementPeriod]
-    counters: Counters
+    formers: dict[int, Former]  # of what may carry over: the period before
+    counters: Counters  # of the periods
+    former_counters: Counters
     reserved: Mapping[HoldKey, Decimal]  # of what is metered; nothing where absent
 
     def in_effect(self, question: Question) -> list[Row]:
@@ -93,13 +99,27 @@ class Basis:
         own = self.rows.get((question.customer["id"], question.feature["id"]), [])
         return sorted((row for row in own if in_effect(row)), key=_rank)
 
+    def knows(self, row: Row, usage: "Usage") -> bool:
+        """Whether all that a metered entitlement's decision rests on is known."""
+        number = row["no"]
+        return number in usage.present and (number not in self.formers or number in usage.former)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What is used, by entitlement: in the present periods, and in the former ones of those that carry over."""
+
+    present: Mapping[int, Used]
+    former: Mapping[int, Used]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
     """What a customer has of a metered feature, of all subscriptions and add-ons together. The period shown is the one
-    that ends first."""
+    that ends first; `rolled_over` is a part of the limit."""
 
     whole: Allowance
+    rolled_over: Decimal
     period: EntitlementPeriod
     fresh: Freshness
     subscription: str | None
@@ -133,14 +153,19 @@ def basis_of(
     for row in rows:
         by_pair.setdefault((row["customer_id"], row["feature_id"]), []).append(row)
     metered = [(row, period_at(row, row["now"])) for row in rows if row["type"] == "metered" and in_effect(row)]
+    periods = {row["no"]: period for row, period in metered}
+    formers = formers_of([row for row, _ in metered], rows, periods)
+    before = [(row, formers[row["no"]].period) for row, _ in metered if row["no"] in formers]
     as_of = counters_as_of(connection, topic=settings.events_topic, partitions=settings.events_partitions)
     held = sorted({HoldKey(row["customer_id"], row["feature_id"]) for row, _ in metered})
     return Basis(
         questions=questions,
         rows=by_pair,
-        periods={row["no"]: period for row, period in metered},
+        periods=periods,
+        formers=formers,
         reserved=load_reserved(connection, held, now=now, as_of=as_of),
         counters=load_counters(connection, metered, now=now, settings=settings),
+        former_counters=load_counters(connection, before, now=now, settings=settings),
     )
 
 
@@ -151,21 +176,24 @@ def decide(
     raises: one entitlement that can't be judged leaves all unanswered; but with `may_degrade` features decide
     themselves (`on_unknown`) while ClickHouse does not answer."""
     try:
-        used = measure_missing(clickhouse, basis.counters, tenant_no=tenant_no)
+        usage = Usage(
+            present=measure_missing(clickhouse, basis.counters, tenant_no=tenant_no),
+            former=measure_missing(clickhouse, basis.former_counters, tenant_no=tenant_no),
+        )
     except ClickHouseError as error:
         if not may_degrade:
             raise
         log.warning("usage is not known", error=str(error), entitlements=len(basis.counters.missing))
-        used = basis.counters.counted
+        usage = Usage(present=basis.counters.counted, former=basis.former_counters.counted)
     answers: list[CheckView] = []
     for question in basis.questions:
         present = basis.in_effect(question)
         if not present:
             answers.append(_refusal(question, absence_of(basis, question), now))
-        elif question.feature["type"] == "metered" and any(row["no"] not in used for row in present):
+        elif question.feature["type"] == "metered" and not all(basis.knows(row, usage) for row in present):
             answers.append(unknown_view(question, present, basis.periods))
         elif question.feature["type"] == "metered":
-            answers.append(_weigh(question, stand(present, basis.periods, used), basis.reserved, now))
+            answers.append(_weigh(question, stand(present, basis, usage), basis.reserved, now))
         else:
             answers.append(_look_up(question, present, now))
     return answers
@@ -185,25 +213,28 @@ def _rank(row: Row) -> tuple[bool, str, bool, int]:
 
 def in_effect(row: Row) -> bool:
     """Whether an entitlement holds at its customer's `now`, which is in the row."""
-    now, until = row["now"], row["holds_until"]
-    return row["effective_at"] <= now and (until is None or now < until)
+    return in_effect_at(row, row["now"])
 
 
-def stand(rows: Sequence[Row], periods: Mapping[int, EntitlementPeriod], used: Mapping[int, Used]) -> Standing:
-    """What these entitlements to one metered feature, all in effect, give together: it adds up."""
+def stand(rows: Sequence[Row], basis: Basis, usage: Usage) -> Standing:
+    """What these entitlements to one metered feature, all in effect and known, give together: it adds up."""
+    periods, used = basis.periods, [usage.present[row["no"]] for row in rows]
+    former = {row["no"]: usage.former[row["no"]] for row in rows if row["no"] in basis.formers}
+    carried = carried_into(rows, basis.formers, {number: each.quantity for number, each in former.items()})
     allowances = [
         Allowance(
-            limit=row["limit_quantity"],
-            used=used[row["no"]].quantity,
+            limit=limit_with(row, carried),
+            used=each.quantity,
             since=periods[row["no"]].start,
             enforcement=Enforcement(row["enforcement"]),
         )
-        for row in rows
+        for row, each in zip(rows, used, strict=True)
     ]
     return Standing(
         whole=stack(allowances),
+        rolled_over=reduce(EXACT.add, carried.values(), ZERO),
         period=_first_to_end(periods[row["no"]] for row in rows),
-        fresh=min((used[row["no"]].fresh for row in rows), key=lambda fresh: fresh.as_of or MIN_INSTANT),
+        fresh=min((each.fresh for each in (*used, *former.values())), key=lambda fresh: fresh.as_of or MIN_INSTANT),
         subscription=_subscription_of(rows),
     )
 
@@ -260,6 +291,7 @@ def metered_view(
     return {
         **_refusal(question, decision, now),
         "limit": _text(whole.limit),
+        "rolled_over": None if whole.limit is None else format_decimal(standing.rolled_over),
         "used": format_decimal(whole.used),
         "reserved": format_decimal(reserved),
         "remaining": _text(decision.remaining),
@@ -293,6 +325,7 @@ def _refusal(question: Question, decision: Decision, now: datetime) -> CheckView
         "reason": decision.reason,
         "value": None,
         "limit": None,
+        "rolled_over": None,
         "used": None,
         "reserved": None,
         "remaining": None,

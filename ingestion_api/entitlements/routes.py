@@ -140,8 +140,8 @@ def list_customer_entitlements(customer: str, principal: CheckerOrReader, contex
         own = entitlements.load_of_customers(
             connection, tenant_id=principal.tenant_id, customer_ids=[found["id"]], feature_ids=None
         )
-        rows = [row for row in at_their_now(connection, own, now) if in_effect(row)]
-        features = {row["feature_id"]: _feature_of(row) for row in rows}
+        rows = at_their_now(connection, own, now)
+        features = {row["feature_id"]: _feature_of(row) for row in rows if in_effect(row)}
         questions = [
             Question(customer=found, feature=feature, quantity=None)
             for feature in sorted(features.values(), key=lambda feature: feature["key"])

@@ -8,42 +8,26 @@ from typing import Any
 from infra.postgres import catalogue, entitlements
 from infra.postgres.entitlement_entries import change_of
 from infra.postgres.pool import PgConnection, Row
-from pricing.entitlements import EntitlementPeriod, Reset, entitlement_period
+from pricing.entitlement_terms import PERIOD_TERMS, period_of
+from pricing.entitlements import EntitlementPeriod
 from pricing.grants import Granted
-from pricing.periods import Alignment, BillingPeriod
 
 #: Periods that are kept, so that one is reckoned once and not for every check; when there are more it begins anew.
 KNOWN_PERIODS = 200_000
 
-_PERIOD_TERMS = (
-    "reset", "starts_at", "timezone", "billing_anchor", "billing_period", "billing_period_count", "alignment",
-)  # fmt: skip
 _periods: dict[tuple[Any, ...], EntitlementPeriod] = {}  # by terms, the one that was asked for last
 
 
 def period_at(row: Row, instant: datetime) -> EntitlementPeriod:
     """The period of a metered entitlement that contains an instant not before its start. For any threads."""
-    terms = tuple(row[name] for name in _PERIOD_TERMS)
+    terms = tuple(row[name] for name in PERIOD_TERMS)
     known = _periods.get(terms)
     if known is not None and known.start <= instant and (known.end is None or instant < known.end):
         return known
     if len(_periods) >= KNOWN_PERIODS:
         _periods.clear()
-    period = _periods[terms] = _reckon_period(row, instant)
+    period = _periods[terms] = period_of(row, instant)
     return period
-
-
-def _reckon_period(row: Row, instant: datetime) -> EntitlementPeriod:
-    return entitlement_period(
-        instant,
-        Reset(row["reset"]),
-        starts_at=row["starts_at"],
-        timezone=row["timezone"],
-        billing_anchor=row["billing_anchor"],
-        billing_period=BillingPeriod(row["billing_period"]),
-        billing_period_count=row["billing_period_count"],
-        alignment=Alignment(row["alignment"]),
-    )
 
 
 def write_entitlements(
@@ -89,9 +73,11 @@ def _key(row: Row) -> tuple[str, str, datetime]:
 def _is_same(row: Row, granted: Granted) -> bool:
     grant = granted.grant
     limit = None if grant.limit is None else Decimal(grant.limit)
-    present = (row["starts_at"], row["limit_quantity"], row["reset"], row["enforcement"], row["value"])
-    period = (row["billing_period"], row["billing_period_count"])
-    return present == (granted.starts_at, limit, grant.reset, grant.enforcement, grant.value) and period == (
+    rollover_max = None if grant.rollover_max is None else Decimal(grant.rollover_max)
+    present = (row["starts_at"], row["limit_quantity"], row["rollover_max"], row["reset"], row["enforcement"])
+    period = (row["value"], row["billing_period"], row["billing_period_count"])
+    return present == (granted.starts_at, limit, rollover_max, grant.reset, grant.enforcement) and period == (
+        grant.value,
         grant.billing_period,
         grant.billing_period_count,
     )
@@ -103,6 +89,7 @@ def _to_terms(granted: Granted) -> dict[str, Any]:
         "feature_id": grant.feature_id,
         "source": grant.source,
         "limit_quantity": grant.limit,
+        "rollover_max": grant.rollover_max,
         "reset": grant.reset,
         "enforcement": grant.enforcement,
         "billing_period": grant.billing_period,

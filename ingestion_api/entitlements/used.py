@@ -56,13 +56,18 @@ class Counters:
     stored_fresh: Freshness
 
 
+def complete(counted: dict[int, Used]) -> Counters:
+    """Counters of which nothing is missing."""
+    return Counters(counted=counted, missing={}, meters={}, stored_fresh=UNKNOWN)
+
+
 def load_counters(
     connection: PgConnection, periods: Sequence[tuple[Row, EntitlementPeriod]], *, now: datetime, settings: Settings
 ) -> Counters:
     """The counters of metered entitlements in their present periods. A row has the `now` of its customer, by a test
     clock maybe; `now` itself is the real one."""
     if not periods:
-        return Counters(counted={}, missing={}, meters={}, stored_fresh=UNKNOWN)
+        return complete({})
     topic, partitions = settings.events_topic, settings.events_partitions
     fresh = freshness(counters_as_of(connection, topic=topic, partitions=partitions), now)
     found = load_used(
@@ -75,7 +80,7 @@ def load_counters(
     }
     missing = [(row, period) for row, period in periods if row["no"] not in counted]
     if not missing:
-        return Counters(counted=counted, missing={}, meters={}, stored_fresh=UNKNOWN)
+        return complete(counted)
     # Before the revisions that readers use: those have all that is before it.
     stored_until = usage_as_of(connection, topic=topic, partitions=partitions)
     meters = load_entries(connection, meter_nos=sorted({row["meter_no"] for row, _ in missing}))

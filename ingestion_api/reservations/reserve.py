@@ -26,6 +26,7 @@ from ingestion_api.entitlements.decide import (
     CheckView,
     Question,
     Standing,
+    Usage,
     absence_of,
     load_basis,
     metered_view,
@@ -223,9 +224,10 @@ def _take(taking: _Taking, asked: Asked, question: Question) -> ReservedView:
     rows = basis.in_effect(question)
     if not rows:
         raise _refusal(asked, absence_of(basis, question))
-    if any(row["no"] not in basis.counters.counted for row in rows):
+    usage = Usage(present=basis.counters.counted, former=basis.former_counters.counted)
+    if not all(basis.knows(row, usage) for row in rows):
         raise Again("entitlement.not_ready", "Usage of this period is being counted for the first time; try again.")
-    standing = stand(rows, basis.periods, basis.counters.counted)
+    standing = stand(rows, basis, usage)
     whole, reserved = standing.whole, taking.reserved.get(key, ZERO)
     decision = check(
         limit=whole.limit,
@@ -302,6 +304,7 @@ def _reserved_view(new: NewReservation, weighed: CheckView) -> ReservedView:
         "allowed": weighed["allowed"],
         "reason": weighed["reason"],
         "limit": weighed["limit"],
+        "rolled_over": weighed["rolled_over"],
         "used": weighed["used"],
         "reserved": weighed["reserved"],
         "remaining": weighed["remaining"],

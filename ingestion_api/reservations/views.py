@@ -45,6 +45,7 @@ class ReservedView(ReservationView):
     allowed: bool
     reason: Reason
     limit: str | None
+    rolled_over: str | None
     used: str | None
     reserved: str | None
     remaining: str | None

@@ -17,7 +17,7 @@ DESCRIPTION = build_app().openapi()
 
 GOOD: list[tuple[str, str, Any]] = [
     ("POST", "/v1/meters", {**METER, "filters": [{"property": "$.x", "op": "in", "values": [1, "a"]}]}),
-    ("POST", "/v1/features", FEATURE),
+    ("POST", "/v1/features", {**FEATURE, "on_unknown": "open"}),
     ("POST", "/v1/plans", PLAN),
     ("POST", "/v1/plans/{plan}/versions", {"prices": PLAN["prices"][:1]}),
     ("POST", "/v1/customers", CUSTOMER),
@@ -49,6 +49,12 @@ GOOD: list[tuple[str, str, Any]] = [
     ),
     ("POST", "/v1/subscriptions/{subscription}/cancel", {"at": "now", "proration": "prorate", "preview": True}),
     ("POST", "/v1/alerts", {"meter": "tokens", "threshold": {"amount": "5"}, "period": "day", "metadata": {"a": "b"}}),
+    ("PATCH", "/v1/features/tokens", {"name": "x", "on_unknown": "open", "metadata": {"a": "b"}}),
+    (
+        "POST",
+        "/v1/customers/acme/entitlements",
+        {"feature": "tokens", "limit": "5", "reset": "day", "enforcement": "soft", "ends_at": "2027-01-01T00:00:00Z"},
+    ),
     ("POST", "/v1/entitlements/check", {"customer": "acme", "feature": "tokens", "quantity": "1"}),
     ("POST", "/v1/entitlements/check", {"checks": [{"customer": "acme", "feature": "tokens", "quantity": "1"}]}),
     (

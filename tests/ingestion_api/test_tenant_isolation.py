@@ -20,6 +20,7 @@ BODIES: dict[str, Any] = {
     "/v1/subscriptions/{subscription}/cancel": {"at": "now"},
     "/v1/subscriptions/{subscription}/change": {"quantities": {"seats": "5"}},
     "/v1/plans/{plan}/versions": {"prices": []},
+    "/v1/customers/{customer}/entitlements": {"feature": "tokens", "limit": "1"},
     "/v1/test_clocks/{test_clock}/advance": {"to": "2026-02-01T00:00:00Z"},
     "/v1/wallets/{wallet}/grants": {"amount": "5"},
     "/v1/wallets/{wallet}/top_up": {"amount": "5"},
@@ -60,6 +61,7 @@ def ids(operator: Api) -> dict[str, str]:
         "customer": other.get("/v1/customers/acme")["id"],
         "meter": other.get("/v1/meters/tokens")["id"],
         "feature": other.get("/v1/features/tokens")["id"],
+        "entitlement": other.post("/v1/customers/acme/entitlements", {"feature": "tokens", "limit": "1"})["id"],
         "plan": other.get("/v1/plans/pro")["id"],
         "subscription": subscription,
         "api_key": other.get("/v1/api_keys")["data"][0]["id"],
@@ -125,7 +127,7 @@ def test_another_tenants_object_can_not_be_referred_to(
 
 
 @pytest.mark.parametrize(
-    "kind", ["customers", "meters", "features", "plans", "addons", "coupons", "subscriptions", "alerts"]
+    "kind", ["customers", "meters", "features", "entitlements", "plans", "addons", "coupons", "subscriptions", "alerts"]
 )
 def test_a_list_has_nothing_of_another_tenant(api: Api, ids: dict[str, str], kind: str) -> None:
     assert ids

@@ -181,7 +181,7 @@ BAD_ENTITLEMENTS: list[tuple[dict[str, Any], str, str]] = [
     ({"feature": "tokens", "limit": "1", "reset": "fortnight"}, "plan.invalid_entitlement", "reset"),
     ({"feature": "tokens", "limit": "1", "reset": ["day"]}, "plan.invalid_entitlement", "reset"),
     ({"feature": "tokens", "limit": "1", "enforcement": "gentle"}, "plan.invalid_entitlement", "enforcement"),
-    ({"feature": "tokens", "limit": "1", "rollover_max": "5"}, "request.unsupported_field", "rollover_max"),
+    ({"feature": "tokens", "limit": None, "rollover_max": "5"}, "plan.invalid_entitlement", "rollover_max"),
     ({"feature": "tokens", "limit": "1", "colour": 1}, "request.unknown_field", "colour"),
     ({"feature": "sso", "value": "yes"}, "plan.invalid_entitlement", "value"),
     ({"feature": "sso", "limit": "1"}, "plan.invalid_entitlement", "limit"),

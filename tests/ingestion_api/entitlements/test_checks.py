@@ -198,20 +198,16 @@ def test_the_counter_of_one_shard_alone_is_not_what_is_used(uncounted: Api, oper
         object.__setattr__(context, "settings", settings)
 
 
-def test_what_no_store_can_say_is_refused_and_never_guessed(
-    uncounted: Api, operator: Api, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_no_store_can_say_is_never_guessed(uncounted: Api, operator: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a counter and without ClickHouse a hard limit can't be judged; what PostgreSQL knows is answered."""
     backend = operator.http.app.state.context.clickhouse._backend  # its address is no setting of a client in use
     monkeypatch.setattr(backend, "_base_url", "http://127.0.0.1:9/")
-    body = {"customer": "acme", "feature": "tokens"}
     with flow_is_at(uncounted, counted="2026-03-10T11:59:50Z", stored="2026-03-10T11:59:40Z"):
-        with uncounted.at(NOW):
-            refused = uncounted.http.post("/v1/entitlements/check", json=body)
+        unknown = check(uncounted, "tokens")
         count(uncounted, "tokens", PERIOD["start"], "1")
         counted = check(uncounted, "tokens")
-    assert (refused.status_code, refused.json()["code"]) == (503, "store.unavailable")
-    assert refused.headers["retry-after"] == "2"
+    assert (unknown["allowed"], unknown["reason"], unknown["used"], unknown["as_of"]) == (False, "degraded", None, None)
+    assert (unknown["limit"], unknown["period"]) == ("1000", PERIOD)
     assert (counted["used"], counted["as_of"]) == ("1", "2026-03-10T11:59:50Z")
 
 
