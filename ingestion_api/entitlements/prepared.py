@@ -126,10 +126,13 @@ class PreparedAnswers:
 
 
 def _sources(book: Book, named: Named, now: datetime) -> _Sources | None:
-    """None: it is not metered, or nothing is in effect, or a test clock says when."""
+    """None: it is not metered, or nothing is in effect, or a test clock says when, or what is left carries over: that
+    rests on former periods, too."""
     rows = book.rows(named.pair, now)
     present = [row for row in rows if in_effect(row)]
-    if named.feature["type"] != "metered" or not present or any(row["test_clock_id"] is not None for row in rows):
+    if named.feature["type"] != "metered" or not present:
+        return None
+    if any(row["test_clock_id"] is not None or row.get("rollover_max") is not None for row in rows):
         return None
     turns = [instant for row in rows for instant in (row["effective_at"], row["holds_until"])]
     counters: list[_Counter] = []
