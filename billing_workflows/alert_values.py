@@ -13,6 +13,7 @@ from infra.postgres import alerts, entitlements
 from infra.postgres.alerts import Crossing
 from infra.postgres.billed_usage import load_begun
 from infra.postgres.billing import load_meters, load_subscriptions
+from infra.postgres.counters import load_used
 from infra.postgres.holds import HoldKey, load_reserved
 from infra.postgres.meters import load_entries
 from infra.postgres.pool import PgConnection, Row
@@ -185,7 +186,7 @@ def _stand(
     spans = [(row, periods[row["no"]]) for row in rows]
     spans += [(row, formers[row["no"]].period) for row in rows if row["no"] in formers]
     with doors.database.transaction() as connection:
-        counted = entitlements.load_used(connection, [(row["no"], period.start) for row, period in spans], shards=shards)
+        counted = load_used(connection, [(row["no"], period.start) for row, period in spans], shards=shards)
         as_of = counters_as_of(connection, topic=doors.events_topic, partitions=doors.events_partitions)
         keys = sorted({HoldKey(row["customer_id"], row["feature_id"]) for row in rows if row["is_present"]})
         reserved = load_reserved(connection, keys, now=now, as_of=as_of)

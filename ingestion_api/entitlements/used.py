@@ -70,9 +70,7 @@ def load_counters(
         return complete({})
     topic, partitions = settings.events_topic, settings.events_partitions
     fresh = freshness(counters_as_of(connection, topic=topic, partitions=partitions), now)
-    found = load_used(
-        connection, [(row["no"], period.start) for row, period in periods], shards=settings.flow_shards
-    )
+    found = load_used(connection, [(row["no"], period.start) for row, period in periods], shards=settings.flow_shards)
     counted = {
         row["no"]: Used(quantity=found[row["no"], period.start], fresh=fresh)
         for row, period in periods
