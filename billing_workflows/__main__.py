@@ -6,6 +6,7 @@ import structlog
 
 from billing_workflows.worker import run_worker
 from infra import metrics
+from infra.arrow import forgo_pandas
 from infra.settings import Settings
 from infra.telemetry import configure_logging
 
@@ -14,6 +15,7 @@ def main() -> None:
     """Run until SIGTERM."""
     settings = Settings()
     configure_logging(settings, service="billing_workflows")
+    forgo_pandas()
     try:
         metrics.serve(settings.metrics_port)
     except OSError as error:  # a flow beside it has the same setting: nobody's invoice waits for that

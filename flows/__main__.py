@@ -17,7 +17,6 @@ import threading
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 
-import pyarrow as pa
 import structlog
 from bytewax.testing import run_main
 
@@ -36,6 +35,7 @@ from flows.usage import Stages, rebuilt_filter, usage_flow
 from flows.webhooks import relay_webhooks
 from flows.writer import Writer
 from infra import metrics
+from infra.arrow import forgo_pandas
 from infra.clickhouse.client import connect as connect_clickhouse
 from infra.clickhouse.sink import stored_identities
 from infra.clickhouse.unavailable import ClickHouseUnavailable
@@ -56,9 +56,6 @@ GC_THRESHOLDS = (50_000, 20, 100)
 BALANCES_TIMEOUT_SECONDS = 10
 MAX_UNTOLD_BYTES = 16 * 1024 * 1024
 CLOSE_TIMEOUT_SECONDS = 1
-
-# pyarrow looks for pandas, where that is installed, at its first conversion: a second that no batch should wait.
-pa.array([""], pa.string())
 
 #: What the stores' clients raise when a server is away, or goes; their own causes say less.
 STORE_ERRORS = (PostgresUnavailable, ClickHouseUnavailable, KafkaUnavailable)
@@ -167,6 +164,7 @@ def main() -> int:
     """Run until told to stop; the exit status."""
     settings = Settings()
     configure_logging(settings, service="flows")
+    forgo_pandas()
     metrics.serve(settings.metrics_port)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
