@@ -2,7 +2,7 @@
 number reads PostgreSQL."""
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from datetime import datetime
 
 import structlog
@@ -33,12 +33,17 @@ class BalanceTeller:
         self._no = 0
 
     def tell(self, rows: Sequence[CounterRow], *, seq: int, until: dict[int, datetime]) -> None:
-        """Rows as they are after the commit of `seq`; the last message of several alone says `until`."""
+        """Rows as they are after the commit of `seq`."""
+        for message in self.messages(rows, seq=seq, until=until):
+            self._send(encode(message))
+
+    def messages(self, rows: Sequence[CounterRow], *, seq: int, until: dict[int, datetime]) -> Generator[Counted]:
+        """What is told, numbered on; the last message of several alone says `until`."""
         complete = {partition: to_micros(instant) for partition, instant in until.items()}
         for start in range(0, len(rows) or 1, MAX_ROWS_A_MESSAGE):
             part = rows[start : start + MAX_ROWS_A_MESSAGE]
             self._no += 1
-            message = Counted(
+            yield Counted(
                 shard=self._shard,
                 shards=self._shards,
                 process=self._process,
@@ -55,7 +60,6 @@ class BalanceTeller:
                     if (further := Further(row.part.events, row.part.rank, row.is_stale)) != PLAIN
                 },
             )
-            self._send(encode(message))
 
     def _send(self, value: bytes) -> None:
         try:

@@ -47,7 +47,7 @@ from schemas.reservations import ReservationState
 MAX_ENDS_AT_ONCE = 10_000
 
 #: What is used of these rises by no more than what was reserved, so that a limit can be kept by holding some of it.
-RESERVABLE = frozenset({Aggregation.COUNT, Aggregation.SUM})
+RESERVABLE = frozenset({Aggregation.COUNT, Aggregation.SUM, Aggregation.UNIQUE_COUNT})
 
 
 class Again(Retry):

@@ -148,11 +148,15 @@ def test_only_what_is_metered_and_adds_up_can_be_reserved(counted: Api) -> None:
     for feature in ("sso", "region"):
         problem = reserve(counted, feature=feature, status=422)
         assert (problem["code"], problem["errors"][0]["pointer"]) == ("entitlement.not_metered", "/feature")
-    for aggregation in ("max", "min", "avg", "latest", "unique_count", "weighted_sum"):
+    for aggregation, code in (
+        *((each, "entitlement.not_reservable") for each in ("max", "min", "avg", "latest", "weighted_sum")),
+        *((each, "entitlement.no_entitlement") for each in ("sum", "unique_count")),
+    ):
         meter = {"key": aggregation, "event_type": "x", "aggregation": aggregation, "value": "$.x"}
         counted.post("/v1/meters", meter)
         counted.post("/v1/features", {"key": aggregation, "type": "metered", "meter": aggregation})
-        assert reserve(counted, feature=aggregation, status=422)["code"] == "entitlement.not_reservable"
+        status = 422 if code.endswith("able") else 409
+        assert reserve(counted, feature=aggregation, status=status)["code"] == code
 
 
 def test_without_an_entitlement_or_a_running_subscription_nothing_is_reserved(counted: Api) -> None:
