@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Any
 
 from pricing.explain import ZERO
+from pricing.list_prices import list_cost
 from schemas.billing import InvoiceKind
 from schemas.instants import Period
 from schemas.money import EXACT, MAX_SCALE, exactly, round_half_away, round_ratio
@@ -45,12 +46,15 @@ class Frequency(StrEnum):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FocusLine:
     """A line of a final invoice. `billed`: its amount less its share of the invoice's discounts; `exact` is not rounded
-    and before these. `meter` is the key of the meter that measured it."""
+    and before these. `meter` is the key of the meter that measured it; `catalogue` the price that the plan has where
+    the subscription has another."""
 
     invoice_kind: str
     invoice_period: Period
     period: Period
+    currency: str
     price: Mapping[str, Any]
+    catalogue: Mapping[str, Any] | None = None
     meter: str | None
     quantity: Decimal | None
     unit_amount: Decimal | None
@@ -60,7 +64,7 @@ class FocusLine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Charge:
-    """What FOCUS says of one charge. `cost` is both ListCost and ContractedCost, `unit_price` both unit prices."""
+    """What FOCUS says of one charge. `cost` and `unit_price` are the contracted ones."""
 
     category: Category
     frequency: Frequency
@@ -68,7 +72,9 @@ class Charge:
     billed: Decimal
     effective: Decimal
     cost: Decimal
+    list_cost: Decimal
     unit_price: Decimal | None = None
+    list_unit_price: Decimal | None = None
     pricing_quantity: Decimal | None = None
     pricing_unit: str | None = None
     consumed_quantity: Decimal | None = None
@@ -92,15 +98,18 @@ def charge_of(line: FocusLine) -> Charge:
         # What is paid ahead is no cost yet: the usage that it pays for is.
         effective=ZERO if line.invoice_kind == InvoiceKind.TOP_UP else line.billed,
         cost=line.billed,
+        list_cost=line.billed,
     )
     if not charge.is_priced:
         return charge
-    quantity, unit_price, is_whole = _price(line)
+    quantity, unit_price, list_unit_price, is_whole = _price(line)
     measured = line.meter if category is Category.USAGE else None
     return replace(
         charge,
         cost=quantity * unit_price,
+        list_cost=quantity * list_unit_price,
         unit_price=unit_price,
+        list_unit_price=list_unit_price,
         pricing_quantity=quantity,
         pricing_unit=CHARGE_UNIT if is_whole else measured or FIXED_UNIT,
         consumed_quantity=None if measured is None else line.quantity or ZERO,
@@ -127,16 +136,35 @@ def _corrects(line: FocusLine, category: Category) -> bool:
     )
 
 
-def _price(line: FocusLine) -> tuple[Decimal, Decimal, bool]:
-    """A quantity and a unit price of at least 0 whose product is the exact cost, and whether the quantity counts whole
-    charges: those of tiers, packages and minimums, and of shares of a fee, have no price a unit."""
+def _price(line: FocusLine) -> tuple[Decimal, Decimal, Decimal, bool]:
+    """A quantity and two unit prices of at least 0, the contracted and the list one, whose products with it are the
+    exact costs, and whether the quantity counts whole charges: those of tiers, packages and minimums, and of shares of
+    a fee, have no price a unit."""
     exact, quantity, unit_amount = line.exact, line.quantity, line.unit_amount
+    listed = _list_cost(line)
     if quantity is not None and unit_amount is not None and unit_amount >= 0 and quantity * unit_amount == exact:
-        fits = all(_scale(number) <= MAX_SCALE for number in (quantity, unit_amount, exact))
-        if fits:
-            return quantity, unit_amount, False
-    cost = round_half_away(exact, MAX_SCALE)
-    return (-ONE if cost < 0 else ONE), abs(cost), True
+        list_amount = round_ratio(listed, quantity, MAX_SCALE) if quantity else unit_amount
+        fits = all(_scale(number) <= MAX_SCALE for number in (quantity, unit_amount, exact, listed))
+        if fits and list_amount >= 0 and quantity * list_amount == listed:
+            return quantity, unit_amount, list_amount, False
+    cost, list_cost = round_half_away(exact, MAX_SCALE), round_half_away(listed, MAX_SCALE)
+    is_negative = cost < 0 or (not cost and list_cost < 0)
+    if cost * list_cost < 0:  # no one quantity has both
+        list_cost = cost
+    return (-ONE if is_negative else ONE), abs(cost), abs(list_cost), True
+
+
+def _list_cost(line: FocusLine) -> Decimal:
+    if line.catalogue is None:
+        return line.exact
+    return list_cost(
+        exact=line.exact,
+        quantity=line.quantity,
+        agreed=line.price,
+        catalogue=line.catalogue,
+        currency=line.currency,
+        at=line.period.start,
+    )
 
 
 def _scale(number: Decimal) -> int:

@@ -43,22 +43,26 @@ WHERE i.tenant_id = %(tenant_id)s AND i.finalized_at >= %(start)s AND i.finalize
 ORDER BY i.finalized_at, i.id LIMIT %(limit)s
 """
 
+# `catalogue`: the plan's own price, where the subscription has negotiated another.
 # A fee that is given back at a change of plan is one of the plan before.
 _LINES_SQL = """
 SELECT l.invoice_id, l.position, l.key, l.description, l.quantity, l.unit_amount, l.exact, l.amount_minor,
        l.period_start, l.period_end, l.price, l.subscription_id, m.key AS meter, m.name AS meter_name,
        c.external_id AS customer, c.name AS customer_name, s.metadata AS tags,
-       p.key AS plan, p.name AS plan_name, f.plan_version
+       p.key AS plan, p.name AS plan_name, f.plan_version,
+       jsonb_path_query_first(v.prices, '$[*] ? (@.key == $key)', jsonb_build_object('key', l.key)) AS catalogue
 FROM invoice_lines l
 LEFT JOIN meters m ON m.no = l.meter_no
 LEFT JOIN subscriptions s ON s.id = l.subscription_id
 LEFT JOIN customers c ON c.id = s.customer_id
 LEFT JOIN LATERAL (
-    SELECT h.plan_id, h.plan_version FROM subscription_phases h WHERE h.subscription_id = l.subscription_id
+    SELECT h.plan_id, h.plan_version, h.price_overrides FROM subscription_phases h
+    WHERE h.subscription_id = l.subscription_id
     ORDER BY (h.starts_at < l.period_start OR (h.starts_at = l.period_start AND l.amount_minor >= 0)) DESC,
              CASE WHEN h.starts_at <= l.period_start THEN h.starts_at END DESC NULLS LAST,
              h.starts_at, h.no DESC LIMIT 1) f ON true
 LEFT JOIN plans p ON p.id = f.plan_id
+LEFT JOIN plan_versions v ON v.plan_id = f.plan_id AND v.version = f.plan_version AND f.price_overrides ? l.key
 WHERE l.invoice_id = ANY(%s) ORDER BY l.invoice_id, l.position
 """
 

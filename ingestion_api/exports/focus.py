@@ -59,17 +59,20 @@ def _invoice(invoice: Row, lines: list[Row]) -> Iterator[dict[str, Any]]:
     periods = [charge_period(Period(start=line["period_start"], end=line["period_end"])) for line in lines]
     billed = billing_period(own, periods)
     document = _document(invoice, invoice["number"], billed)
+    saved = Decimal(0)  # by negotiated prices
     for line, share, period in zip(lines, shares_of(invoice, lines), periods, strict=True):
-        yield document | _line(invoice, line, share, period)
+        row = _line(invoice, line, share, period)
+        saved += row["ListCost"] - row["ContractedCost"]
+        yield document | row
     currency = invoice["currency"]
     left = from_minor(invoice["added_tax_minor"], currency)
     for tax in invoice["taxes"]:
         if not tax["inclusive"]:
             left -= Decimal(tax["amount"])
-            yield document | _tax(invoice, billed, tax)
+            yield document | _tax(invoice, billed, tax, saved)
     if left:  # of invoices that do not say which taxes they had
         rest = {"key": None, "name": "Tax", "percent": "0", "amount": left}
-        yield document | _tax(invoice, billed, rest)
+        yield document | _tax(invoice, billed, rest, saved)
 
 
 def _document(document: Row, number: str, billed: Period) -> dict[str, Any]:
@@ -93,9 +96,9 @@ def _costs(charge: Charge, period: Period, description: str) -> dict[str, Any]:
     return {
         "BilledCost": charge.billed,
         "EffectiveCost": charge.effective,
-        "ListCost": charge.cost,
+        "ListCost": charge.list_cost,
         "ContractedCost": charge.cost,
-        "ListUnitPrice": charge.unit_price,
+        "ListUnitPrice": charge.list_unit_price,
         "ContractedUnitPrice": charge.unit_price,
         "PricingQuantity": charge.pricing_quantity,
         "PricingUnit": charge.pricing_unit,
@@ -117,7 +120,9 @@ def _line(invoice: Row, line: Row, share: LineShare, period: Period) -> dict[str
             invoice_kind=invoice["kind"],
             invoice_period=Period(start=invoice["period_start"], end=invoice["period_end"]),
             period=Period(start=line["period_start"], end=line["period_end"]),
+            currency=invoice["currency"],
             price=line["price"],
+            catalogue=line["catalogue"],
             meter=line["meter"],
             quantity=line["quantity"],
             unit_amount=line["unit_amount"],
@@ -158,15 +163,11 @@ def _subscription(invoice: Row, line: Row) -> dict[str, Any]:
     }
 
 
-def _tax(invoice: Row, billed: Period, tax: Mapping[str, Any]) -> dict[str, Any]:
+def _tax(invoice: Row, billed: Period, tax: Mapping[str, Any], saved: Decimal) -> dict[str, Any]:
     currency, amount, percent = invoice["currency"], Decimal(tax["amount"]), Decimal(tax["percent"])
-    without_discounts = tax_cost(
-        amount,
-        from_minor(invoice["subtotal_minor"], currency),
-        from_minor(invoice["discount_minor"], currency),
-        percent,
-        currency_exponent(currency),
-    )
+    subtotal, scale = from_minor(invoice["subtotal_minor"], currency), currency_exponent(currency)
+    discount = from_minor(invoice["discount_minor"], currency)
+    without_discounts = tax_cost(amount, subtotal, discount, percent, scale)
     is_single = invoice["kind"] in (InvoiceKind.ONE_OFF, InvoiceKind.TOP_UP)
     charge = Charge(
         category=Category.TAX,
@@ -175,6 +176,7 @@ def _tax(invoice: Row, billed: Period, tax: Mapping[str, Any]) -> dict[str, Any]
         billed=amount,
         effective=Decimal(0) if invoice["kind"] == InvoiceKind.TOP_UP else amount,
         cost=without_discounts,
+        list_cost=tax_cost(without_discounts, subtotal + saved, saved, percent, scale) if saved else without_discounts,
     )
     return _costs(charge, billed, tax["name"]) | {"ServiceName": TAX_SERVICE, "x_TaxKey": tax["key"]}
 
@@ -200,5 +202,6 @@ def _given_back(category: Category, amount: Decimal, period: Period, description
         billed=amount,
         effective=amount,
         cost=amount,
+        list_cost=amount,
     )
     return _costs(charge, period, description)

@@ -24,6 +24,12 @@ TIERS = {
     "tiers": [{"up_to": "100", "unit_amount": "0.5"}, {"up_to": None, "unit_amount": "0.25", "flat_amount": "1"}],
 }
 SUPPORT = ADVANCE | {"key": "support", "amount": "20"}
+#: A fee and a unit price that are lower, tiers that are one price, and a fee as in the catalogue.
+NEGOTIATED = {
+    "base": {"amount": "40"},
+    "tokens": {"unit_amount": "0.007"},
+    "tiered": {"model": "per_unit", "unit_amount": "0.2"},
+}
 HOSTILE = '=HYPERLINK("http://x","y")'
 
 
@@ -97,6 +103,14 @@ def fill(world: World, api: Api) -> None:
         metadata=jsonb({"team": "search"}),
     )
     world.bill(child, now="2026-02-02")
+    negotiated = world.subscribe(ADVANCE, USAGE, TIERS, SUPPORT, external_id="negotiated", price_overrides=NEGOTIATED)
+    patch(api, "/v1/customers/negotiated", {"tax_rates": ["vat"]})
+    world.use(negotiated, ("2026-01-05", 333))
+    world.stored_until("2026-02-02")
+    world.bill(negotiated, now="2026-02-02")
+    world.cancel(negotiated, "2026-02-11", prorate=True)
+    world.stored_until("2026-02-12")
+    world.bill(negotiated, now="2026-02-12")
     wallet = api.post("/v1/wallets", {"customer": "acme", "currency": "USD"})
     api.post(f"/v1/wallets/{wallet['id']}/top_up", {"amount": "25"})
     lines = [

@@ -1,13 +1,14 @@
 """Conformance of the FOCUS export with version 1.2 of the specification: each test names the rule that it checks."""
 
 import json
+import re
 from collections import defaultdict
 from decimal import Decimal
 from typing import Any
 
 import pytest
 
-from tests.ingestion_api.exports.conftest import WIDE, frame, issued
+from tests.ingestion_api.exports.conftest import WIDE, frame, issued, table
 from tests.support.api import Api
 
 #: Columns whose feature level is "Mandatory", and whether they may be null.
@@ -19,6 +20,37 @@ MANDATORY = {
     "PricingUnit": True, "ProviderName": False, "PublisherName": False, "ServiceCategory": False, "ServiceName": False,
 }  # fmt: skip
 PRICED = ("Usage", "Purchase")
+
+#: How a value of each of the specification's types is written: its numeric, date/time, currency code and unit formats.
+DECIMAL = re.compile(r"-?\d+(\.\d+)?")
+DATE_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
+STRING = re.compile(r"\S(.*\S)?", re.DOTALL)
+CURRENCY = re.compile(r"[A-Z]{3}")
+#: Columns that are no string, by what they hold.
+FORMATS = {
+    **dict.fromkeys(("BillingPeriodEnd", "BillingPeriodStart", "ChargePeriodEnd", "ChargePeriodStart"), DATE_TIME),
+    **dict.fromkeys(("BilledCost", "ContractedCost", "EffectiveCost", "ListCost", "PricingQuantity"), DECIMAL),
+    **dict.fromkeys(("ConsumedQuantity", "ContractedUnitPrice", "ListUnitPrice"), DECIMAL),
+    **dict.fromkeys(("x_Discount", "x_IncludedTax"), DECIMAL),
+    "BillingCurrency": CURRENCY,
+}
+#: Columns that hold one of a list; null is the empty text.
+ALLOWED = {
+    "ChargeCategory": {"Usage", "Purchase", "Tax", "Credit", "Adjustment"},
+    "ChargeClass": {"", "Correction"},
+    "ChargeFrequency": {"One-Time", "Recurring", "Usage-Based"},
+    "PricingCategory": {"", "Standard", "Dynamic", "Committed", "Other"},
+    "ServiceCategory": {
+        "AI and Machine Learning", "Analytics", "Business Applications", "Compute", "Databases", "Developer Tools",
+        "Multicloud", "Identity", "Integration", "Internet of Things", "Management and Governance", "Media",
+        "Migration", "Mobile", "Networking", "Security", "Storage", "Web", "Other",
+    },
+    "ServiceSubcategory": {"Other (Other)"},  # the only one of the category that we know
+}  # fmt: skip
+#: Columns that name something stand beside those that identify it, and have nothing to name without it.
+NAMED = {"BillingAccountName": "BillingAccountId", "SubAccountName": "SubAccountId", "ResourceName": "ResourceId",
+         "ResourceType": "ResourceId", "PricingUnit": "PricingQuantity", "ConsumedUnit": "ConsumedQuantity",
+         "SkuMeter": "SkuId", "SkuPriceId": "SkuId"}  # fmt: skip
 
 Rows = list[dict[str, Any]]
 
@@ -51,6 +83,17 @@ def test_a_column_of_our_own_begins_with_x(rows: Rows) -> None:
     assert not any("_" in name for name in rows[0] if not name.startswith("x_"))
 
 
+def test_every_value_of_the_file_is_of_its_columns_type_format_and_list(admin: Api) -> None:
+    for row in table(admin, "focus"):
+        for name, text in row.items():
+            if name in ALLOWED:
+                assert text in ALLOWED[name], name
+            elif text:
+                assert FORMATS.get(name, STRING).fullmatch(text), (name, text)
+        for name, of in NAMED.items():
+            assert row[of] or not row[name], name
+
+
 def test_the_billed_costs_of_an_invoice_match_its_total(admin: Api, rows: Rows) -> None:
     billed: dict[str, Decimal] = defaultdict(Decimal)
     for row in rows:
@@ -79,6 +122,26 @@ def test_a_cost_is_its_unit_price_times_the_pricing_quantity_unless_it_corrects(
         assert row["ListUnitPrice"] * row["PricingQuantity"] == row["ListCost"]
         assert row["ContractedUnitPrice"] * row["PricingQuantity"] == row["ContractedCost"]
         assert row["ListUnitPrice"] >= 0
+
+
+def test_list_prices_are_the_catalogues_and_contracted_ones_those_that_were_negotiated(rows: Rows) -> None:
+    own = [row for row in rows if row["BillingAccountId"] == "negotiated"]
+    costs = defaultdict[str, list[tuple[str, ...]]](list)
+    for row in own:
+        prices = (row["ListUnitPrice"], row["ContractedUnitPrice"], row["ListCost"], row["ContractedCost"])
+        costs[(row["SkuId"] or row["ServiceName"]).rpartition("/")[2]].append(
+            tuple("" if each is None else format(each.normalize(), "f") for each in prices)
+        )
+    assert costs["base"][:2] == [("49", "40", "49", "40")] * 2
+    assert costs["support"][:2] == [("20", "20", "20", "20")] * 2
+    assert costs["tokens"][0] == ("0.01", "0.007", "3.33", "2.331")
+    assert costs["tiered"][0] == ("109.25", "66.6", "109.25", "66.6")  # tiers have no unit price: the charge is one
+    back = [row for row in own if row["ContractedCost"] < 0 and (row["SkuId"] or "").endswith("/base")]
+    agreed = Decimal("-25.71")  # 18 of 28 days of the fee are given back, and the same share of the catalogue's
+    assert [(row["ListCost"], row["ContractedCost"]) for row in back] == [(agreed * 49 / 40, agreed)]
+    tax = costs["Taxes"][0]
+    assert Decimal(tax[3]) < Decimal(tax[2])
+    assert all(row["ListCost"] == row["ContractedCost"] for row in rows if row not in own)
 
 
 def test_a_billed_cost_is_the_contracted_cost_less_discounts_but_for_the_rounding_of_a_line(rows: Rows) -> None:
