@@ -49,9 +49,10 @@ class Phase:
     """The terms of a subscription from `starts_at` up to the start of the next phase.
 
     `prices` are the bodies of the plan's version, `addons` `{addon, addon_id, version, quantity}` each, `addon_prices`
-    the bodies of theirs in the same order; overrides are not applied yet. With `prorate` fees are shared out by time at
-    the phase's start, and `invoice_now` makes a statement there. `is_late`: the statement at `starts_at` had been saved
-    when the phase was made, so the phase's lines stand on the next one.
+    the bodies of theirs in the same order; overrides are not applied yet (those of entitlements are whole terms by the
+    feature's key). With `prorate` fees are shared out by time at the phase's start, and `invoice_now` makes a statement
+    there. `is_late`: the statement at `starts_at` had been saved when the phase was made, so the phase's lines stand on
+    the next one. A pause entitles to nothing, unless it `keeps_entitlements`.
     """
 
     no: int
@@ -62,10 +63,12 @@ class Phase:
     plan_key: str = ""
     quantities: dict[str, str] = field(default_factory=dict[str, str])
     price_overrides: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
+    entitlement_overrides: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
     addons: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     addon_prices: list[list[dict[str, Any]]] = field(default_factory=list[list[dict[str, Any]]])
     commitment: dict[str, Any] | None = None
     is_paused: bool = False
+    keeps_entitlements: bool = False
     prorate: bool = True
     invoice_now: bool = False
     is_late: bool = False

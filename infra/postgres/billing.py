@@ -129,7 +129,8 @@ def load_phases(connection: PgConnection, subscription_ids: Sequence[str]) -> di
     """The phases of each subscription by their start. Those of one plan version share its prices."""
     rows = connection.execute(
         "SELECT f.subscription_id, f.no, f.starts_at, f.plan_id, f.plan_version, p.key AS plan_key, f.quantities,"
-        " f.price_overrides, f.addons, f.commitment, f.is_paused, f.prorate, f.invoice_now, f.is_late"
+        " f.price_overrides, f.entitlement_overrides, f.addons, f.commitment, f.is_paused, f.keeps_entitlements,"
+        " f.prorate, f.invoice_now, f.is_late"
         " FROM subscription_phases f JOIN plans p ON p.id = f.plan_id WHERE f.subscription_id = ANY(%s)"
         " ORDER BY f.subscription_id, f.starts_at, f.no",
         (list(subscription_ids),),

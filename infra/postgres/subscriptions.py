@@ -119,8 +119,9 @@ def _insert_phases(connection: PgConnection, subscription_id: str, phases: Seque
     with connection.cursor() as cursor:
         cursor.executemany(
             "INSERT INTO subscription_phases (subscription_id, no, starts_at, plan_id, plan_version, quantities,"
-            " price_overrides, addons, commitment, is_paused, prorate, invoice_now, is_late, created_at)"
-            " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
+            " price_overrides, entitlement_overrides, addons, commitment, is_paused, keeps_entitlements, prorate,"
+            " invoice_now, is_late, created_at)"
+            " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
             [
                 (
                     subscription_id,
@@ -130,9 +131,11 @@ def _insert_phases(connection: PgConnection, subscription_id: str, phases: Seque
                     phase.plan_version,
                     jsonb(phase.quantities),
                     jsonb(phase.price_overrides),
+                    jsonb(phase.entitlement_overrides),
                     jsonb(phase.addons),
                     None if phase.commitment is None else jsonb(phase.commitment),
                     phase.is_paused,
+                    phase.keeps_entitlements,
                     phase.prorate,
                     phase.invoice_now,
                     phase.is_late,

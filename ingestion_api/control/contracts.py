@@ -2,7 +2,7 @@
 one building on the one before."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -10,23 +10,26 @@ from pydantic import Field
 from infra.postgres import plans
 from infra.postgres.pool import PgConnection, Row
 from ingestion_api.control.addon_terms import Addons, SubscribedAddon, check_keys, read_addons
+from ingestion_api.control.entitlement_overrides import amend_entitlements
 from ingestion_api.control.subscription_terms import check_commitment, check_quantities, read_overrides
-from ingestion_api.control.versions import MAX_PRICES, MAX_VERSION_NUMBER
+from ingestion_api.control.versions import MAX_ENTITLEMENTS, MAX_PRICES, MAX_VERSION_NUMBER
 from ingestion_api.control.versions import find as find_plan
 from ingestion_api.fields import Body, DecimalText, Reference
 from schemas.errors import NotFound, Reject
 
 #: The fields of a body that say what is agreed to.
-TERMS = ("plan", "plan_version", "quantities", "price_overrides", "addons", "commitment")
+TERMS = ("plan", "plan_version", "quantities", "price_overrides", "entitlement_overrides", "addons", "commitment")
 
 
 class TermsFields(Body):
-    """What is absent stays as it is. `quantities` and `price_overrides` are merged into what is there (an override of
-    null is taken away); `addons` are all that there are from then on."""
+    """What is absent stays as it is. `quantities`, `price_overrides` and `entitlement_overrides` (by feature, of what
+    the plan says) are merged into what is there, and an override of null is taken away; `addons` are all that there are
+    from then on."""
 
     plan_version: Annotated[int | None, Field(ge=1, le=MAX_VERSION_NUMBER)] = None
     quantities: Annotated[dict[str, DecimalText] | None, Field(max_length=MAX_PRICES)] = None
     price_overrides: Annotated[dict[str, dict[str, Any] | None] | None, Field(max_length=MAX_PRICES)] = None
+    entitlement_overrides: Annotated[dict[str, dict[str, Any] | None] | None, Field(max_length=MAX_ENTITLEMENTS)] = None
     addons: Addons | None = None
     commitment: dict[str, Any] | None = None
 
@@ -45,6 +48,7 @@ class Contract:
     plan: Row
     quantities: Mapping[str, str]
     price_overrides: Mapping[str, dict[str, Any]]
+    entitlement_overrides: Mapping[str, dict[str, Any]]
     addons: Sequence[SubscribedAddon]
     addon_plans: Sequence[Row]
     commitment: dict[str, Any] | None
@@ -57,16 +61,25 @@ class Contract:
 
 def new_contract(connection: PgConnection, body: TermsFields, *, tenant_id: str, plan: Row) -> Contract:
     """The terms of a new subscription. Raises as `amend` does."""
-    empty = Contract(plan=plan, quantities={}, price_overrides={}, addons=(), addon_plans=(), commitment=None)
+    empty = Contract(
+        plan=plan,
+        quantities={},
+        price_overrides={},
+        entitlement_overrides={},
+        addons=(),
+        addon_plans=(),
+        commitment=None,
+    )
     return _amend(connection, empty, body, plan, tenant_id=tenant_id)
 
 
 def amend(connection: PgConnection, contract: Contract, body: TermsBody, *, tenant_id: str) -> Contract:
     """The contract after a change. With another plan, quantities of prices that it has too are kept; an override is
-    kept while the price is the very one that it amends.
+    kept while the price, or the entitlement, is the very one that it amends.
 
     Raises NotFound `plan.not_found`, and Reject with the pointer: `subscription.currency_mismatch`,
-    `subscription.unknown_price`, `subscription.invalid_*`, `subscription.duplicate_*`, `addon.not_found`, `pricing.*`.
+    `subscription.unknown_price`, `subscription.invalid_*`, `subscription.duplicate_*`,
+    `subscription.unknown_entitlement`, `plan.invalid_entitlement`, `addon.not_found`, `pricing.*`.
     """
     plan = _read_plan(connection, contract.plan, body, tenant_id=tenant_id)
     return _amend(connection, contract, body, plan, tenant_id=tenant_id)
@@ -83,20 +96,21 @@ def _amend(connection: PgConnection, contract: Contract, body: TermsFields, plan
     if "commitment" in body.model_fields_set:
         check_commitment(body.commitment)
         commitment = body.commitment
-    changed = Contract(
-        plan=plan, quantities={}, price_overrides={}, addons=addons, addon_plans=addon_plans, commitment=commitment
-    )
+    changed = replace(contract, plan=plan, addons=addons, addon_plans=addon_plans, commitment=commitment)
     prices = changed.prices
     check_quantities(body.quantities or {}, prices)
     fixed = {price["key"] for price in prices if price["type"] == "fixed"}
     kept = {key: quantity for key, quantity in contract.quantities.items() if key in fixed}
-    return Contract(
-        plan=plan,
+    return replace(
+        changed,
         quantities={**kept, **(body.quantities or {})},
         price_overrides=_override(connection, contract, prices, body, tenant_id=tenant_id, currency=currency),
-        addons=addons,
-        addon_plans=addon_plans,
-        commitment=commitment,
+        entitlement_overrides=amend_entitlements(
+            contract.entitlement_overrides,
+            contract.plan["entitlements"],
+            body.entitlement_overrides or {},
+            plan["entitlements"],
+        ),
     )
 
 

@@ -53,7 +53,8 @@ def _stretches(connection: PgConnection, subscription: BilledSubscription) -> It
     granted: dict[tuple[str, int], Sequence[Mapping[str, Any]]] = {}
     for phase, following in zip(timeline, [*timeline[1:], None], strict=True):
         ends = [end for end in (stop, following and following.starts_at) if end is not None]
-        grants = () if phase.is_paused else tuple(_grants(connection, phase, granted))
+        is_barred = phase.is_paused and not phase.keeps_entitlements
+        grants = () if is_barred else tuple(_grants(connection, phase, granted))
         yield Stretch(start=phase.starts_at, end=min(ends, default=None), grants=grants)
 
 
@@ -74,6 +75,8 @@ def _grants(
         if (plan_id, version) not in granted:
             granted[plan_id, version] = plans.load_entitlements(connection, plan_id=plan_id, version=version)
         entitlements = granted[plan_id, version]
+        if source == PLAN:
+            entitlements = [{**each, **phase.entitlement_overrides.get(each["feature"], {})} for each in entitlements]
         meters = features.load_meter_keys(connection, feature_ids=[each["feature_id"] for each in entitlements])
         for each in entitlements:
             period, count = reset_period(prices, meters.get(each["feature_id"]))

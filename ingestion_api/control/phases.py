@@ -32,6 +32,7 @@ def contract_of(connection: PgConnection, subscription: BilledSubscription, phas
         plan=find_plan(connection, tenant_id, phase.plan_id, phase.plan_version),
         quantities=phase.quantities,
         price_overrides=phase.price_overrides,
+        entitlement_overrides=phase.entitlement_overrides,
         addons=[
             {
                 "addon": each["addon"],
@@ -46,7 +47,7 @@ def contract_of(connection: PgConnection, subscription: BilledSubscription, phas
     )
 
 
-def to_phase(contract: Contract, timing: Timing, *, is_paused: bool = False) -> Phase:
+def to_phase(contract: Contract, timing: Timing, *, is_paused: bool = False, keeps_entitlements: bool = False) -> Phase:
     """The phase in which a contract is in force; its number and whether it is late follow from its subscription."""
     return Phase(
         no=0,
@@ -57,10 +58,12 @@ def to_phase(contract: Contract, timing: Timing, *, is_paused: bool = False) -> 
         prices=contract.plan["prices"],
         quantities=dict(contract.quantities),
         price_overrides=dict(contract.price_overrides),
+        entitlement_overrides=dict(contract.entitlement_overrides),
         addons=[{**each} for each in contract.addons],
         addon_prices=[row["prices"] for row in contract.addon_plans],
         commitment=contract.commitment,
         is_paused=is_paused,
+        keeps_entitlements=keeps_entitlements,
         prorate=timing.prorate,
         invoice_now=timing.invoice_now,
     )

@@ -28,12 +28,14 @@ router = house_router("subscriptions")
 
 class PauseBody(Body):
     """With `proration` the unused rest of fees paid in advance is credited. `resume_at` lets it resume by itself, as
-    `/resume` at that instant would. Changes scheduled for later than `at` are replaced."""
+    `/resume` at that instant would. Changes scheduled for later than `at` are replaced. `entitlements`: whether
+    features may be used meanwhile (`keep`) or not."""
 
     at: When = NOW
     resume_at: Instant | None = None
     proration: Literal["prorate", "none"] = "prorate"
     invoice: Literal["now", "next"] = "next"
+    entitlements: Literal["none", "keep"] = "none"
     preview: bool = False
 
 
@@ -57,8 +59,8 @@ class ActivateBody(Body):
 def pause_subscription(
     subscription: str, call: AdminCall, context: FromContext, body: PauseBody | None = None
 ) -> Response:
-    """Pause from an instant on. Usage in a pause is not billed, and features are `subscription_inactive`; the billing
-    periods run on."""
+    """Pause from an instant on. Usage in a pause is not billed, and features are `subscription_inactive` unless its
+    entitlements are kept; the billing periods run on."""
     how = body or PauseBody()
 
     def effect(connection: PgConnection, account: Account) -> datetime | None:
@@ -108,7 +110,9 @@ def _put(
     """One more phase, of the terms in force at the instant."""
     contract = contract_of(connection, subscription, subscription.phase_at(at))
     timing = Timing(at=at, prorate=body.proration == "prorate", invoice_now=body.invoice == "now")
-    return put_phase(connection, subscription, to_phase(contract, timing, is_paused=is_paused), now=account.now)
+    keeps = is_paused and isinstance(body, PauseBody) and body.entitlements == "keep"
+    phase = to_phase(contract, timing, is_paused=is_paused, keeps_entitlements=keeps)
+    return put_phase(connection, subscription, phase, now=account.now)
 
 
 def check_not_draft(account: Account) -> None:

@@ -42,17 +42,20 @@ class TermsView(TypedDict):
     plan_version: int
     quantities: dict[str, str]
     price_overrides: dict[str, dict[str, Any]]
+    entitlement_overrides: dict[str, dict[str, Any]]
     addons: list[SubscribedAddonView]
     commitment: dict[str, Any] | None
 
 
 class PhaseView(TermsView):
-    """The terms from `starts_at` to before `ends_at` (null: for good). In a pause nothing is charged."""
+    """The terms from `starts_at` to before `ends_at` (null: for good). In a pause nothing is charged; `entitled` says
+    whether features may be used."""
 
     starts_at: datetime
     ends_at: datetime | None
     state: Literal["past", "current", "scheduled"]
     paused: bool
+    entitled: bool
 
 
 class SubscriptionView(ObjectView, TermsView):
@@ -138,6 +141,7 @@ def _to_terms(phase: Phase) -> TermsView:
         "plan_version": phase.plan_version,
         "quantities": phase.quantities,
         "price_overrides": phase.price_overrides,
+        "entitlement_overrides": phase.entitlement_overrides,
         "addons": [
             {"addon": each["addon"], "version": each["version"], "quantity": each["quantity"]} for each in phase.addons
         ],
@@ -161,6 +165,7 @@ def _to_phases(subscription: BilledSubscription, now: datetime) -> Iterator[Phas
             "ends_at": ends_at,
             "state": "past" if past else "current" if phase.starts_at <= now else "scheduled",
             "paused": phase.is_paused,
+            "entitled": not phase.is_paused or phase.keeps_entitlements,
         }
 
 

@@ -43,6 +43,7 @@ GOOD: list[tuple[str, str, Any]] = [
             "end_at": "2027-01-01T05:00:00Z",
             "plan_version": 1,
             "price_overrides": {"seats": {"model": "per_unit", "unit_amount": "8"}},
+            "entitlement_overrides": {"tokens": {"limit": "6000000", "rollover_max": "5"}},
             "discounts": [{"percent": "10"}],
             "commitment": {"amount": "100", "true_up": True},
         },
