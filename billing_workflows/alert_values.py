@@ -25,11 +25,12 @@ from pricing.entitlements import Allowance, EntitlementPeriod, Reset, entitlemen
 from pricing.statements import next_statement
 from pricing.terms import read_terms
 from pricing.thresholds import statement_so_far
+from schemas.catalogue import MeterEntry
 from schemas.meters import Aggregation
 from schemas.money import EXACT, from_minor
 
 CUSTOMERS_A_PAGE = 1_000
-MAX_PLACES = 1_000  # pairs of a time zone and a test clock that one tenant's customers have
+PLACES_A_PAGE = 1_000  # pairs of a time zone and a test clock that a tenant's customers have
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 FAR = datetime(2200, 1, 1, tzinfo=UTC)
 HUNDRED = Decimal(100)
@@ -95,12 +96,32 @@ def _instants(
 
 
 def _meter_crossings(doors: Doors, alert: Row, now: datetime, since: datetime) -> Iterator[list[Crossing]]:
-    with doors.database.transaction() as connection:
-        meter = load_entries(connection, meter_nos=[alert["meter_no"]])[alert["meter_no"]]
-        rows = alerts.load_places(
-            connection, tenant_id=alert["tenant_id"], customer_id=alert["customer_id"], limit=MAX_PLACES
-        )
-        instants = _instants(connection, rows, now, since)
+    after: Row | None = None
+    while True:
+        with doors.database.transaction() as connection:
+            meter = load_entries(connection, meter_nos=[alert["meter_no"]])[alert["meter_no"]]
+            rows = alerts.load_places(
+                connection,
+                tenant_id=alert["tenant_id"],
+                customer_id=alert["customer_id"],
+                after=after,
+                limit=PLACES_A_PAGE,
+            )
+            instants = _instants(connection, rows, now, since)
+        yield from _crossings_at(doors, alert, meter, rows, instants)
+        if len(rows) < PLACES_A_PAGE:
+            return
+        after = rows[-1]
+
+
+def _crossings_at(
+    doors: Doors,
+    alert: Row,
+    meter: MeterEntry,
+    rows: Sequence[Row],
+    instants: Mapping[str | None, Sequence[datetime]],
+) -> Iterator[list[Crossing]]:
+    """Of the customers at these places: those of one window are asked for together."""
     places: dict[_Window, dict[tuple[str, str | None], None]] = {}
     for row in rows:
         for at in instants[row["test_clock_id"]]:

@@ -15,7 +15,7 @@ from billing_workflows.activities.clocks import ClockActivities
 from billing_workflows.activities.invariants import InvariantActivities
 from billing_workflows.activities.meters import MeterActivities
 from billing_workflows.activities.webhooks import WebhookActivities
-from billing_workflows.alerts import watch_alerts
+from billing_workflows.alerts import ALERTS_AT_ONCE, watch_alerts
 from billing_workflows.clock_advance import ClockAdvance
 from billing_workflows.deliveries import DeliveryDoors
 from billing_workflows.doors import Doors
@@ -112,7 +112,7 @@ async def run_worker(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     client = await connect_temporal(settings)
-    connections = ACTIVITY_THREADS + METER_THREADS + WEBHOOK_CONNECTIONS + MAX_LOOKS + 1  # one looks at alerts
+    connections = ACTIVITY_THREADS + METER_THREADS + WEBHOOK_CONNECTIONS + MAX_LOOKS + ALERTS_AT_ONCE
     database = Database(settings.postgres_dsn, max_connections=connections)
     clickhouse = connect_clickhouse(settings.clickhouse_url)
     doors = Doors(

@@ -129,12 +129,24 @@ def save_balance(connection: PgConnection, alert: Row, crossing: Crossing, *, ha
     return save_crossings(connection, alert, [crossing], now=now) if armed and has_crossed else 0
 
 
-def load_places(connection: PgConnection, *, tenant_id: str, customer_id: str | None, limit: int) -> list[Row]:
-    """The time zones and test clocks of the tenant's customers, or of one: each pair once."""
+def load_places(
+    connection: PgConnection, *, tenant_id: str, customer_id: str | None, after: Row | None, limit: int
+) -> list[Row]:
+    """A page, beyond the place `after`, of the time zones and test clocks of the tenant's customers, or of one: each
+    pair once, in order."""
     return connection.execute(
-        "SELECT DISTINCT timezone, test_clock_id FROM customers WHERE tenant_id = %(tenant_id)s"
-        " AND (%(customer_id)s::text IS NULL OR id = %(customer_id)s) AND archived_at IS NULL LIMIT %(limit)s",
-        {"tenant_id": tenant_id, "customer_id": customer_id, "limit": limit},
+        "SELECT DISTINCT timezone, test_clock_id, coalesce(test_clock_id, '') AS clock FROM customers"
+        " WHERE tenant_id = %(tenant_id)s AND (%(customer_id)s::text IS NULL OR id = %(customer_id)s)"
+        " AND archived_at IS NULL AND (%(zone)s::text IS NULL"
+        " OR (timezone, coalesce(test_clock_id, '')) > (%(zone)s, %(clock)s))"
+        " ORDER BY timezone, clock LIMIT %(limit)s",
+        {
+            "tenant_id": tenant_id,
+            "customer_id": customer_id,
+            "zone": after and after["timezone"],
+            "clock": after and after["clock"],
+            "limit": limit,
+        },
     ).fetchall()
 
 

@@ -6,15 +6,17 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from decimal import Decimal
 from typing import Any
 
 import pytest
 
+from billing_workflows import alert_values
 from billing_workflows.alerts import look_at
 from infra.postgres.alerts import list_alerts
 from tests.support.api import Api
 from tests.support.billed_api import api_of
-from tests.support.billing import METER, World, instant
+from tests.support.billing import METER, SHARD, World, instant
 from tests.support.wallets import add_customer, add_wallet, fill, invoice
 
 METER_ALERT: dict[str, Any] = {"meter": METER, "threshold": {"amount": "100"}}
@@ -84,6 +86,41 @@ def test_usage_of_a_periods_last_seconds_is_told_after_its_end(world: World, adm
     world.use(subscription, ("2026-01-05T23:59:59", 100))
     look(world, "2026-01-06T00:00:03")
     assert [each["period"]["start"] for each in told(world)] == ["2026-01-05T00:00:00Z"]
+
+
+def test_customers_of_every_time_zone_are_judged_however_many_pages_of_them_there_are(
+    world: World, admin: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(alert_values, "PLACES_A_PAGE", 2)
+    zones = ["Africa/Lagos", "America/Lima", "Asia/Tokyo", "Europe/Paris", "UTC"]
+    for zone in zones:
+        subscription = world.subscribe(external_id=zone)
+        world.rows(
+            "UPDATE customers SET timezone = %(zone)s WHERE id = %(id)s RETURNING 1",
+            zone=zone,
+            id=subscription.customer_id,
+        )
+        world.use(subscription, ("2026-01-05", 100))
+    make(admin, **METER_ALERT)
+    look(world, "2026-01-06")
+    assert sorted(each["customer"] for each in told(world)) == zones
+
+
+def test_one_look_tells_of_a_thousand_customers(world: World, admin: Api) -> None:
+    first = world.subscribe()
+    rows = world.rows(
+        "INSERT INTO customers (id, tenant_id, external_id, name, currency, timezone, created_at)"
+        " SELECT 'cus_' || md5(%(tenant)s || n), tenant_id, 'many-' || n, 'many', currency, timezone, created_at"
+        " FROM customers, generate_series(1, 1001) AS n WHERE id = %(id)s RETURNING no",
+        id=first.customer_id,
+        tenant=world.tenant_id,
+    )
+    minute, seq = instant("2026-01-05"), world.next_seq
+    usage = [[world.meter.meter_no, 1, row["no"], minute, [], SHARD, seq, 1, Decimal(100)] for row in rows]
+    world.doors.clickhouse.insert("usage_minutes", usage)
+    make(admin, **METER_ALERT)
+    look(world, "2026-01-06")
+    assert len({each["customer"] for each in told(world)}) == len(told(world)) == len(rows)
 
 
 def test_two_who_look_at_once_tell_it_once(world: World, admin: Api) -> None:
@@ -175,6 +212,26 @@ def test_a_part_of_a_limit_is_told_with_the_limit(world: World, admin: Api) -> N
     look(world, "2026-01-07")
     (event,) = told(world)
     assert (event["customer"], event["value"], event["limit"]) == ("acme", "800", "1000")
+
+
+def test_a_part_of_a_limit_is_one_of_what_was_carried_over_too(world: World, admin: Api) -> None:
+    admin.post("/v1/features", {"key": "tokens", "type": "metered", "meter": METER})
+    price = {"key": "base", "type": "fixed", "model": "flat", "amount": "1"}
+    entitlement = {"feature": "tokens", "limit": "1000", "rollover_max": "200"}
+    admin.post("/v1/plans", {"key": "pro", "currency": "USD", "prices": [price], "entitlements": [entitlement]})
+    admin.post("/v1/customers", {"external_id": "acme", "timezone": "UTC"})
+    with admin.at("2026-01-01T00:00:00Z"):
+        admin.post("/v1/subscriptions", {"customer": "acme", "plan": "pro"})
+    make(admin, feature="tokens", threshold={"percent": "80"}, customer="acme")
+    (row,) = world.rows("SELECT no, id FROM customers WHERE tenant_id = %(id)s", id=world.tenant_id)
+    acme = replace(world.subscribe(), customer_no=row["no"])
+    world.use(acme, ("2026-01-05", 700), ("2026-02-05", 959))
+    look(world, "2026-02-06")
+    assert told(world) == []
+    world.use(acme, ("2026-02-05", 1))
+    look(world, "2026-02-06")
+    (event,) = told(world)
+    assert (event["value"], event["limit"]) == ("960", "1200")
 
 
 def test_customers_of_a_test_clock_are_judged_by_what_it_shows(world: World, admin: Api) -> None:
