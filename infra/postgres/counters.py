@@ -94,7 +94,8 @@ def insert_counters(
     if not changes:
         return []
     inserted = connection.execute(
-        "INSERT INTO entitlement_counters AS e (entitlement_no, period_start, shard, shards, used, events, rank, is_stale,"  # noqa: S608 - texts of this file
+        "INSERT INTO entitlement_counters AS e"  # noqa: S608 - texts of this file
+        " (entitlement_no, period_start, shard, shards, used, events, rank, is_stale,"
         " meter_revision, version) SELECT no, start, %s, %s, used, events, rank::numeric[],"
         " taken IS NOT NULL AND coalesce(taken::numeric[] >= rank::numeric[], true), revision, %s FROM "
         + _GIVEN
@@ -177,7 +178,7 @@ def load_used(
     rows = connection.execute(
         "SELECT c.entitlement_no, c.period_start, c.shard, c.shards, c.used, c.events, c.rank, c.is_stale,"
         " m.aggregation FROM entitlement_counters c"
-        " JOIN unnest(%s::bigint[], %s::timestamptz[]) AS wanted (no, start)"
+        " JOIN unnest(%b::bigint[], %b::timestamptz[]) AS wanted (no, start)"
         " ON c.entitlement_no = wanted.no AND c.period_start = wanted.start"
         " JOIN entitlements e ON e.no = c.entitlement_no JOIN features f ON f.id = e.feature_id"
         " JOIN meters m ON m.id = f.meter_id AND m.revision = c.meter_revision",

@@ -85,7 +85,7 @@ def load_of_customers(
 ) -> list[Row]:
     """All entitlements, past and future ones too, of the customers to the features (None: to any)."""
     return connection.execute(
-        TERMS + " WHERE e.tenant_id = %(tenant_id)s AND e.customer_id = ANY(%(customer_ids)s)"
+        TERMS + " WHERE e.tenant_id = %(tenant_id)s AND e.customer_id = ANY(%(customer_ids)b)"
         " AND (%(feature_ids)s::text[] IS NULL OR e.feature_id = ANY(%(feature_ids)s)) ORDER BY e.no",
         {
             "tenant_id": tenant_id,
@@ -99,7 +99,7 @@ def load_customers(connection: PgConnection, *, tenant_id: str, references: Sequ
     """Id and external_id of customers by each reference; an id wins over an equal external_id."""
     rows = connection.execute(
         "SELECT id, external_id FROM customers WHERE tenant_id = %(tenant_id)s"
-        " AND (id = ANY(%(references)s) OR external_id = ANY(%(references)s))",
+        " AND (id = ANY(%(references)b) OR external_id = ANY(%(references)b))",
         {"tenant_id": tenant_id, "references": list(references)},
     ).fetchall()
     return {row["external_id"]: row for row in rows} | {row["id"]: row for row in rows}

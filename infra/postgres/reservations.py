@@ -39,8 +39,8 @@ def insert_reservations(connection: PgConnection, *, tenant_id: str, new: Sequen
     connection.execute(
         "INSERT INTO reservations (id, tenant_id, customer_id, feature_id, quantity, expires_at, metadata, created_at)"
         " SELECT n.id, %s, n.customer_id, n.feature_id, n.quantity, n.expires_at, n.metadata, n.created_at"
-        " FROM unnest(%s::text[], %s::text[], %s::text[], %s::numeric[], %s::timestamptz[], %s::jsonb[],"
-        " %s::timestamptz[]) AS n (id, customer_id, feature_id, quantity, expires_at, metadata, created_at)",
+        " FROM unnest(%b::text[], %b::text[], %b::text[], %b::numeric[], %b::timestamptz[], %s::jsonb[],"
+        " %b::timestamptz[]) AS n (id, customer_id, feature_id, quantity, expires_at, metadata, created_at)",
         (
             tenant_id,
             [each.id for each in new],
