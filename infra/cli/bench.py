@@ -10,7 +10,8 @@ BENCHMARKS = {
     "ingest": "Events a second through the whole pipeline, their freshness, and what each process pays.",
     "usage": "Milliseconds of usage queries over 1, 10 or 100 million stored events.",
     "billing": "Invoices an hour, with all stores real.",
-    "check": "Entitlement checks and reservations a second, and their milliseconds.",
+    "check": "Entitlement checks a second, their milliseconds, and how far plain events pass a hard limit.",
+    "reserve": "Reservations a second and their milliseconds, of many customers or of one.",
     "simulation": "Seconds of what 10,000 customers would have paid last quarter under a plan.",
     "pricing": "Invoices a second of the pricing engine alone.",
 }
