@@ -18,6 +18,10 @@ from schemas.catalogue import MeterEntry, meter_key
 from schemas.instants import MINUTE_MICROS
 from schemas.meters import ADDITIVE
 
+#: Below these, whole x SCALE and part fill half of 64 bits each, so that their sum fits.
+FEW_PARTS = 1 << 62
+FEW_WHOLES = FEW_PARTS // SCALE
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Minutes:
@@ -71,15 +75,25 @@ def _sums(judged: Attributed, contributions: Sequence[Contribution]) -> Minutes:
         found = {name: grouped[name].to_numpy() for name in keys}
     else:
         found = _unpack(grouped["packed"].to_numpy(), packing)
-    wholes, parts = grouped["whole"].to_list(), grouped["part"].to_list()
     return Minutes(
         meter=meter,
         customers=found.pop("customer").astype(np.uint64),
         minutes=found.pop("minute"),
         groups=list(found.values()),
         counts=grouped["count"].to_numpy().astype(np.int64),
-        units=[whole * SCALE + part for whole, part in zip(wholes, parts, strict=True)],
+        units=_units(grouped["whole"].to_numpy(), grouped["part"].to_numpy()),
     )
+
+
+def _units(wholes: NDArray[np.int64], parts: NDArray[np.int64]) -> list[int]:
+    """wholes x SCALE + parts, exact: in 64 bits where all of them fit."""
+    if _fits(wholes, FEW_WHOLES) and _fits(parts, FEW_PARTS):
+        return (wholes * SCALE + parts).tolist()
+    return [whole * SCALE + part for whole, part in zip(wholes.tolist(), parts.tolist(), strict=True)]
+
+
+def _fits(column: NDArray[np.int64], limit: int) -> bool:
+    return -limit < int(column.min()) and int(column.max()) < limit
 
 
 #: By name of a key column: its least value, and how many values fit between that and its greatest.

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal, Inexact, InvalidOperation
 from functools import lru_cache
-from operator import attrgetter
+from itertools import compress, repeat
+from operator import attrgetter, is_not
 from typing import Any
 
 import msgspec
@@ -24,7 +25,7 @@ from schemas.money import EXACT, MAX_SCALE
 from schemas.paths import Path
 
 KNOWN_SHAPES = 1024
-LINE_END = 10
+LINE_END = b"\n"
 
 #: A value is whole x SCALE + part units of 10^-12, so that sums of either need no more than 64 bits.
 SCALE = 10**MAX_SCALE
@@ -68,7 +69,7 @@ def decode_rows(data: Texts, names: tuple[str, ...]) -> Table:
     n = len(data)
     decoder = _decoder(names)
     lines = pc.call_function("binary_join", [_one_list(data), "\n"])[0].as_buffer().to_pybytes()
-    if np.count_nonzero(np.frombuffer(lines, np.uint8) == LINE_END) != n - 1:
+    if lines.count(LINE_END) != n - 1:
         # Outside of strings a line end is white space, and inside of strings JSON has none.
         return _decode_one_by_one(data, names, decoder)
     try:
@@ -116,7 +117,8 @@ def values_by(column: list[Any], units: Callable[[Any], int | None]) -> Values:
     """The whole numbers of a column; of everything else, `units` says the units of 10^-12, None for nothing, or ODD."""
     n = len(column)
     assert n <= MAX_COLUMN, "a batch is bounded far below this"
-    others = {row: units(column[row]) for row, kind in enumerate(map(type, column)) if kind is not int}
+    uncommon = compress(range(n), map(is_not, map(type, column), repeat(int)))
+    others = {row: units(column[row]) for row in uncommon}
     plain = column.copy() if others else column
     for row in others:
         plain[row] = 0

@@ -97,7 +97,7 @@ def _minute_rows(minutes: Minutes, texts: Any, *, shard: int, seq: int) -> Table
             "shard": pa.array(np.full(n, shard, np.uint16)),
             "seq": pa.array(np.full(n, seq, np.uint64)),
             "event_count": pa.array(minutes.counts),
-            "total": _decimals(np.zeros(n, np.int64).tolist() if counts else minutes.units),
+            "total": _small_decimals(np.zeros(n, np.int64)) if counts else _decimals(minutes.units),
         }
     )
 
@@ -165,8 +165,19 @@ def _group_values(groups: list[NDArray[np.int64]], n: int, texts: Any) -> Any:
 
 def _decimals(units: list[int]) -> Any:
     """Exact units of 10^-12 as decimals of 76 digits."""
+    try:
+        return _small_decimals(np.array(units, np.int64))
+    except OverflowError:
+        pass  # one of them takes more than 64 bits
     blob = b"".join([unit.to_bytes(DECIMAL_BYTES, "little", signed=True) for unit in units])
     return pa.Decimal256Array.from_buffers(DECIMAL, len(units), [None, pa.py_buffer(blob)])
+
+
+def _small_decimals(units: NDArray[np.int64]) -> Any:
+    words = np.empty((len(units), DECIMAL_BYTES // 8), np.int64)
+    words[:, 0] = units
+    words[:, 1:] = (units >> 63)[:, np.newaxis]  # the sign
+    return pa.Decimal256Array.from_buffers(DECIMAL, len(units), [None, pa.py_buffer(words)])
 
 
 def _decimals_of(taken: Contribution) -> Any:

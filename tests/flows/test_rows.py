@@ -7,14 +7,26 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from flows.attribute import attribute
+from flows.combine import combine
 from flows.fields import MAX_WHOLE, SCALE
-from flows.rows import value_rows
+from flows.rows import usage_rows, value_rows
 from schemas.meters import Aggregation
 from schemas.money import EXACT
 from tests.flows.columns import catalogue_of, columns
 from tests.support.usage_log import Sent, meter
 
 units = st.integers(-(MAX_WHOLE * SCALE) + 1, MAX_WHOLE * SCALE - 1)
+
+
+def summed(numbers: list[int]) -> Fraction:
+    """What a meter of sums stores of events of one minute with these values, in units of 10^-12."""
+    texts = [f'{{"v": {Decimal(number).scaleb(-12, EXACT):f}}}' for number in numbers]
+    events = [Sent(id=f"e{index}", data=text) for index, text in enumerate(texts)]
+    total = meter(1, aggregation=Aggregation.SUM, value="$.v")
+    judged = attribute(columns(events), catalogue_of([total], {"acme": 1}))
+    rows = usage_rows(judged, combine(judged), shard=0, seq=1)
+    assert rows is not None
+    return sum((Fraction(row["total"]) for row in rows.to_pylist()), Fraction(0))
 
 
 def taken(numbers: list[int]) -> list[Fraction]:
@@ -33,6 +45,15 @@ def taken(numbers: list[int]) -> list[Fraction]:
 @example(numbers=[MAX_WHOLE * SCALE - 1, -(MAX_WHOLE * SCALE) + 1])
 def test_a_value_is_stored_to_its_last_digit(numbers: list[int]) -> None:
     assert taken(numbers) == [Fraction(number, SCALE) for number in numbers]
+
+
+@given(numbers=st.lists(units, min_size=1, max_size=60))
+@example(numbers=[((1 << 62) // SCALE) * SCALE, SCALE - 1] * 30)
+@example(numbers=[1 - ((1 << 62) // SCALE) * SCALE, -SCALE + 1] * 30)
+@example(numbers=[(1 << 63) - 1])
+@example(numbers=[-(1 << 63) - 1, -1])
+def test_a_sum_is_stored_to_its_last_digit_below_and_beyond_64_bits(numbers: list[int]) -> None:
+    assert summed(numbers) == Fraction(sum(numbers), SCALE)
 
 
 def test_a_value_beyond_all_columns_is_stored_too() -> None:
