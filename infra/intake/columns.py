@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, repeat
+from typing import cast
 
 import msgspec
 import numpy as np
@@ -108,9 +109,10 @@ def check_columns(events: Sequence[IncomingEvent], received_micros: int, *, any_
         times=_check_times(
             stamps, received_micros, MAX_MICROS if any_time else received_micros + MAX_FUTURE_MICROS + 1
         ),
-        untimed=[index for index, stamp in enumerate(stamps) if stamp is None] if None in stamps else [],
+        untimed=[] if all(stamps) else [index for index, stamp in enumerate(stamps) if stamp is None],
     )
-    if not "".join([*columns.types.distinct, *columns.sources.distinct]).isprintable():
+    few = [*columns.types.distinct, *columns.sources.distinct]
+    if not "".join(few).isprintable() or not all(1 <= len(name) <= MAX_FIELD_LENGTH for name in few):
         raise Suspect
     return columns
 
@@ -124,7 +126,10 @@ def _check_names(names: list[str]) -> Texts:
         raise Suspect
     if letters.max() > LAST_PRINTABLE and not "".join(names).isprintable():
         raise Suspect
-    return _split(joined, controls)
+    texts = _split(joined, controls)
+    if texts.lengths.min() < 1 or texts.lengths.max() > MAX_FIELD_LENGTH:  # in bytes: no shorter than in characters
+        raise Suspect
+    return texts
 
 
 def _check_data(data: list[msgspec.Raw]) -> Texts:
@@ -151,17 +156,21 @@ def _split(joined: bytes, separators: Int64s) -> Texts:
 
 def _check_times(stamps: list[str | None], received_micros: int, end_micros: int) -> Int64s:
     """Microseconds of all events' times, which lie before `end_micros`; of their receipt where they have none."""
-    texts = [stamp for stamp in stamps if stamp is not None]
-    times = np.full(len(stamps), received_micros)
-    if texts:
-        read = read_instants(texts)
-        if read is None:
-            raise Suspect
-        if len(texts) == len(stamps):
-            times = read
-        else:
-            times[[index for index, stamp in enumerate(stamps) if stamp is not None]] = read
+    if all(stamps):
+        times = _read_times(cast("list[str]", stamps))
+    else:
+        times = np.full(len(stamps), received_micros)
+        timed = [index for index, stamp in enumerate(stamps) if stamp is not None]
+        if timed:
+            times[timed] = _read_times([stamp for stamp in stamps if stamp is not None])
     if times.min() < MIN_MICROS or times.max() >= min(MAX_MICROS, end_micros):
+        raise Suspect
+    return times
+
+
+def _read_times(stamps: list[str]) -> Int64s:
+    times = read_instants(stamps)
+    if times is None:
         raise Suspect
     return times
 

@@ -135,8 +135,6 @@ def _name(fields: dict[str, msgspec.Raw], name: str) -> str:
     if name not in fields:
         raise Reject("event.missing_field", f"{name} is required")
     text = _text(fields, name)
-    if not 1 <= len(text) <= MAX_FIELD_LENGTH:
-        raise Reject("event.invalid_field", f"{name} must have 1 to {MAX_FIELD_LENGTH} characters")
     check_name(name, text)
     return text
 

@@ -2,7 +2,7 @@
 
 import re
 from datetime import UTC, datetime
-from typing import Annotated, Literal
+from typing import Literal
 
 import msgspec
 
@@ -23,22 +23,24 @@ _DIGITS = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[0-9]++', re.DOTALL)
 _DIGIT_BLOCK = MAX_DIGITS // 2  # in more than MAX_DIGITS on end there is a whole block of these, wherever they begin
 _JSON_TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[\[{]++|[\]}]++', re.DOTALL)
 
-Name = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_FIELD_LENGTH)]
 EMPTY_DATA = msgspec.Raw(b"{}")
 
 
-class IncomingEvent(msgspec.Struct, gc=False, forbid_unknown_fields=True):
-    """A CloudEvent without extension attributes. Decoding checks names for length, and of `data` the grammar alone."""
+class IncomingEvent(msgspec.Struct, gc=False, forbid_unknown_fields=True, kw_only=True):
+    """A CloudEvent without extension attributes. Decoding checks types, and of `data` the grammar alone.
 
-    id: Name
-    type: Name
-    subject: Name
-    source: Name = DEFAULT_SOURCE
-    time: str | None = None
-    data: msgspec.Raw = EMPTY_DATA
+    Fields stand as most senders write them: the decoder looks for the next one first.
+    """
+
     specversion: Literal["1.0"] = "1.0"
+    id: str
+    source: str = DEFAULT_SOURCE
+    type: str
+    subject: str
+    time: str | None = None
     datacontenttype: str | None = None
     dataschema: str | None = None
+    data: msgspec.Raw = EMPTY_DATA
 
 
 def check_event(event: IncomingEvent, received_micros: int, *, any_time: bool = False) -> int:
@@ -55,7 +57,10 @@ def check_event(event: IncomingEvent, received_micros: int, *, any_time: bool = 
 
 
 def check_name(field: str, text: str) -> None:
-    """Raise Reject when a name holds control characters (CloudEvents 1.0, "Type System"), NUL among them."""
+    """Raise Reject when a name is empty, too long, or holds control characters (CloudEvents 1.0, "Type System"), NUL
+    among them."""
+    if not 1 <= len(text) <= MAX_FIELD_LENGTH:
+        raise Reject("event.invalid_field", f"{field} must have 1 to {MAX_FIELD_LENGTH} characters")
     if not text.isprintable() and _CONTROL.search(text):
         raise Reject("event.invalid_field", f"{field} holds a control character")
 

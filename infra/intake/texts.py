@@ -1,8 +1,9 @@
 """Columns of texts as one buffer each: no object an event, so that thousands cost what one costs and a copy."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import count, pairwise
 from typing import Any
 
 import numpy as np
@@ -71,12 +72,12 @@ class Names:
 
 
 def names_of(names: Sequence[str]) -> Names:
-    """A column of these names."""
-    distinct = list(dict.fromkeys(names))
-    if len(distinct) == 1:
-        return Names(distinct, np.zeros(len(names), np.uint16))
-    code_of = {name: code for code, name in enumerate(distinct)}
-    return Names(distinct, np.fromiter(map(code_of.__getitem__, names), np.uint16, len(names)))
+    """A column of these names, of which there is one at least."""
+    if names.count(names[0]) == len(names):
+        return Names([names[0]], np.zeros(len(names), np.uint16))
+    code_of: defaultdict[str, int] = defaultdict(count().__next__)
+    codes = np.fromiter(map(code_of.__getitem__, names), np.uint16, len(names))
+    return Names(list(code_of), codes)
 
 
 def concatenate_names(parts: Sequence[Names]) -> Names:

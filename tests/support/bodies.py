@@ -28,7 +28,7 @@ def read(body: bytes, form: Form = Form.JSON) -> Decoded:
 
 
 def ids(decoded: Decoded) -> list[str]:
-    return [each.decode() for each in decoded.events.ids.items] if decoded.events else []
+    return [each.decode() for each in decoded.events.ids.items()] if decoded.events else []
 
 
 GOOD_TIMES = [
