@@ -15,7 +15,7 @@ import structlog
 from billing_workflows.billing import Doors
 from infra.crash_points import crash_point
 from infra.payments import stripe_api
-from infra.payments.providers import KEY_HOURS, Account, Outcome, Provider, Result
+from infra.payments.providers import ANSWER_SECONDS, KEY_HOURS, Account, Outcome, Provider, Result
 from infra.postgres import asked
 from infra.postgres.charges import note_outcome
 from infra.postgres.due import Due, Moment
@@ -28,6 +28,7 @@ log = structlog.get_logger()
 
 MAX_ASKED = 16  # payments or refunds of a chunk: when nobody answers it takes a minute, far less than an activity may
 ASKED_AT_ONCE = 8
+CLOCK_ANSWER_SECONDS = 5  # by a test clock, whose advance waits; what is not known then is asked after later
 
 NOT_CONNECTED = Outcome(result=Result.FAILED, failure_code="provider_not_connected")
 
@@ -52,7 +53,7 @@ def _side_by_side(act: Callable[[Doors, str, Moment], bool], doors: Doors, ids: 
 def _charge(doors: Doors, payment_id: str, moment: Moment) -> bool:
     with doors.database.transaction() as connection:
         payment = asked.take(connection, asked.PAYMENTS, payment_id, now=moment.now)
-        account = None if payment is None else _account_of(connection, payment["tenant_id"])
+        account = None if payment is None else _account_of(connection, payment)
     if payment is None:
         return False
     crash_point("charge.taken")
@@ -84,7 +85,7 @@ def run_refunds(doors: Doors, refund_ids: Sequence[str], moment: Moment) -> Chun
 def _refund(doors: Doors, refund_id: str, moment: Moment) -> bool:
     with doors.database.transaction() as connection:
         taken = asked.take(connection, asked.REFUNDS, refund_id, now=moment.now)
-        account = None if taken is None else _account_of(connection, taken["tenant_id"])
+        account = None if taken is None else _account_of(connection, taken)
         row = load_refund(connection, refund_id)
     if taken is None or row is None:
         return False
@@ -111,9 +112,12 @@ def earliest_refunds(connection: PgConnection, clock_ids: Sequence[str]) -> dict
     return asked.earliest(connection, asked.REFUNDS, clock_ids)
 
 
-def _account_of(connection: PgConnection, tenant_id: str) -> Account | None:
-    row = load_provider(connection, tenant_id=tenant_id, provider=Provider.STRIPE)
-    return None if row is None else Account(secret_key=row["secret_key"], api_base=row["api_base"])
+def _account_of(connection: PgConnection, asked_for: Row) -> Account | None:
+    row = load_provider(connection, tenant_id=asked_for["tenant_id"], provider=Provider.STRIPE)
+    if row is None:
+        return None
+    patience = ANSWER_SECONDS if asked_for["test_clock_id"] is None else CLOCK_ANSWER_SECONDS
+    return Account(secret_key=row["secret_key"], api_base=row["api_base"], answer_seconds=patience)
 
 
 def _log_unknown(what: str, row: Row, outcome: Outcome) -> None:

@@ -32,12 +32,17 @@ class Outcome:
     decline_code: str | None = None
 
 
+ANSWER_SECONDS = 30
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
-    """A tenant's account at a provider. `api_base` empty: where the provider's library goes by itself."""
+    """A tenant's account at a provider. `api_base` empty: where the provider's library goes by itself. After
+    `answer_seconds` without an answer the outcome is not known."""
 
     secret_key: str
     api_base: str = ""
+    answer_seconds: int = ANSWER_SECONDS
 
 
 #: A provider forgets an idempotency key after 24 hours. Before that, and with an hour to spare, nothing is sent anew

@@ -13,7 +13,6 @@ from infra.payments.amounts import to_stripe
 from infra.payments.providers import Account, Outcome, Result
 from infra.postgres.pool import Row
 
-ANSWER_SECONDS = 30  # for an answer of Stripe's API; after that the outcome is not known
 SIGNATURE_TOLERANCE_SECONDS = 300
 PAYMENT_KEY = "meterline_payment"  # in the metadata of what we make there
 REFUND_KEY = "meterline_refund"
@@ -31,7 +30,7 @@ def _client(account: Account) -> stripe.StripeClient:
         account.secret_key,
         base_addresses={"api": account.api_base} if account.api_base else {},
         max_network_retries=0,
-        http_client=stripe.RequestsClient(timeout=ANSWER_SECONDS),
+        http_client=stripe.RequestsClient(timeout=account.answer_seconds),
     )
 
 

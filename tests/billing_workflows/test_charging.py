@@ -1,10 +1,12 @@
 """Payments that Stripe collects: charged once whatever happens meanwhile, and refunded by it."""
 
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
 
+from billing_workflows import charging
 from billing_workflows.due import run_all
 from infra.postgres.billing_settings import change_settings
 from infra.postgres.due import Moment
@@ -39,9 +41,10 @@ def check_paid_once(world: World, stripe: StripeDouble, payment: Row) -> None:
 
 def test_an_invoice_is_charged_when_it_is_finalized(world: World, stripe: StripeDouble) -> None:
     issue(world, stripe)
-    check_paid_once(world, stripe, charge(world))
+    payment = charge(world)
+    check_paid_once(world, stripe, payment)
     charge(world, LATER)
-    assert len(stripe.intents) == 1
+    assert list(stripe.kept) == [payment["id"]], "the key is the payment's id, and it was asked once"
 
 
 def test_a_declined_card_leaves_the_invoice_open_and_says_why(world: World, stripe: StripeDouble) -> None:
@@ -85,8 +88,50 @@ def test_a_key_that_may_be_forgotten_is_not_used_again(world: World, stripe: Str
     assert find_nothing_broken(world)
 
 
+def test_no_transaction_is_open_while_stripe_is_asked(world: World, stripe: StripeDouble) -> None:
+    _, payment = issue(world, stripe)
+    stripe.together = threading.Barrier(2, timeout=30)
+    asking = threading.Thread(target=charge, args=(world,))
+    asking.start()
+    try:
+        deadline = time.monotonic() + 30
+        while not stripe.together.n_waiting:
+            assert time.monotonic() < deadline, "Stripe was not asked"
+            time.sleep(0.02)
+        (row,) = world.rows("SELECT attempts FROM payments WHERE id = %(id)s FOR UPDATE NOWAIT", id=payment["id"])
+        assert row["attempts"] == 1, "whoever comes after a crash knows that somebody asked"
+    finally:
+        stripe.together.wait()
+        asking.join()
+
+
+def test_the_advance_of_a_clock_does_not_wait_long_for_stripe(
+    world: World, stripe: StripeDouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(charging, "CLOCK_ANSWER_SECONDS", 1)
+    _, payment = issue(world, stripe)
+    live_by_a_clock(world, payment)
+    stripe.together = threading.Barrier(2, timeout=60)  # no answer comes before another asks
+    run_all(world.doors, COLLECTIONS, Moment(now=instant(DAY), clock_id="clk_" + world.tenant_id))
+    waiting = stripe.together
+    assert not waiting.broken, "it went on while the answer was still to come"
+    waiting.abort()
+    stripe.together = None
+    assert payments(world)[0]["status"] == "pending"
+    run_all(world.doors, COLLECTIONS, Moment(now=instant(LATER), clock_id="clk_" + world.tenant_id))
+    check_paid_once(world, stripe, payments(world)[0])
+
+
 def test_an_outage_is_asked_after_once_a_day_by_a_test_clock(world: World, stripe: StripeDouble) -> None:
     _, payment = issue(world, stripe)
+    live_by_a_clock(world, payment)
+    stripe.faults.append(503)
+    run_all(world.doors, COLLECTIONS, Moment(now=instant(DAY), clock_id="clk_" + world.tenant_id))
+    assert payments(world)[0]["ask_at"] == instant(LATER)
+
+
+def live_by_a_clock(world: World, payment: Row) -> None:
+    """A test clock `clk_` and the tenant's id, at DAY, of a payment that was asked about five times."""
     world.rows(
         "INSERT INTO test_clocks (id, tenant_id, name, now, status, created_at)"
         " VALUES ('clk_' || %(t)s, %(t)s, 'c', %(now)s, 'ready', %(now)s) RETURNING 1",
@@ -97,9 +142,6 @@ def test_an_outage_is_asked_after_once_a_day_by_a_test_clock(world: World, strip
         "UPDATE payments SET test_clock_id = 'clk_' || tenant_id, attempts = 5 WHERE id = %(id)s RETURNING 1",
         id=payment["id"],
     )
-    stripe.faults.append(503)
-    run_all(world.doors, COLLECTIONS, Moment(now=instant(DAY), clock_id="clk_" + world.tenant_id))
-    assert payments(world)[0]["ask_at"] == instant(LATER)
 
 
 def test_one_that_is_slow_to_answer_does_not_hold_up_the_others(world: World, stripe: StripeDouble) -> None:
