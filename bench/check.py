@@ -55,7 +55,8 @@ def main(arguments: list[str] | None = None) -> None:
 def _measure(options: argparse.Namespace) -> list[dict[str, object]]:
     path = "/v1/entitlements/reserve" if options.reserve else "/v1/entitlements/check"
     more = ',"quantity":"1","ttl_seconds":600' if options.reserve else ""
-    customers = [0] if options.hot else range(options.customers)
+    # Without the last one, of whom `prepare` has reserved: for a while PostgreSQL is asked about that.
+    customers = [0] if options.hot else range(options.customers - 1)
     bodies = [f'{{"customer":"c-{number}","feature":"tokens"{more}}}'.encode() for number in customers]
     rows: list[dict[str, object]] = []
     with tempfile.TemporaryDirectory(prefix="meterline-bench-") as folder, running_stack(Path(folder)) as stack:
