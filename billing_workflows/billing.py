@@ -5,6 +5,7 @@ billed parks its own account, with the reason, and the rest of the chunk goes on
 """
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 
 import structlog
@@ -70,11 +71,12 @@ def _bill_round(doors: Doors, subscription_ids: Sequence[str], moment: Moment) -
         meters = load_meters(connection, [subscription.tenant_id for subscription in subscriptions.values()])
         unbuilt = load_unbuilt(connection, meter_nos=sorted({meter.meter_no for meter in meters.values()}))
     found = Round()
-    accounts = _prepare(subscriptions.values(), complete_usage_until(doors, stored.as_of, moment), now, found)
+    complete_until = complete_usage_until(doors, stored.as_of, moment)
+    accounts = _prepare(subscriptions.values(), complete_until, now, found)
     price_accounts(doors, accounts, meters, unbuilt, stored, found, now)
     _hold_back(subscriptions, found)
     crash_point("billing.priced")
-    result, again = _save(doors, subscriptions, found, now)
+    result, again = _save(doors, subscriptions, found, now, complete_until)
     return result, [*again, *later] if result.statements else again
 
 
@@ -152,15 +154,18 @@ def _reschedule(subscription: BilledSubscription, statement: Statement | None) -
 
 
 def _save(
-    doors: Doors, subscriptions: Mapping[str, BilledSubscription], found: Round, now: datetime
+    doors: Doors, subscriptions: Mapping[str, BilledSubscription], found: Round, now: datetime, complete_until: datetime
 ) -> tuple[ChunkResult, list[str]]:
+    """What was done, and the subscriptions that can be billed again at once. Those whose usage must be waited for are
+    not read again only to find that out."""
     result, saved = save_round(doors, subscriptions, found, now)
-    again = [
-        step.subscription.id
+    due = [
+        (step.subscription.id, step.usage_due and step.next_bill_at > complete_until)
         for step in found.steps
         if step.subscription.id in saved and step.next_bill_at is not None and step.next_bill_at <= now
     ]
-    return result, again
+    again = [subscription_id for subscription_id, waits in due if not waits]
+    return replace(result, waiting=result.waiting + len(due) - len(again)), again
 
 
 def save_round(

@@ -55,6 +55,7 @@ from schemas.workflows import (
     COLLECTIONS,
     DRAFTS,
     DUNNING,
+    IDS_A_PAGE,
     LATE_CHECKS,
     REFUNDS,
     THRESHOLDS,
@@ -100,7 +101,7 @@ _KIND_OF = {kind.name: kind for kind in KINDS}
 def load_page(doors: Doors, kind: str, moment: Moment, *, after: Due | None) -> DuePage:
     """The next page of what is due of a kind, in chunks."""
     size = min(doors.chunk_size, _KIND_OF[kind].max_chunk or doors.chunk_size)
-    limit = CHUNKS_A_PAGE * size
+    limit = min(CHUNKS_A_PAGE, max(IDS_A_PAGE // size, 1)) * size
     due = _KIND_OF[kind].load(doors, moment, after, limit)
     ids = [item.id for item in due]
     last = due[-1] if len(due) == limit else None

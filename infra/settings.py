@@ -59,7 +59,7 @@ class Settings(BaseSettings):
     # Billing
     billing_sweep_seconds: int = 10
     billing_grace_seconds: int = 3600
-    billing_chunk_size: int = 200
+    billing_chunk_size: int = 1000
 
     # Webhooks
     webhooks_allow_private: bool = False  # endpoints on private and loopback addresses; `meterline dev` allows them

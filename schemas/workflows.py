@@ -39,7 +39,8 @@ DELIVER_CHUNK = "deliver_chunk"
 CHECK_INVARIANTS = "check_invariants"
 CHECK_INVARIANTS_PAGE = "check_invariants_page"
 
-CHUNKS_A_PAGE = 50  # and so activities in flight; an id is 36 bytes, a page of 200 x 50 ids 400 kB of payload
+CHUNKS_A_PAGE = 50  # and so activities in flight
+IDS_A_PAGE = 10_000  # and at least one chunk; an id is 36 bytes, so 400 kB of payload, where Temporal takes 2 MB
 PAGES_A_RUN = 20  # then the sweep goes on as a new run, with a short history
 DELIVERY_CHUNKS_A_RUN = 100  # of an endpoint; the same
 STEPS_A_RUN = 100  # of a clock; the same

@@ -1,12 +1,13 @@
 """Connections to ClickHouse. One client is safe for the threads of one process: it keeps no session."""
 
+from collections.abc import Iterable
 from urllib.parse import urlsplit
 
 import clickhouse_connect
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
-__all__ = ["ClickHouseError", "Client", "connect", "took_too_long"]
+__all__ = ["ClickHouseError", "Client", "connect", "numbers", "took_too_long"]
 
 CONNECT_TIMEOUT_SECONDS = 5
 RECEIVE_TIMEOUT_SECONDS = 60
@@ -45,6 +46,11 @@ def connect(url: str, *, answer_seconds: int | None = None) -> Client:
     bootstrap.command("CREATE DATABASE IF NOT EXISTS {database:Identifier}", parameters={"database": database})
     bootstrap.close()
     return client(database)
+
+
+def numbers(values: Iterable[int]) -> str:
+    """Whole numbers for a parameter that is an Array. As a list the driver would look at each of them several times."""
+    return str(list(values))
 
 
 def took_too_long(error: ClickHouseError) -> bool:

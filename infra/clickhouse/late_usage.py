@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from infra.clickhouse.client import Client
+from infra.clickhouse.client import Client, numbers
 from infra.clickhouse.usage_query import OF_METERS_SQL
 from schemas.billing import LATE_USAGE_HORIZON, Watched
 from schemas.catalogue import MeterEntry
@@ -63,8 +63,8 @@ def _parameters(watched: Sequence[Watched], meters: Sequence[MeterEntry], shards
         untils[each.customer_no] = max(untils.get(each.customer_no, 0), to_micros(each.until))
     return {
         "meters": [(meter.meter_no, meter.revision) for meter in meters],
-        "customers": list(untils),
-        "untils": list(untils.values()),
+        "customers": numbers(untils),
+        "untils": numbers(untils.values()),
         "shards": list(shards),
         "seqs": seqs,
         "least": min(seqs),  # what an index can do with

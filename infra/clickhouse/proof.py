@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 from xxhash import xxh64_intdigest
 
-from infra.clickhouse.client import Client
+from infra.clickhouse.client import Client, numbers
 from infra.clickhouse.edges import whole_minutes
 from infra.clickhouse.taken import taken_from
 from infra.clickhouse.usage_query import Span
@@ -182,11 +182,11 @@ def _parameters(meter: MeterEntry, spans: Sequence[Span], seqs: Seqs) -> dict[st
     return {
         "meter_no": meter.meter_no,
         "revision": meter.revision,
-        "places": list(range(len(spans))),
-        "owners": [span.customer_no for span in spans],
-        "firsts": firsts,
-        "lasts": lasts,
-        "customers": sorted({span.customer_no for span in spans}),
+        "places": numbers(range(len(spans))),
+        "owners": numbers(span.customer_no for span in spans),
+        "firsts": numbers(firsts),
+        "lasts": numbers(lasts),
+        "customers": numbers(sorted({span.customer_no for span in spans})),
         "low": min(firsts),
         "high": max(lasts),
         "shards": list(proven),

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
 
+from infra.clickhouse.client import numbers
 from schemas.catalogue import MeterEntry
 from schemas.instants import to_micros
 from schemas.meters import Aggregation
@@ -155,12 +156,12 @@ def span_parameters(
     meter_nos = sorted({span.meter_no for span in spans})
     return {
         "meters": [(meter_no, meters[meter_no].revision) for meter_no in meter_nos],
-        "customers": sorted({span.customer_no for span in spans}),
+        "customers": numbers(sorted({span.customer_no for span in spans})),
         "first": min(firsts),
         "last": max(lasts),
-        "places": list(range(len(spans))),
-        "span_meters": [span.meter_no for span in spans],
-        "span_customers": [span.customer_no for span in spans],
-        "firsts": firsts,
-        "lasts": lasts,
+        "places": numbers(range(len(spans))),
+        "span_meters": numbers(span.meter_no for span in spans),
+        "span_customers": numbers(span.customer_no for span in spans),
+        "firsts": numbers(firsts),
+        "lasts": numbers(lasts),
     }
