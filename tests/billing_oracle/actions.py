@@ -38,6 +38,8 @@ class Start:
     commitment: Body | None = None
     threshold: str | None = None
     grants: tuple[Give, ...] = ()
+    has_parent: bool = False  # who pays: taxes, wallet and payment method are the parent's
+    is_consolidated: bool = False
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,14 @@ class VoidInvoice:
     number: int
 
 
-Action = Give | Change | Pause | Resume | Cancel | Use | Void | VoidInvoice
+@dataclass(frozen=True)
+class OneOff:
+    """Something that no subscription bills."""
+
+    amount: str
+
+
+Action = Give | Change | Pause | Resume | Cancel | Use | Void | VoidInvoice | OneOff
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from tests.billing_oracle.actions import (
     Cancel,
     Change,
     Give,
+    OneOff,
     Pause,
     Resume,
     Start,
@@ -52,6 +53,10 @@ class Player:
     now: datetime
     events: list[Event] = field(default_factory=list[Event])
     story: Story = field(default_factory=Story)
+
+    @property
+    def payer(self) -> str:
+        return f"{self.name}-parent" if self.start.has_parent else self.name
 
     def begin(self) -> None:
         start, begin = self.start, self.now - timedelta(days=self.start.back_days)
@@ -118,6 +123,11 @@ class Player:
                 self._give(action)
             case VoidInvoice(number):
                 self._void_invoice(number)
+            case OneOff(amount):
+                line = {"key": "work", "description": "Work", "amount": amount}
+                post(self.api, "/v1/invoices", {"customer": self.payer, "lines": [line]})
+                self.biller.one_off(self.now, "work", Decimal(amount))
+                tell(self.story, action)
             case Change() | Pause() | Resume() | Cancel():
                 if not self.life.has_ended and self.life.cancel_at is None:
                     self._arrange(action)
@@ -139,7 +149,7 @@ class Player:
         found: list[Body] = []
         more: dict[str, str] = {}
         while True:
-            page = get(self.api, "/v1/invoices", {"subscription": self.subscription, "limit": str(PAGE), **more})
+            page = get(self.api, "/v1/invoices", {"customer": self.payer, "limit": str(PAGE), **more})
             found += page["data"]
             if not page["has_more"]:
                 break
@@ -286,10 +296,15 @@ class Player:
         taxes = [f"{self.name}-tax-{number}" for number, _ in enumerate(start.taxes)]
         for key, (percent, is_inclusive) in zip(taxes, start.taxes, strict=True):
             post(self.api, "/v1/tax_rates", {"key": key, "name": "Tax", "percent": percent, "inclusive": is_inclusive})
-        customer = {"external_id": self.name, "currency": start.currency, "timezone": start.zone, "tax_rates": taxes}
-        more = {"test_clock": self.clock, "has_payment_method": start.has_payment_method}
-        post(self.api, "/v1/customers", {**customer, **more})
-        self.wallet = post(self.api, "/v1/wallets", {"customer": self.name, "currency": start.currency})["id"]
+        customer = {"currency": start.currency, "timezone": start.zone, "test_clock": self.clock}
+        pays: Body = {"tax_rates": taxes, "has_payment_method": start.has_payment_method}
+        if start.is_consolidated:
+            pays["invoicing"] = "consolidated"
+        if start.has_parent:
+            post(self.api, "/v1/customers", {**customer, **pays, "external_id": self.payer})
+            pays = {"parent": self.payer}
+        post(self.api, "/v1/customers", {**customer, **pays, "external_id": self.name})
+        self.wallet = post(self.api, "/v1/wallets", {"customer": self.payer, "currency": start.currency})["id"]
 
     def _discounts(self, discounts: tuple[Body, ...]) -> list[Body]:
         """As a subscription names them: one with a duration is a coupon of its own."""

@@ -13,6 +13,7 @@ from tests.billing_oracle.actions import (
     Cancel,
     Change,
     Give,
+    OneOff,
     Pause,
     Plot,
     Resume,
@@ -138,7 +139,7 @@ BEGINNINGS = (
 
 
 @st.composite
-def _starts(draw: st.DrawFn, beginning: str, *, threshold: bool) -> Start:
+def _starts(draw: st.DrawFn, beginning: str, *, threshold: bool, number: int) -> Start:
     period = draw(_periods)
     amounts = sorted(draw(st.lists(_amounts, min_size=3, max_size=3, unique=True)), key=int)
     plans = [draw(_plans(period if draw(st.booleans()) else draw(_periods), amount)) for amount in amounts]
@@ -163,6 +164,8 @@ def _starts(draw: st.DrawFn, beginning: str, *, threshold: bool) -> Start:
         commitment=draw(st.none() | st.none() | _commitments),
         threshold=draw(st.sampled_from(("20", "75", "150"))) if threshold else None,
         grants=tuple(draw(st.lists(_gives, max_size=2))),
+        has_parent=number % 3 == 2,
+        is_consolidated=number % 5 == 3,
     )
 
 
@@ -203,16 +206,17 @@ _ACTIONS: dict[str, st.SearchStrategy[Action]] = {
     "resume": st.booleans().map(Resume),
     "give": _gives,
     "void invoice": st.integers(0, 9).map(VoidInvoice),
+    "one off": st.sampled_from(("12", "99", "250")).map(OneOff),
     "cancel": st.builds(Cancel, when=_when, prorate=st.booleans()),
 }
 #: What lives are told to contain, one after another: the plots of actions. A cancellation comes last.
 TOLD: Sequence[Sequence[str]] = (
     ("plan", "seats", "pause", "resume", "addons"),
     ("addons", "plan", "void invoice", "plan", "cancel"),
-    ("seats", "commitment", "plan", "give", "addons"),
-    ("pause", "give", "resume", "plan", "cancel"),
+    ("seats", "commitment", "plan", "one off", "give", "addons"),
+    ("pause", "give", "resume", "plan", "one off", "cancel"),
     ("plan", "addons", "pause", "plan", "resume"),
-    ("discounts", "plan", "void invoice", "seats", "pause"),
+    ("discounts", "one off", "plan", "void invoice", "seats", "pause"),
     ("commitment", "pause", "resume", "commitment", "cancel"),
     ("give", "addons", "seats", "discounts", "plan"),
 )
@@ -234,7 +238,7 @@ def _plots(draw: st.DrawFn, number: int) -> Plot:
         if turn not in idle and names:
             found.append(draw(_ACTIONS[names.pop(0)]))
         turns.append(tuple(found))
-    return Plot(draw(_starts(beginning, threshold=number % 4 == 1)), tuple(turns))
+    return Plot(draw(_starts(beginning, threshold=number % 4 == 1, number=number)), tuple(turns))
 
 
 def make_script(number: int, *, lives: int) -> Script:

@@ -62,7 +62,7 @@ class Line:
     key: str
     amount: Decimal
     span: Span
-    kind: str  # fee, credit, usage, late, commitment
+    kind: str  # fee, credit, usage, late, commitment, one_off
 
 
 @dataclass
@@ -78,7 +78,7 @@ class Billed:
 @dataclass
 class Invoice:
     at: datetime
-    kind: str  # subscription, closing, threshold, adjustment
+    kind: str  # subscription, closing, threshold, adjustment, one_off
     lines: tuple[Line, ...]
     totals: Totals
     credits_applied: Decimal
@@ -163,11 +163,17 @@ class Biller:
         """Bill what usage has come to mean since the end. Discounts of an amount were taken off before."""
         self._issue(at, finalized_at, "adjustment", list(self._late()))
 
+    def one_off(self, at: datetime, key: str, amount: Decimal) -> None:
+        """Bill something beside the subscription, whose discounts are not of it."""
+        self._issue(at, at, "one_off", [Line(key, amount, (at, at), "one_off")])
+
     def _issue(self, at: datetime, finalized_at: datetime, kind: str, lines: Sequence[Line]) -> None:
         lines = [line for line in lines if line.amount]
         if not lines:
             return
         discounts = [each for each in self.discounts if kind != "adjustment" or each.percent is not None]
+        if kind == "one_off":
+            discounts = []
         found = totals([line.amount for line in lines], discounts, self.taxes, self.currency)
         paid = self.wallet.pay(max(found.total, ZERO), finalized_at)
         if found.total < 0:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import combinations
 
-from tests.billing_oracle.actions import Body, Cancel, Change, Give, Pause, Resume, Start, VoidInvoice
+from tests.billing_oracle.actions import Body, Cancel, Change, Give, OneOff, Pause, Resume, Start, VoidInvoice
 from tests.billing_oracle.statements import Biller
 from tests.billing_oracle.terms import Contract
 
@@ -25,12 +25,14 @@ KINDS = (
     *(f"{verb} {how}" for verb in ("pause", "resume") for how in HOW),
     *(f"cancel {when} {how}" for when in WHEN for how in HOW),
     *("event", "late event", "void event", "void invoice"),
+    *("parent pays", "consolidated", "one-off"),
     *("grant", "grant that expires", "grant that recurs"),
-    *("fee billed", "credit billed", "usage billed", "late billed", "commitment billed"),
+    *("fee billed", "credit billed", "usage billed", "late billed", "commitment billed", "one_off billed"),
     *(
         "closing invoice",
         "adjustment invoice",
         "threshold invoice",
+        "one_off invoice",
         "invoice below zero",
         "paid by wallet",
         "discount taken",
@@ -68,10 +70,14 @@ def tell_start(story: Story, start: Start) -> None:
         _tell_commitment(story, start.commitment)
     if start.threshold:
         story.tell("threshold")
+    if start.has_parent:
+        story.tell("parent pays")
+    if start.is_consolidated:
+        story.tell("consolidated")
 
 
 def tell(
-    story: Story, action: Change | Pause | Resume | Cancel | Give | VoidInvoice, before: Contract | None = None
+    story: Story, action: Change | Pause | Resume | Cancel | Give | VoidInvoice | OneOff, before: Contract | None = None
 ) -> None:
     """Something that was done. `before`: what was agreed until then."""
     match action:
@@ -80,6 +86,8 @@ def tell(
             story.tell(*(["grant that recurs"] if action.every else []))
         case VoidInvoice():
             story.tell("void invoice")
+        case OneOff():
+            story.tell("one-off")
         case Pause() | Resume():
             story.tell(f"{'pause' if isinstance(action, Pause) else 'resume'} {HOW[not action.prorate]}")
         case Cancel():

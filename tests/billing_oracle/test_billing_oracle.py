@@ -19,10 +19,13 @@ from tests.billing_oracle.stage import Played, play
 from tests.billing_oracle.story import Story, never, table
 from tests.support.services import Services
 
-FEW = 4  # lives of the short suite's script, and as many of one that is another each time
+FEW = 4  # lives of the short suite's script, which is another each time
 FEW_ROUNDS = 5
 ANY = 1_000_000
 MANY = int(os.environ.get("METERLINE_LONG_EXAMPLES", "200"))
+SEED = int(os.environ.get("METERLINE_LONG_SEED", "1"))
+SCRIPTS_A_SEED = 1_000
+ENOUGH = 96  # lives in which everything is to occur
 LIVES = 16  # of a script: by one clock
 AT_ONCE = 4  # scripts
 SECONDS_A_LIFE = 20  # a slow machine's
@@ -52,15 +55,16 @@ def perform(services: Services, scripts: Iterable[Script], *, at_once: int) -> l
 
 @pytest.mark.timeout(300)
 def test_every_invoice_is_the_oracles(services: Services) -> None:
-    made = [make_script(0, lives=FEW), make_script(random.randrange(ANY), lives=FEW)]
-    scripts = [*REGRESSIONS, *(replace(script, advances=script.advances[:FEW_ROUNDS]) for script in made)]
+    made = make_script(random.randrange(ANY), lives=FEW)
+    scripts = [*REGRESSIONS, replace(made, advances=made.advances[:FEW_ROUNDS])]
     perform(services, scripts, at_once=len(scripts))
 
 
 @pytest.mark.long
 @pytest.mark.timeout(120 + SECONDS_A_LIFE * MANY)
 def test_every_invoice_of_many_lives_is_the_oracles_and_everything_occurs_in_them(services: Services) -> None:
-    scripts = (make_script(number, lives=LIVES) for number in range(1, 1 + -(-MANY // LIVES)))
+    first = 1 + (SEED - 1) * SCRIPTS_A_SEED
+    scripts = (make_script(number, lives=LIVES) for number in range(first, first + -(-MANY // LIVES)))
     stories = perform(services, scripts, at_once=AT_ONCE)
     sys.stdout.write(f"{table(stories)}\n")
-    assert never(stories) == []
+    assert len(stories) < ENOUGH or never(stories) == []
