@@ -3,7 +3,8 @@
 `python -m bench.billing [--subscriptions 20000] [--workers 2]` on servers of its own, or those that METERLINE_… names.
 It makes databases and a namespace of its own, fills them, lets the workers bill one month, and drops the databases
 again. The clock runs from the moment at which all of it is due until the last invoice is finalized, whoever starts the
-sweeps. Every period is proven against its raw events, as always.
+sweeps. Every period is proven against its raw events, as always. What each part used of the processors is told beside
+it, since that depends less on what else the machine does.
 """
 
 import argparse
@@ -13,7 +14,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -28,6 +29,7 @@ from temporalio.api.taskqueue.v1 import TaskQueue
 from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest, RegisterNamespaceRequest
 from temporalio.client import Client
 
+from bench.processes import cpu_seconds
 from infra.clickhouse.client import connect as connect_clickhouse
 from infra.local.stack import running_stack
 from infra.migrate import migrate
@@ -71,11 +73,13 @@ def measure(servers: Settings, subscriptions: int, workers: int) -> None:
     settings, name = own_stores(servers)
     try:
         tenant_id = fill(settings, subscriptions)
-        seconds, most_mib = asyncio.run(run(settings, workers, subscriptions))
+        seconds, most_mib, used = asyncio.run(run(settings, workers, subscriptions))
         check(settings, tenant_id, subscriptions)
         rate = subscriptions / seconds
         print(f"{subscriptions:,} invoices of {METERS} usage lines in {seconds:.1f} s with {workers} workers")
         print(f"{rate:,.0f} invoices/s = {rate * 3600 / 1e6:.2f} M an hour")
+        parts = ", ".join(f"{part} {each / subscriptions * 1000:.2f}" for part, each in used.items())
+        print(f"{sum(used.values()) / subscriptions * 1000:.2f} ms of CPU an invoice: {parts}")
         print(f"a worker had at most {most_mib[0]:.0f} MiB before the run and {most_mib[1]:.0f} MiB during it")
     finally:
         drop(settings, name)
@@ -201,9 +205,10 @@ def fill_usage(settings: Settings, tenant_no: int, meter_nos: list[int], custome
             clickhouse.insert("usage_minutes", minutes)
 
 
-async def run(settings: Settings, workers: int, count: int) -> tuple[float, tuple[float, float]]:
+async def run(settings: Settings, workers: int, count: int) -> tuple[float, tuple[float, float], Mapping[str, float]]:
     """Seconds from the moment at which everything is due, with workers that run already, until `count` invoices are
-    finalized; and what the largest of the workers had in memory before and meanwhile, in MiB."""
+    finalized; what the largest of the workers had in memory before and meanwhile, in MiB; and the seconds of CPU of
+    each part of what this process started."""
     client = await Client.connect(settings.temporal_address)
     retention = Duration()
     retention.FromTimedelta(timedelta(days=1))
@@ -223,9 +228,11 @@ async def run(settings: Settings, workers: int, count: int) -> tuple[float, tupl
         await wait_for_pollers(client, workers)
         sizes = [resident_mib(processes)]
         watching = asyncio.create_task(watch_sizes(processes, sizes))
+        before = cpu_seconds(os.getpid())
         seconds = await asyncio.to_thread(bill_all, settings, count)
+        after = cpu_seconds(os.getpid())
         watching.cancel()
-        return seconds, (sizes[0], max(sizes))
+        return seconds, (sizes[0], max(sizes)), {part: after[part] - before.get(part, 0) for part in sorted(after)}
     finally:
         for process in processes:
             process.terminate()
