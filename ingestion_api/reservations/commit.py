@@ -54,8 +54,8 @@ def read_event(text: bytes, *, reservation_id: str, principal: Principal, now: d
     identify(decoded.events, principal.tenant_no)
     return Event(
         source=decoded.events.sources.distinct[0] or DEFAULT_SOURCE,
-        id=decoded.events.ids.items[0].decode(),
-        subject=decoded.events.subjects.items[0].decode(),
+        id=decoded.events.ids.items()[0].decode(),
+        subject=decoded.events.subjects.items()[0].decode(),
         columns=decoded.events,
     )
 
