@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import LiteralString
 
-from infra.postgres.due import Due, Moment
+from infra.postgres.due import Due, DueRows, Moment, earliest_rows, load_due_rows
 from infra.postgres.pool import PgConnection, Row
 
 LEASE = timedelta(minutes=5)  # longer than any answer of a provider takes
@@ -24,34 +24,12 @@ def load_due(
     connection: PgConnection, table: LiteralString, *, moment: Moment, after: Due | None, limit: int
 ) -> list[Due]:
     """Up to `limit` rows by (ask_at, id) from beyond `after` on, of customers without a clock or of one clock."""
-    whose: LiteralString = "test_clock_id IS NULL" if moment.clock_id is None else "test_clock_id = %(clock_id)s"
-    rows = connection.execute(
-        "SELECT ask_at AS at, id FROM "  # noqa: S608 - texts of this file
-        + table
-        + " WHERE ask_at <= %(now)s AND "
-        + whose
-        + " AND (%(after_id)s::text IS NULL OR (ask_at, id) > (%(after_at)s::timestamptz, %(after_id)s))"
-        " ORDER BY ask_at, id LIMIT %(limit)s",
-        {
-            "now": moment.now,
-            "clock_id": moment.clock_id,
-            "after_at": after and after.at,
-            "after_id": after and after.id,
-            "limit": limit,
-        },
-    )
-    return [Due(row["at"], row["id"]) for row in rows]
+    return load_due_rows(connection, DueRows(table=table, at="ask_at"), moment=moment, after=after, limit=limit)
 
 
 def earliest(connection: PgConnection, table: LiteralString, clock_ids: Sequence[str]) -> dict[str, datetime]:
     """By test clock, the first instant at which a provider is to be asked."""
-    rows = connection.execute(
-        "SELECT test_clock_id, min(ask_at) AS at FROM "  # noqa: S608 - texts of this file
-        + table
-        + " WHERE test_clock_id = ANY(%s) AND ask_at IS NOT NULL GROUP BY test_clock_id",
-        (list(clock_ids),),
-    )
-    return {row["test_clock_id"]: row["at"] for row in rows}
+    return earliest_rows(connection, DueRows(table=table, at="ask_at"), clock_ids)
 
 
 def take(connection: PgConnection, table: LiteralString, row_id: str, *, now: datetime) -> Row | None:

@@ -3,9 +3,8 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import LiteralString
 
-from infra.postgres.due import Due, Moment
+from infra.postgres.due import Due, DueRows, Moment, earliest_rows, load_due_rows
 from infra.postgres.invoices import INVOICE_SQL
 from infra.postgres.jsonb import jsonb
 from infra.postgres.past_due import lock_subscriptions
@@ -14,10 +13,7 @@ from schemas.invoicing import DunningProgress
 
 MAX_FAILURE = 500  # characters of a reason
 
-_WAITS: LiteralString = "status = 'open' AND dunning_at IS NOT NULL"
-#: Whose invoices: each has an index of its own.
-_WITHOUT_CLOCK: LiteralString = "test_clock_id IS NULL"
-_OF_CLOCK: LiteralString = "test_clock_id = %(clock_id)s"
+_TO_LOOK_AT = DueRows(table="invoices", at="dunning_at", condition="status = 'open'")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,34 +29,12 @@ class Look:
 
 def load_due_dunning(connection: PgConnection, *, moment: Moment, after: Due | None, limit: int) -> list[Due]:
     """Up to `limit` open invoices that are to be looked at, by (dunning_at, id), from beyond `after` on."""
-    whose = _WITHOUT_CLOCK if moment.clock_id is None else _OF_CLOCK
-    rows = connection.execute(
-        "SELECT dunning_at AS at, id FROM invoices WHERE "  # noqa: S608 - texts of this file
-        + _WAITS
-        + " AND dunning_at <= %(now)s AND "
-        + whose
-        + " AND (%(after_id)s::text IS NULL OR (dunning_at, id) > (%(after_at)s::timestamptz, %(after_id)s))"
-        " ORDER BY dunning_at, id LIMIT %(limit)s",
-        {
-            "now": moment.now,
-            "clock_id": moment.clock_id,
-            "after_at": after and after.at,
-            "after_id": after and after.id,
-            "limit": limit,
-        },
-    )
-    return [Due(row["at"], row["id"]) for row in rows]
+    return load_due_rows(connection, _TO_LOOK_AT, moment=moment, after=after, limit=limit)
 
 
 def earliest_dunning(connection: PgConnection, clock_ids: Sequence[str]) -> dict[str, datetime]:
     """By test clock, when the first open invoice of its customers is to be looked at."""
-    rows = connection.execute(
-        "SELECT test_clock_id, min(dunning_at) AS at FROM invoices WHERE test_clock_id = ANY(%s) AND "  # noqa: S608 - texts of this file
-        + _WAITS
-        + " GROUP BY test_clock_id",
-        (list(clock_ids),),
-    )
-    return {row["test_clock_id"]: row["at"] for row in rows}
+    return earliest_rows(connection, _TO_LOOK_AT, clock_ids)
 
 
 def lock_due(connection: PgConnection, invoice_ids: Sequence[str], *, now: datetime) -> list[Row]:

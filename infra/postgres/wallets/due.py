@@ -4,44 +4,24 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from infra.crash_points import crash_point
-from infra.postgres.due import Due, Moment
+from infra.postgres.due import Due, DueRows, Moment, earliest_rows, load_due_rows
 from infra.postgres.pool import PgConnection
 from infra.postgres.wallets.save import save_wallets
 from infra.postgres.wallets.state import open_wallets
 from infra.postgres.wallets.top_ups import top_up_if_low
 from pricing.wallets import catch_up
 
-_WITHOUT_CLOCK = "test_clock_id IS NULL"
-_OF_CLOCK = "test_clock_id = %(clock_id)s"
+_DUE = DueRows(table="wallets", at="due_at")
 
 
 def load_due_wallets(connection: PgConnection, *, moment: Moment, after: Due | None, limit: int) -> list[Due]:
     """Up to `limit` due wallets in the order of (due_at, id), from beyond `after` on."""
-    whose = _WITHOUT_CLOCK if moment.clock_id is None else _OF_CLOCK
-    rows = connection.execute(
-        "SELECT due_at, id FROM wallets"  # noqa: S608 - texts of this file
-        " WHERE " + whose + " AND due_at <= %(now)s"
-        " AND (%(after_id)s::text IS NULL OR (due_at, id) > (%(after_at)s::timestamptz, %(after_id)s))"
-        " ORDER BY due_at, id LIMIT %(limit)s",
-        {
-            "now": moment.now,
-            "clock_id": moment.clock_id,
-            "after_at": after and after.at,
-            "after_id": after and after.id,
-            "limit": limit,
-        },
-    )
-    return [Due(row["due_at"], row["id"]) for row in rows]
+    return load_due_rows(connection, _DUE, moment=moment, after=after, limit=limit)
 
 
 def earliest_wallets(connection: PgConnection, clock_ids: Sequence[str]) -> dict[str, datetime]:
     """By test clock, when the first wallet of its customers is due."""
-    rows = connection.execute(
-        "SELECT test_clock_id, min(due_at) AS at FROM wallets WHERE test_clock_id = ANY(%s) AND due_at IS NOT NULL"
-        " GROUP BY test_clock_id",
-        (list(clock_ids),),
-    )
-    return {row["test_clock_id"]: row["at"] for row in rows}
+    return earliest_rows(connection, _DUE, clock_ids)
 
 
 def run_wallets(connection: PgConnection, wallet_ids: Sequence[str], *, now: datetime) -> int:
