@@ -74,8 +74,17 @@ class Process:
             assert time.monotonic() < deadline, "the replica never knew"
             time.sleep(0.02)
 
-    def count(self, customer: str, feature: str, used: str, *, tell: bool = True, seed: bool = False) -> None:
-        """What a flow does with a batch, for one counter."""
+    def count(
+        self,
+        customer: str,
+        feature: str,
+        used: str,
+        *,
+        start: datetime | None = None,
+        tell: bool = True,
+        seed: bool = False,
+    ) -> None:
+        """What a flow does with a batch, for one counter: that of the first period, or of the one with this start."""
         seq, now = next(self.numbers), _now()
         with self.connection.transaction():
             row = self.connection.execute(
@@ -85,7 +94,10 @@ class Process:
             ).fetchone()
             assert row is not None
             change = CounterChange(
-                entitlement_no=row["no"], period_start=row["starts_at"], meter_revision=1, quantity=Decimal(used)
+                entitlement_no=row["no"],
+                period_start=start or row["starts_at"],
+                meter_revision=1,
+                quantity=Decimal(used),
             )
             rows: list[CounterRow]
             if seed:
@@ -185,6 +197,32 @@ def test_memory_and_postgresql_give_the_same_answers(process: Process, customer:
     assert _same(process, customer, "sso", None)["value"] is True
     assert process.ask(customer, "beta")["reason"] == "no_entitlement"
     assert process.ask(customer, "tokens")["lag_seconds"] is not None
+
+
+def test_memory_and_postgresql_agree_on_what_was_given_and_what_is_carried_over(process: Process) -> None:
+    name, path = next(_names), "/v1/customers/{}/entitlements"
+    process.post("/v1/customers", {"external_id": name})
+    terms = {"limit": "10", "reset": "year", "rollover_max": "4", "starts_at": "2020-01-01T00:00:00Z"}
+    given = process.post(path.format(name), {"feature": "tokens", **terms})
+    this_year = datetime(_now().year, 1, 1, tzinfo=UTC)
+    last_year = this_year.replace(year=this_year.year - 1)
+    process.count(name, "tokens", "5", start=this_year, seed=True)
+    process.count(name, "tokens", "3", start=last_year, seed=True)
+    process.wait_until_known(name, "tokens")
+    for quantity in (None, "9", "9.000000000001", "0"):
+        found = _same(process, name, "tokens", quantity)
+    assert (found["limit"], found["rolled_over"], found["remaining"]) == ("14", "4", "9")
+    process.count(name, "tokens", "4.5", start=last_year)  # a late event
+    deadline = time.monotonic() + WAIT_SECONDS
+    while process.ask(name, "tokens")["rolled_over"] != "2.5":
+        assert time.monotonic() < deadline, "the late event was never seen"
+        time.sleep(0.02)
+    assert process.knows(name, "tokens")
+    assert _same(process, name, "tokens", "7.5")["remaining"] == "7.5"
+    process.post(path.format(name), {"feature": "sso"})
+    assert process.ask(name, "sso")["value"] is True
+    assert process.http.request("DELETE", f"{path.format(name)}/{given['id']}").status_code == 200
+    assert process.ask(name, "tokens")["reason"] == "no_entitlement"
 
 
 def test_a_counted_event_is_seen_and_as_of_speaks_for_it(process: Process, customer: str) -> None:
