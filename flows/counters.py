@@ -57,6 +57,7 @@ class CounterBook:
         self._meter_of: dict[int, int] = {}
         self._fresh: dict[Counted, None] = {}  # an earlier process may have made their rows
         self._missing: dict[Counted, None] = {}
+        self._stale: dict[Counted, None] = {}
         self._given_up: set[Counted] = set()
         # By clock a heap: when the first period of an entitlement ends, and its number.
         self._turns: dict[int, list[tuple[int, int]]] = defaultdict(list)
@@ -121,16 +122,23 @@ class CounterBook:
 
     def is_missing(self, period: Counted) -> bool:
         """Whether the period has no row that counts, so that what is stored of it will be its seed, if it gets one."""
-        return period in self._missing or period in self._given_up
+        return period in self._missing or period in self._stale or period in self._given_up
 
     def mark_seeded(self, periods: Iterable[Counted]) -> None:
         """Their rows exist."""
         for period in periods:
             self._missing.pop(period, None)
 
-    def mark_missing(self, periods: Iterable[Counted]) -> None:
-        """Their rows count for nothing any more: they are to be seeded anew."""
-        self._missing |= dict.fromkeys(periods)
+    def mark_stale(self, periods: Iterable[Counted]) -> None:
+        """Their rows count for nothing any more: they are missing after `renew_stale`."""
+        for period in periods:
+            self._missing.pop(period, None)
+            self._stale[period] = None
+
+    def renew_stale(self) -> None:
+        """Seed anew what is stale."""
+        self._missing |= self._stale
+        self._stale.clear()
 
     def give_up(self, periods: Iterable[Counted]) -> None:
         """Count these no more: they have too many values."""
@@ -170,6 +178,7 @@ class CounterBook:
         }
         for period in former:
             self._missing.pop(period, None)
+            self._stale.pop(period, None)
             self._fresh.pop(period, None)
             self._given_up.discard(period)
         # A period that only ends earlier or later than before keeps its row: the start is its key.

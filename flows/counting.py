@@ -3,7 +3,7 @@ transaction that moves the offsets."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 
 from flows.additions import Amount, Amounts, additions, quantity_of
@@ -34,6 +34,8 @@ from schemas.meters import Aggregation
 
 #: Values of unique counts that one batch writes, beside its seeds. The periods with the most are given up above that.
 MAX_VALUES_A_BATCH = 50_000
+#: How often what is stale is seeded anew: each seed waits for the batches before to be stored.
+RENEW_EVERY = timedelta(seconds=1)
 #: Values of ended periods that one batch removes.
 MAX_SWEPT = 5_000
 
@@ -71,11 +73,16 @@ class Counting:
         self._book = book
         self._layout = layout
         self._clock = clock
+        self._renewed_at = clock()
         self._sweeping: dict[int, tuple[datetime, int]] = {}
 
     def plan(self, judged: Attributed | None, combined: list[Minutes]) -> Plan:
         """What the batch counts, and the seeds that are due. May wait for the batches before to be stored."""
-        self._book.refresh(self._catalogue, self._clock())
+        now = self._clock()
+        self._book.refresh(self._catalogue, now)
+        if now - self._renewed_at >= RENEW_EVERY:
+            self._renewed_at = now
+            self._book.renew_stale()
         seeds = self._seeds()
         added: Amounts = {}
         found = additions(self._book, judged, combined) if judged is not None else {}
@@ -119,7 +126,7 @@ class Counting:
                 self._sweeping[period.entitlement_no] = from_micros(period.start), period.revision
         stale = {(row.entitlement_no, row.period_start, row.meter_revision) for row in rows if row.is_stale}
         if stale:
-            self._book.mark_missing([
+            self._book.mark_stale([
                 period
                 for period in (*plan.seeds, *plan.added)
                 if period.aggregation in RANKED and _key(period) in stale

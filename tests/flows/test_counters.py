@@ -172,3 +172,20 @@ def added(book: CounterBook, catalogue: Catalogue, times: list[datetime]) -> dic
         start = from_micros(period.start)
         by_start[start] = by_start.get(start, 0) + units // SCALE
     return by_start
+
+
+def test_what_is_stale_takes_nothing_and_is_missing_once_it_is_renewed() -> None:
+    catalogue, book = catalogue_of([meter(1)], {"acme": 1}), CounterBook()
+    entitle(catalogue, 1, reset="never")
+    [period] = refreshed(book, catalogue, START)
+    book.mark_seeded([period])
+    book.mark_stale([period])
+    assert book.is_missing(period)
+    assert book.missing() == []
+    book.renew_stale()
+    assert book.missing() == [period]
+    book.mark_seeded([period])
+    assert not book.is_missing(period)
+    book.mark_stale([period])
+    entitle(catalogue, 1, reset="never", ends_at=START + timedelta(days=1))
+    assert len(refreshed(book, catalogue, START)) == 1, "a row that is stale is no row of the shortened period"

@@ -39,12 +39,12 @@ def counted(log: UsageLog, meters: Mapping[int, MeterEntry], changes: Iterable[C
 
 
 def measured(
-    log: UsageLog, meters: Mapping[int, MeterEntry], changes: Iterable[Change], keys: Iterable[object]
+    log: UsageLog, meters: Mapping[int, MeterEntry], changes: Iterable[Change], keys: Iterable[tuple[int, datetime]]
 ) -> Figures:
     """What usage says of the same periods."""
     entries = {entry.entitlement_no: entry for entry in _entries(changes)}
     spans: dict[tuple[int, datetime], Span] = {}
-    for number, start in keys:  # type: ignore[misc]
+    for number, start in keys:
         entry = entries[number]
         period = entitlement_period(
             start, Reset(entry.reset), starts_at=entry.starts_at, timezone="UTC", billing_anchor=entry.starts_at
