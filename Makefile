@@ -3,6 +3,7 @@ unexport PYTHONDONTWRITEBYTECODE # the tests start some hundred processes; each 
 SHELL := /bin/bash
 BIN := .venv/bin
 STAMP := .venv/.installed
+WORKERS ?= 2
 
 .PHONY: help setup demo test test-long check format lint types imports bench docs clean
 
@@ -31,11 +32,12 @@ $(STAMP): requirements.lock pyproject.toml
 demo: setup ## Run the main job on the real stack: events in, invoices out, proven (DEMO="--trace FILE --once")
 	$(BIN)/meterline demo $(DEMO)
 
-test: setup ## Run the tests on the real stack (TESTS="tests/pricing -k …" for some)
-	$(BIN)/pytest -n 2 --dist loadfile --durations 15 $(TESTS)
+test: setup ## Run the tests on the real stack (TESTS="tests/pricing -k …" for some; WORKERS=3)
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 15 $(TESTS)
 
 test-long: setup ## Run the long suites: a hundred kills, generated traffic, long stalls (half an hour and more; TESTS="tests/long …")
 	$(BIN)/pytest -m long -s $(or $(TESTS),tests)
+	$(if $(TESTS),,$(BIN)/pytest --hypothesis-profile thorough tests/pricing tests/schemas)
 
 check: setup format lint types imports ## Check format, lint, types and the layers
 

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -11,12 +12,23 @@ from tests.support.services import Services, running_services
 from tests.support.stack import fresh_databases, shared_stack
 
 # A slow or busy machine is no failure: what an example must hold has nothing to do with how long it takes.
-settings.register_profile("meterline", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# `make test` draws the same examples each time; `make test-long` draws ten times as many, and others each time.
+settings.register_profile("thorough", deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=500)
+settings.register_profile("meterline", settings.get_profile("thorough"), max_examples=50, derandomize=True)
 settings.load_profile("meterline")
 
 
 # One topic for all would carry the events of one test into another: who tests the inbox names one of its own.
 os.environ.setdefault("METERLINE_INBOX_TOPIC", "")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with the longest limits first: one that were last would leave the other processes idle meanwhile."""
+    limits: dict[Path, float] = {}
+    for item in items:
+        marker = item.get_closest_marker("timeout")
+        limits[item.path] = max(limits.get(item.path, 0), marker.args[0] if marker and marker.args else 0)
+    items.sort(key=lambda item: -limits[item.path])
 
 
 @pytest.fixture(scope="session")

@@ -152,19 +152,19 @@ def answered_or_rejected(kind: str, body: Any) -> None:
     (found.detail + error.pointer).encode()
 
 
-@settings(max_examples=300)
+@settings(max_examples=3 * settings.default.max_examples)
 @given(st.sampled_from(sorted(ANSWERS)), strategies.JSON)
 def test_any_json_at_all_is_answered_or_rejected(kind: str, body: Any) -> None:
     answered_or_rejected(kind, body)
 
 
-@settings(max_examples=600)
+@settings(max_examples=6 * settings.default.max_examples)
 @given(st.sampled_from(CASES), st.data())
 def test_any_damage_to_a_good_case_is_answered_or_rejected(one: dict[str, Any], data: st.DataObject) -> None:
     answered_or_rejected(one["kind"], data.draw(strategies.damaged(one["given"])))
 
 
-@settings(max_examples=200)
+@settings(max_examples=2 * settings.default.max_examples)
 @given(strategies.JSON, st.data())
 def test_no_json_makes_the_runner_raise(body: Any, data: st.DataObject) -> None:
     run_case(body)

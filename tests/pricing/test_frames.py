@@ -88,7 +88,7 @@ def plainly(name: str, price: Price, rows: list[Any], timezone: str) -> Decimal:
     return quote(price, currency="USD", buckets=list(parts.values())).exact
 
 
-@settings(max_examples=200)
+@settings(max_examples=2 * settings.default.max_examples)
 @given(ROWS, st.sampled_from(["UTC", "Europe/Berlin", "Asia/Kolkata"]))
 def test_frames_cost_what_plain_decimals_cost(rows: list[Any], timezone: str) -> None:
     found = usages(frame(rows), PRICES, timezone)
