@@ -37,7 +37,7 @@ test: setup ## Run the tests on the real stack (TESTS="tests/pricing -k …" for
 
 test-long: setup ## Run the long suites: a hundred kills, generated traffic, long stalls (half an hour and more; TESTS="tests/long …")
 	$(BIN)/pytest -m long -s $(or $(TESTS),tests)
-	$(if $(TESTS),,$(BIN)/pytest --hypothesis-profile thorough tests/pricing tests/schemas)
+	$(if $(TESTS),,$(BIN)/pytest --hypothesis-profile thorough --timeout 900 tests/pricing tests/schemas)
 
 check: setup format lint types imports ## Check format, lint, types and the layers
 
