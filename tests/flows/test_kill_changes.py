@@ -10,9 +10,11 @@ import pytest
 
 from infra.postgres.catalogue import Change
 from schemas.catalogue import EntryKind
+from schemas.counters import COUNTED_BY
 from schemas.errors import Fenced
 from schemas.events import ChangeKind
 from schemas.meters import Aggregation
+from tests.support.counters import counted, measured
 from tests.support.usage_log import (
     NOON,
     WAIT_SECONDS,
@@ -39,6 +41,9 @@ CRASH_POINTS = [
     "sink.committed:2",
 ]
 LONG_AGO = NOON - timedelta(days=400)
+#: Meters of all aggregations that are counted, and an entitlement to each.
+COUNTED = {no: meter(no, aggregation=each) for no, each in enumerate(sorted(COUNTED_BY), 50)}
+ENTITLED = [entitlement(no, meter_no=no, customer_no=2, starts_at=LONG_AGO) for no in COUNTED]
 CUSTOMERS = {"acme": 1, "beta": 2, "later": 3}
 METERS = [
     meter(1, group_by=("model",)),
@@ -68,6 +73,8 @@ def world(log: UsageLog) -> UsageLog:
     log.catalogue([Change(kind=EntryKind.SUBJECT, tenant_no=1, key="later", entry=None)])
     log.meters(*METERS)
     log.catalogue(entitlement(no, meter_no=1, customer_no=no, starts_at=LONG_AGO) for no in (2, 3))
+    log.meters(*COUNTED.values())
+    log.catalogue(ENTITLED)
     return log
 
 
@@ -154,9 +161,14 @@ def settle(log: UsageLog) -> None:
         assert row is not None
         return row["all"]
 
+    def all_counted() -> bool:
+        flow.raise_failure()
+        return len(counted(log, COUNTED, ENTITLED)) == len(ENTITLED)
+
     with log.flow() as flow:
         wait_for(replayed, "everything replayable is replayed")
         log.wait_stored(flow)
+        wait_for(all_counted, "counters are seeded anew")
 
 
 def check_exact(log: UsageLog, ledger: dict[str, Sent]) -> None:
@@ -175,7 +187,8 @@ def check_exact(log: UsageLog, ledger: dict[str, Sent]) -> None:
         for meter_no, groups, value in taken:
             count, units = sums.get((meter_no, customer, minute, groups), (0, Fraction(0)))
             sums[meter_no, customer, minute, groups] = (count + 1, units + value)
-    assert {key: value for key, value in log.usage().items() if value != (0, 0)} == sums
+    usage = {key: value for key, value in log.usage().items() if key[0] not in COUNTED}
+    assert {key: value for key, value in usage.items() if value != (0, 0)} == sums
     rows = log.clickhouse.query(
         "SELECT customer_no, sum(effect), sum(effect * value) FROM usage_values FINAL WHERE meter_no = 3 GROUP BY 1"
     ).result_rows
@@ -184,3 +197,6 @@ def check_exact(log: UsageLog, ledger: dict[str, Sent]) -> None:
     for customer in (2, 3):
         expected = sum(units for (no, owner, _, _), (_, units) in sums.items() if (no, owner) == (1, customer))
         assert log.used(customer) == expected
+    found = counted(log, COUNTED, ENTITLED)
+    assert found == measured(log, COUNTED, ENTITLED, found)
+    assert any(found.values())

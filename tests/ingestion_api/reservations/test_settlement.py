@@ -16,7 +16,7 @@ from infra.settings import Settings
 from tests.support.api_process import ApiProcess, api_process
 from tests.support.meters import finish_builds
 from tests.support.stack import fresh_databases
-from tests.support.usage_log import WAIT_SECONDS, UsageLog, wait_for
+from tests.support.usage_log import WAIT_SECONDS, RunningFlow, UsageLog, wait_for
 
 ROOT_KEY = "mtr_root-key-of-settlements"
 RESERVE = "/v1/entitlements/reserve"
@@ -73,9 +73,9 @@ class Tenant:
         self.post("/v1/events", [sent], status=202)
         return sent
 
-    def figures(self, customer: str = "acme") -> tuple[Decimal, Decimal]:
+    def figures(self, customer: str = "acme", feature: str = "tokens") -> tuple[Decimal, Decimal]:
         """What is used, and what is reserved."""
-        found = self.post("/v1/entitlements/check", {"customer": customer, "feature": "tokens"}, status=200)
+        found = self.post("/v1/entitlements/check", {"customer": customer, "feature": feature}, status=200)
         return Decimal(found["used"]), Decimal(found["reserved"])
 
     def wait(self, used: int, reserved: int, *, between: tuple[tuple[int, int], ...] = ()) -> None:
@@ -159,6 +159,46 @@ def test_an_event_turns_what_is_held_into_what_is_used_in_one_step_and_once(tena
     tenant.wait(10, 0, between=((7, 0),))
     tenant.post("/v1/events/void", {"id": "e1"}, status=200)
     tenant.wait(3, 0, between=((10, 0),))
+
+
+def test_two_flows_settle_and_count_for_the_same_customers_at_once(log: UsageLog, tenant: Tenant) -> None:
+    meter = {"key": "users", "event_type": "llm.request", "aggregation": "unique_count", "value": "$.user"}
+    tenant.post("/v1/meters", meter)
+    tenant.post("/v1/features", {"key": "users", "type": "metered", "meter": "users"})
+    granted = [{"feature": "users", "limit": "100", "reset": "never"}]
+    tenant.post("/v1/plans", {"key": "users", "currency": "USD", "prices": [], "entitlements": granted})
+    for customer in ("acme", "other"):
+        tenant.post("/v1/subscriptions", {"customer": customer, "plan": "users"})
+    flows = [RunningFlow(log.settings.model_copy(update={"flow_shards": 2, "flow_shard": n})) for n in range(2)]
+
+    def are(acme: tuple[int, int, int], other: tuple[int, int, int]) -> bool:
+        """Used and reserved tokens, and users, of each."""
+        for flow in flows:
+            flow.raise_failure()  # of a deadlock, too
+        found = [(*tenant.figures(each), tenant.figures(each, "users")[0]) for each in ("acme", "other")]
+        return found == [acme, other]
+
+    try:
+        for customer in ("acme", "other"):
+            tenant.reserve("1", customer=customer, ttl_seconds=600)
+            tenant.reserve("1", customer=customer, feature="users", ttl_seconds=600)
+        sent: list[dict[str, Any]] = []
+        for n in range(60):
+            customer = ("acme", "other")[n % 2]
+            wanted = {"customer": customer, "feature": "tokens", "quantity": "1", "ttl_seconds": 600}
+            held = tenant.post(RESERVE, wanted)
+            data = {"tokens": 1, "user": n // 2 % 7}
+            sent.append(event(f"two-{n}", "1", subject=customer, data=data, reservation=held["id"]))
+        for n in range(0, 60, 4):  # each request is two batches or more, of both flows
+            tenant.post("/v1/events", sent[n : n + 4], status=202)
+        wait_for(lambda: are((30, 1, 7), (30, 1, 7)), "both flows have settled and counted everything")
+        for gone in (e for e in sent if e["data"]["user"] in (0, 1) and e["subject"] == "acme"):
+            tenant.post("/v1/events/void", {"id": gone["id"]}, status=200)
+        left = sum(e["data"]["user"] > 1 for e in sent[::2])
+        wait_for(lambda: are((left, 1, 5), (30, 1, 7)), "what was voided is taken off")
+    finally:
+        for flow in flows:
+            flow.stop()
 
 
 @pytest.mark.usefixtures("flow")
