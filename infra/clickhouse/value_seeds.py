@@ -59,8 +59,7 @@ def about_how_many_texts(client: Client, *, shard: int, shards: int, spans: Sequ
             f" INNER JOIN {_WANTED} GROUP BY key",
             parameters={**_parameters(spans[offset : offset + SPANS_A_QUERY]), "shard": shard, "shards": shards},
         ).result_rows
-        for key, count in rows:
-            found[key] = count
+        found |= {row[0]: row[1] for row in rows}
     return found
 
 
