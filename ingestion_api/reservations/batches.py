@@ -3,13 +3,15 @@
 So a thousand requests a second for one limit lock its row some tens of times a second, and wait for the disk as often.
 """
 
+import asyncio
 import threading
 import time
-from collections import deque
-from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections import defaultdict, deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 
 import structlog
 
@@ -39,11 +41,11 @@ _log = structlog.get_logger("meterline.api")
 @dataclass(slots=True)
 class _Waiting:
     asked: Asked
-    answered: Future[Outcome] = field(default_factory=Future)
+    answered: asyncio.Future[Outcome]
 
 
 class ReserveBatches:
-    """One a process; for any threads and event loops."""
+    """One a process; for any event loops."""
 
     def __init__(self, database: Database, settings: Settings, teller: HoldTeller) -> None:
         self._database = database
@@ -56,9 +58,9 @@ class ReserveBatches:
         self._made = 0
         self._swept_at = time.monotonic()
 
-    def submit(self, tenant_id: str, asked: Asked) -> Future[Outcome]:
+    def submit(self, tenant_id: str, asked: Asked) -> asyncio.Future[Outcome]:
         """Decide on it in one of the next transactions. Raises Retry when too many wait already."""
-        waiting = _Waiting(asked)
+        waiting = _Waiting(asked, asyncio.get_running_loop().create_future())
         with self._lock:
             if self._count >= MAX_WAITING:
                 raise Retry("entitlement.overloaded", "Too many reservations wait to be decided; try again.")
@@ -81,7 +83,7 @@ class ReserveBatches:
             queue = self._waiting[tenant_id]
             batch = [queue.popleft() for _ in range(min(len(queue), MAX_BATCH))]
             self._count -= len(batch)
-        wanted = [each for each in batch if each.answered.set_running_or_notify_cancel()]
+        wanted = [each for each in batch if not each.answered.cancelled()]
         if wanted:
             self._decide(tenant_id, wanted)
         with self._lock:
@@ -95,13 +97,11 @@ class ReserveBatches:
         try:
             outcomes, held_until = reserve_all(self._database, asked, tenant_id=tenant_id, settings=self._settings)
         except Exception as error:  # whatever it is, it is the answer of all that wait for it
-            for each in batch:
-                each.answered.set_exception(error)
+            _go_on(batch, [partial(each.answered.set_exception, error) for each in batch])
             return
         if held_until:
             self._teller.tell(held_until)
-        for each, outcome in zip(batch, outcomes, strict=True):
-            each.answered.set_result(outcome)
+        _go_on(batch, [partial(each.answered.set_result, what) for each, what in zip(batch, outcomes, strict=True)])
         self._sweep_if_due(len(batch), now=max(each.now for each in asked))
 
     def _sweep_if_due(self, made: int, *, now: datetime) -> None:
@@ -121,3 +121,21 @@ class ReserveBatches:
                 sweep(connection, before_id=before_id, now=now, as_of=as_of, limit=limit)
         except Retry as error:  # nothing hangs on it; the next sweep does it
             _log.warning("old reservations not swept", reason=error.detail)
+
+
+def _go_on(batch: Sequence[_Waiting], settle: Sequence[Callable[[], None]]) -> None:
+    """Let those that wait go on, each in its own event loop, which is woken once for all: that costs as much as the
+    rest of an answer."""
+    by_loop: defaultdict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Outcome], Callable[[], None]]]]
+    by_loop = defaultdict(list)
+    for each, settle_one in zip(batch, settle, strict=True):
+        by_loop[each.answered.get_loop()].append((each.answered, settle_one))
+    for loop, waiting in by_loop.items():
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(_settle_all, waiting)
+
+
+def _settle_all(waiting: Sequence[tuple[asyncio.Future[Outcome], Callable[[], None]]]) -> None:
+    for answered, settle in waiting:
+        if not answered.done():  # somebody still waits
+            settle()

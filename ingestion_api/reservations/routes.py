@@ -125,7 +125,7 @@ async def decide(batches: ReserveBatches, tenant_id: str, asked: Asked) -> Answe
     while True:
         try:
             async with asyncio.timeout(MAX_WAIT_SECONDS):
-                outcome = await asyncio.wrap_future(batches.submit(tenant_id, asked))
+                outcome = await batches.submit(tenant_id, asked)
         except TimeoutError:
             raise Retry("entitlement.overloaded", "Too many reservations wait to be decided; try again.") from None
         if isinstance(outcome, Again) and time.monotonic() < started + AGAIN_SECONDS:
