@@ -4,7 +4,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from tests.billing_oracle.actions import Body, Change, Give, Plot, Script, Start, Use, Void, VoidInvoice
+from tests.billing_oracle.actions import Body, Cancel, Change, Give, OneOff, Plot, Script, Start, Use, Void, VoidInvoice
 
 DAY = 86_400
 FEE: Body = {"key": "base", "type": "fixed", "billing_period": "week", "model": "flat", "amount": "10"}
@@ -75,6 +75,19 @@ DISCOUNTS_BESIDE_A_SCHEDULE = Plot(
     ),
 )
 
+#: The oracle forgot what comes after the last statement: each look billed a difference, an invoice of its own.
+LATE_AFTER_THE_END = Plot(
+    start(FEE, CALLS, discounts=({"percent": "10"}, {"amount": "5"}), taxes=(("19", True),), grants=(Give(40, 1),)),
+    (
+        (Use(((0, "30"),)),),
+        (Cancel("now", prorate=True),),
+        (Use(((-16 * DAY, "20"),)),),
+        (Use(((-30 * DAY, "7"), (-29 * DAY, "-2"))),),
+        (Void(0),),
+        (OneOff("99"),),
+    ),
+)
+
 REGRESSIONS = (
     Script(
         datetime(2032, 1, 31, 11, 30, tzinfo=UTC),
@@ -87,6 +100,11 @@ REGRESSIONS = (
             THRESHOLD_BELOW_A_COMMITMENT,
             VOID_AFTER_ITS_GRANT,
             DISCOUNTS_BESIDE_A_SCHEDULE,
+            LATE_AFTER_THE_END,
+            replace(
+                LATE_AFTER_THE_END,
+                start=replace(LATE_AFTER_THE_END.start, has_parent=True, is_consolidated=True),
+            ),
         ),
     ),
 )
