@@ -93,6 +93,8 @@ def insert_counters(
     InvariantBroken when another exists: it would be seeded twice."""
     if not changes:
         return []
+    if ranked:
+        _forget_former_shards(connection, shards=by.shards, changes=changes)
     inserted = connection.execute(
         "INSERT INTO entitlement_counters AS e"  # noqa: S608 - texts of this file
         " (entitlement_no, period_start, shard, shards, used, events, rank, is_stale,"
@@ -111,6 +113,17 @@ def insert_counters(
             "counter.seeded_twice", f"{len(changes) - len(inserted)} counters of shard {by.shard} exist"
         )
     return [counter_row(row) for row in inserted]
+
+
+def _forget_former_shards(connection: PgConnection, *, shards: int, changes: Sequence[CounterChange]) -> None:
+    """Remove the rows of shards that there are no more: their partitions are in the seeds of others. Were there as many
+    again one day, the row would be taken for one that has counted all along. Another flow may be doing the same."""
+    connection.execute(
+        "DELETE FROM entitlement_counters WHERE ctid = ANY(ARRAY(SELECT e.ctid FROM entitlement_counters e"
+        " JOIN unnest(%s::bigint[], %s::timestamptz[]) AS c (no, start)"
+        " ON e.entitlement_no = c.no AND e.period_start = c.start WHERE e.shard >= %s FOR UPDATE OF e SKIP LOCKED))",
+        ([change.entitlement_no for change in changes], [change.period_start for change in changes], shards),
+    )
 
 
 def add_to_counters(
