@@ -53,8 +53,9 @@ def patient_api(own: OwnStack, stack: Settings) -> Iterator[Api]:
 def stopped(own: OwnStack, name: str) -> Generator[None]:
     """Stop a server and all its children for the length of a block."""
     server = own.children()[name]
+    server.suspend()  # first: it could have a child more by the time the others are known
     processes = [server, *server.children(recursive=True)]
-    for process in processes:
+    for process in processes[1:]:
         process.suspend()
     try:
         yield
