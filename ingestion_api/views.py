@@ -1,11 +1,16 @@
 """What objects look like on the wire: the documented shapes, shared by answers and OpenAPI."""
 
 from datetime import datetime
-from typing import Generic, Literal, TypeVar
+from decimal import Decimal
+from typing import Annotated, Generic, Literal, TypeVar
 
+from pydantic import WithJsonSchema
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 Item = TypeVar("Item")
+
+# A decimal that goes out as a JSON number, as every bare Decimal of an answer does; pydantic would describe a string.
+JsonNumber = Annotated[Decimal, WithJsonSchema({"type": "number"})]
 
 
 class ListView(TypedDict, Generic[Item]):

@@ -21,7 +21,7 @@ from ingestion_api.clock import clock_nows
 from ingestion_api.entitlements.terms import period_at
 from ingestion_api.entitlements.used import Counters, Freshness, Used, load_counters, measure_missing
 from ingestion_api.fields import MAX_INSTANT, MIN_INSTANT
-from ingestion_api.views import Period
+from ingestion_api.views import JsonNumber, Period
 from pricing.entitlement_terms import Former, carried_into, formers_of, in_effect_at, limit_with
 from pricing.entitlements import (
     FEATURE_OFF,
@@ -70,7 +70,7 @@ class CheckView(TypedDict):
     period: Period | None
     subscription: str | None
     as_of: datetime | None
-    lag_seconds: Decimal | None
+    lag_seconds: JsonNumber | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,7 @@ from ingestion_api.entitlements.decide import CheckView
 from ingestion_api.entitlements.states import look
 from ingestion_api.fields import MAX_EXTERNAL_ID_LENGTH
 from ingestion_api.routing import house_router
-from ingestion_api.views import ListView
+from ingestion_api.views import JsonNumber, ListView
 from schemas.errors import Reject, Retry
 from schemas.money import ROUNDING
 
@@ -33,7 +33,7 @@ class TopView(CheckView):
     """A check and how much of the limit is used or reserved, in percent to two digits, rounded down. More than 100: a
     soft limit, or one that was passed."""
 
-    used_percent: Decimal
+    used_percent: JsonNumber
 
 
 @router.get("/v1/entitlements/top", response_model=ListView[TopView], operation_id="top_entitlements")

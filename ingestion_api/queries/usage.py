@@ -38,6 +38,7 @@ from ingestion_api.queries.parameters import (
 )
 from ingestion_api.queries.usage_page import UsageRow, usage_page
 from ingestion_api.routing import house_router
+from ingestion_api.views import JsonNumber
 from schemas.catalogue import MeterEntry
 from schemas.errors import Reject
 from schemas.instants import from_micros, to_micros
@@ -76,7 +77,7 @@ class UsageView(TypedDict):
     has_more: bool
     next_cursor: str | None
     as_of: datetime | None
-    lag_seconds: Decimal | None
+    lag_seconds: JsonNumber | None
 
 
 class Position(NamedTuple):

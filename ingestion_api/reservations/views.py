@@ -1,13 +1,12 @@
 """What reservations look like on the wire."""
 
 from datetime import datetime
-from decimal import Decimal
 from typing import Literal
 
 from typing_extensions import TypedDict
 
 from infra.postgres.pool import Row
-from ingestion_api.views import ObjectView, Period
+from ingestion_api.views import JsonNumber, ObjectView, Period
 from pricing.entitlements import Enforcement, Reason
 from schemas.money import format_decimal
 from schemas.reservations import ReservationState
@@ -54,7 +53,7 @@ class ReservedView(ReservationView):
     period: Period | None
     subscription: str | None
     as_of: datetime | None
-    lag_seconds: Decimal | None
+    lag_seconds: JsonNumber | None
 
 
 def reservation_view(row: Row, *, now: datetime) -> ReservationView:

@@ -77,3 +77,13 @@ def test_every_body_that_is_ours_refuses_unknown_fields(description: dict[str, A
     bodies = {name for name in schemas if name.endswith(("Body", "Change"))}
     assert bodies
     assert {name for name in bodies if schemas[name].get("additionalProperties") is not False} == set()
+
+
+def test_what_goes_out_as_a_number_is_described_as_one(description: dict[str, Any]) -> None:
+    schemas = description["components"]["schemas"]
+    for name, field in [("CheckView", "lag_seconds"), ("ReservedView", "lag_seconds"), ("TopView", "used_percent")]:
+        described = schemas[name]["properties"][field]
+        assert {choice["type"] for choice in described.get("anyOf", [described])} - {"null"} == {"number"}, (
+            name,
+            field,
+        )
