@@ -217,7 +217,7 @@ def _customer(connection: PgConnection, tenant_id: str, reference: str) -> str:
     try:
         return find_customer(connection, tenant_id, reference)["id"]
     except NotFound as error:
-        raise Reject.at("/customer", "customer.not_found", str(error)) from None
+        raise Reject.at("/customer", "customer.not_found", error.detail) from None
 
 
 def _owner(named: str | None, owner: str) -> str:
