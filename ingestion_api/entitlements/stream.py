@@ -38,6 +38,8 @@ RECHECK_SECONDS = 10  # whether the key still opens anything
 READY_SECONDS = 10
 STATES_AT_ONCE = 500
 RETRY_MS = 1_000  # after which a client connects again
+HELD_EVERY = timedelta(seconds=1)  # what is reserved is looked at: nobody tells of its expiry
+AGES = {"as_of", "lag_seconds"}
 
 router = house_router("entitlements")
 
@@ -95,7 +97,9 @@ class Stream:
         self._bearer = bearer
         self._customer, self._feature = wanted
         self._book = context.replica.book
-        self._turns: list[tuple[datetime, Pair]] = []  # when the present period of a pair ends
+        self._turns: list[tuple[datetime, Pair]] = []  # a heap: when the present period of a pair ends
+        self._ends: dict[Pair, datetime] = {}  # what stands there
+        self._held: dict[Pair, tuple[datetime, CheckView]] = {}  # of what is reserved: the next look, and what was told
 
     async def events(self, last_event_id: str | None) -> AsyncGenerator[bytes]:
         """The body, until the client goes, its key is revoked, or the process ends."""
@@ -148,10 +152,13 @@ class Stream:
         return self._book.pairs(self._principal.tenant_id, self._customer)
 
     def _turned(self) -> list[Pair]:
-        """Whose period has ended since: nobody tells of that."""
-        now, turned = clock.now(), dict[Pair, None]()
+        """Whose period has ended since, and whose reservations may have: nobody tells of that."""
+        now = clock.now()
+        turned = {pair: None for pair, (at, _) in self._held.items() if at <= now}
         while self._turns and self._turns[0][0] <= now:
-            turned[heappop(self._turns)[1]] = None
+            pair = heappop(self._turns)[1]
+            self._ends.pop(pair, None)
+            turned[pair] = None
         return list(turned)
 
     def _progress(self) -> dict[str, object]:
@@ -174,12 +181,28 @@ class Stream:
         )
 
     def _look(self, pairs: list[Pair]) -> list[CheckView]:
-        found = look(self._context, self._principal, pairs, clock.now())
+        now = clock.now()
+        found = look(self._context, self._principal, pairs, now)
+        for pair in set(pairs) - found.keys():
+            self._held.pop(pair, None)
         for pair, view in found.items():
             period = view["period"]
-            if period is not None and period["end"] is not None:
-                heappush(self._turns, (period["end"], pair))
-        return list(found.values())
+            end = None if period is None else period["end"]
+            if end is not None and self._ends.get(pair) != end:
+                self._ends[pair] = end
+                heappush(self._turns, (end, pair))
+        return [view for pair, view in found.items() if self._is_news(pair, view, now)]
+
+    def _is_news(self, pair: Pair, view: CheckView, now: datetime) -> bool:
+        """Whether anything but its age is new. What is reserved is looked at again and again until it is not."""
+        _, told = self._held.pop(pair, (now, None))
+        if view["reserved"] not in {None, "0"}:
+            self._held[pair] = (now + HELD_EVERY, view)
+        return told is None or _without_age(view) != _without_age(told)
+
+
+def _without_age(view: CheckView) -> dict[str, object]:
+    return {name: value for name, value in view.items() if name not in AGES}
 
 
 def _event(name: str, data: object, place: str) -> bytes:
