@@ -89,16 +89,16 @@ def _adjust(billed: BilledUsage, metered: MeteredUsage, currency: str) -> Adjust
     return Adjustment(
         billed=billed,
         quantity=billed_quantity(price, metered) - billed.quantity,
-        line=difference(price, metered, billed, currency, is_usage=False),
+        line=difference(price, metered, billed, currency, is_committed=False),
     )
 
 
 @exactly
 def difference(
-    price: Price, metered: MeteredUsage, billed: BilledUsage, currency: str, *, is_usage: bool
+    price: Price, metered: MeteredUsage, billed: BilledUsage, currency: str, *, is_committed: bool
 ) -> AmountLine:
-    """What usage costs by a price, rounded, less what was billed of it. `is_usage`: it counts towards the commitment of
-    the invoice."""
+    """What usage costs by a price, rounded, less what was billed of it. `is_committed`: it counts towards the
+    commitment of the invoice."""
     explanation = rate(price, usage_of(price, metered))
     rounded = round_half_away(explanation.total, currency_exponent(currency))
     before = from_minor(billed.amount_minor, currency)
@@ -106,7 +106,7 @@ def difference(
     if rounded != explanation.total:
         rows.append(ExplainRow("rounded", None, None, rounded - explanation.total))
     rows.append(ExplainRow("less what was billed before", None, None, ZERO - before))
-    return AmountLine(amount=rounded - before, explain=rows, key=billed.key, is_usage=is_usage)
+    return AmountLine(amount=rounded - before, explain=rows, key=billed.key, is_committed=is_committed)
 
 
 def without_open(billed: Sequence[BilledUsage], terms: Terms, statement: Statement) -> list[BilledUsage]:

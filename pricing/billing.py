@@ -100,13 +100,12 @@ def price_statement(
         minor = sum(billed.amount_minor for billed in own if billed is not None)
         usage_billed = from_minor(minor, terms.currency)
     elif due is not None:
-        since, until = due.period.start, due.period.end
-        usage_billed += sum((each.line.amount for each in adjusted if since < each.billed.period.end <= until), ZERO)
+        usage_billed += sum((each.line.amount for each in adjusted if due.has(each.billed.period)), ZERO)
     computed = compute(
         InvoiceInput(
             currency=terms.currency,
             lines=[
-                *(_line_input(terms, line, usage, begun) for line in statement.lines),
+                *(_line_input(terms, line, due, usage, begun) for line in statement.lines),
                 *(each.line for each in adjusted),
             ],
             discounts=[read_discount(Fields(discount_value(discount.body))) for discount in terms.discounts],
@@ -177,13 +176,19 @@ def check_size(amounts: Sequence[Decimal], currency: str) -> None:
 Begun: TypeAlias = Mapping[tuple[str, datetime], BilledUsage]
 
 
-def _line_input(terms: Terms, line: StatementLine, usage: Mapping[str, MeteredUsage], begun: Begun) -> Line:
+def _line_input(
+    terms: Terms, line: StatementLine, due: CommitmentDue | None, usage: Mapping[str, MeteredUsage], begun: Begun
+) -> Line:
     price = line.price
     if line.is_usage:
+        metered = usage[line.name]
         billed = begun.get((price.key, line.period.start))
+        is_committed = due is not None and due.has(line.period)
         if billed is not None:
-            return difference(price.price, usage[line.name], billed, terms.currency, is_usage=True)
-        return PricedLine(price=price.price, usage=usage_of(price.price, usage[line.name]), key=price.key)
+            return difference(price.price, metered, billed, terms.currency, is_committed=is_committed)
+        return PricedLine(
+            price=price.price, usage=usage_of(price.price, metered), key=price.key, is_committed=is_committed
+        )
     if line.is_part:
         return _part(terms, line)
     return PricedLine(price=price.price, usage=Usage(quantity=line.quantity), key=price.key)
@@ -226,6 +231,7 @@ def _map_line(
         price=line.body,
         explain=wire_rows(computed.explain),
         meter_no=None if metered is None else metered.meter_no,
+        is_credit=line.is_credit,
     )
 
 

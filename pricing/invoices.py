@@ -25,26 +25,28 @@ COMMITMENT_KEY = "commitment"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PricedLine:
-    """A price and its usage."""
+    """A price and its usage. It counts towards a subscription's commitment if it is usage, unless `is_committed` denies
+    it."""
 
     price: Price
     usage: Usage
     discounts: Sequence[Discount] = ()
     key: str | None = None
+    is_committed: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AmountLine:
     """An amount that was found elsewhere: a one-off charge, a proration. `explain` must add up to it if it is given.
 
-    It counts towards a subscription's commitment only if `is_usage` is said of it.
+    It counts towards a subscription's commitment only if `is_committed` says so.
     """
 
     amount: Decimal
     explain: Sequence[ExplainRow] = ()
     discounts: Sequence[Discount] = ()
     key: str | None = None
-    is_usage: bool = False
+    is_committed: bool = False
 
 
 Line: TypeAlias = PricedLine | AmountLine
@@ -65,7 +67,10 @@ class InvoiceInput:
 
 
 class ComputedLine(msgspec.Struct, frozen=True, gc=False):
-    """A line after its discounts. `exact` is the sum of `explain`, `amount` the same rounded once."""
+    """A line after its discounts. `exact` is the sum of `explain`, `amount` the same rounded once.
+
+    `is_usage`: a subscription's commitment is held against it.
+    """
 
     key: str | None
     exact: Decimal
@@ -134,10 +139,10 @@ def compute_line(line: Line, scale: int) -> ComputedLine:
     match line:
         case PricedLine():
             explanation = rate(line.price, line.usage)
-            is_usage = line.price.type is PriceType.USAGE
+            is_usage = line.is_committed and line.price.type is PriceType.USAGE
         case AmountLine():
             explanation = explained_amount(line)
-            is_usage = line.is_usage
+            is_usage = line.is_committed
         case _:
             assert_never(line)
     if line.discounts:

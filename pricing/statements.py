@@ -28,7 +28,7 @@ MAX_STATEMENTS_AHEAD = 4_000  # that are gone through for the one of an instant:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommitmentDue:
-    """A commitment that is held against usage: of the statement, or of all that was billed for `period`."""
+    """A commitment that is held against usage: of the statement, or of all that was billed and ends within `period`."""
 
     agreed: AgreedCommitment
     period: Period
@@ -36,6 +36,10 @@ class CommitmentDue:
     @property
     def spans_statements(self) -> bool:
         return self.agreed.billing_period is not None
+
+    def has(self, billed: Period) -> bool:
+        """Whether usage of a period counts towards it."""
+        return not self.spans_statements or self.period.start < billed.end <= self.period.end
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

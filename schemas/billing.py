@@ -247,7 +247,8 @@ class ExplainedRow(TypedDict):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InvoiceLine:
-    """One line, ready to be stored or shown. `amount` is rounded to the currency, `exact` is not."""
+    """One line, ready to be stored or shown. `amount` is rounded to the currency, `exact` is not. `is_credit`: it gives
+    back the rest of what another line has charged."""
 
     key: str
     description: str
@@ -260,6 +261,7 @@ class InvoiceLine:
     explain: list[ExplainedRow]
     meter_no: int | None = None
     subscription_id: str | None = None  # None: the invoice's, if it has one
+    is_credit: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

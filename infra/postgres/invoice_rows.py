@@ -114,7 +114,7 @@ def copy_lines(connection: PgConnection, invoices: Sequence[tuple[str, str | Non
         connection.cursor() as cursor,
         cursor.copy(
             "COPY invoice_lines (invoice_id, position, key, description, quantity, unit_amount, exact, amount_minor,"
-            " period_start, period_end, meter_no, price, explain, subscription_id) FROM STDIN"
+            " period_start, period_end, meter_no, price, explain, subscription_id, is_credit) FROM STDIN"
         ) as copy,
     ):
         for invoice_id, subscription_id, invoice in invoices:
@@ -135,5 +135,6 @@ def copy_lines(connection: PgConnection, invoices: Sequence[tuple[str, str | Non
                         jsonb(line.price),
                         jsonb(line.explain),
                         line.subscription_id or subscription_id,
+                        line.is_credit,
                     )
                 )

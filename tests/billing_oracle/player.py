@@ -51,6 +51,7 @@ class Player:
     start: Start
     clock: str
     now: datetime
+    subscription: str = ""  # its id, once it has begun
     events: list[Event] = field(default_factory=list[Event])
     story: Story = field(default_factory=Story)
 

@@ -4,7 +4,21 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from tests.billing_oracle.actions import Body, Cancel, Change, Give, OneOff, Plot, Script, Start, Use, Void, VoidInvoice
+from tests.billing_oracle.actions import (
+    Body,
+    Cancel,
+    Change,
+    Give,
+    OneOff,
+    Pause,
+    Plot,
+    Resume,
+    Script,
+    Start,
+    Use,
+    Void,
+    VoidInvoice,
+)
 
 DAY = 86_400
 FEE: Body = {"key": "base", "type": "fixed", "billing_period": "week", "model": "flat", "amount": "10"}
@@ -88,6 +102,30 @@ LATE_AFTER_THE_END = Plot(
     ),
 )
 
+#: Usage that ended, in a pause, before a commitment's own period began counted for it: services made up too little.
+USED_BEFORE_A_COMMITMENT = Plot(
+    replace(PLAIN, plans=(({**SEATS, "billing_period": "quarter"}, {**CALLS, "billing_period": "quarter"}),) * 3),
+    (
+        (Use(((0, "30"),)),),
+        (),
+        (Pause(prorate=False),),
+        (),
+        (Resume(prorate=True),),
+        (Change(commitment={"amount": "200", "true_up": True, "billing_period": "month"}), Use(((0, "3"),))),
+        (),
+    ),
+)
+
+#: What is given back of a month may round to nothing: a rule of the services' own called its days billed twice.
+GIVEN_BACK_FOR_NOTHING = Plot(
+    replace(
+        PLAIN,
+        currency="JPY",
+        plans=tuple((SEATS, {**FEE, "billing_period": "month", "amount": amount}) for amount in ("1", "100", "200")),
+    ),
+    ((), (), (Change(plan=1, prorate=True),)),
+)
+
 REGRESSIONS = (
     Script(
         datetime(2032, 1, 31, 11, 30, tzinfo=UTC),
@@ -100,6 +138,8 @@ REGRESSIONS = (
             THRESHOLD_BELOW_A_COMMITMENT,
             VOID_AFTER_ITS_GRANT,
             DISCOUNTS_BESIDE_A_SCHEDULE,
+            USED_BEFORE_A_COMMITMENT,
+            GIVEN_BACK_FOR_NOTHING,
             LATE_AFTER_THE_END,
             replace(
                 LATE_AFTER_THE_END,

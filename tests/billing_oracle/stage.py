@@ -1,6 +1,6 @@
 """Plays scripts: many lives by one clock, so that one advance proves them all, to the cent."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -33,7 +33,10 @@ class Disagreement:
 
 @dataclass(frozen=True)
 class Played:
+    """`plots`: by the id of its subscription, of each life that came to have one."""
+
     stories: Sequence[Story]
+    plots: Mapping[str, Plot]
     disagreements: Sequence[Disagreement]
 
 
@@ -66,6 +69,7 @@ def play(api: httpx2.Client, script: Script) -> Played:
             tell_end(player.story, player.biller)
     return Played(
         stories=[player.story for player in players],
+        plots={player.subscription: plot for player, plot in zip(players, script.plots, strict=True)},
         disagreements=[
             Disagreement(plot, failed[player.name])
             for player, plot in zip(players, script.plots, strict=True)

@@ -15,12 +15,13 @@ RULES = (
     Rule(
         name="subscription.time_billed_twice",
         of=Of.SUBSCRIPTION,
-        # A fee that is given back covers its time less; usage covers it whatever it costs.
+        # What gives a fee back, or charges it, may come to nothing: that it is there counts. Old lines know no better.
         query="SELECT DISTINCT id FROM (SELECT id, key, sum(step) OVER (PARTITION BY id, key ORDER BY at) AS depth FROM"
         " (SELECT s.subscription_id AS id, l.key, edge.at, sum(edge.step) AS step"
         " FROM invoice_statements s JOIN invoice_lines l ON l.invoice_id = s.invoice_id"
         " AND l.subscription_id = s.subscription_id, LATERAL (SELECT CASE"
-        " WHEN l.meter_no IS NOT NULL THEN 1 ELSE sign(l.amount_minor) END AS way) w,"
+        " WHEN l.meter_no IS NOT NULL OR NOT l.is_credit THEN 1 WHEN l.is_credit THEN -1"
+        " ELSE sign(l.amount_minor) END AS way) w,"
         " LATERAL (VALUES (l.period_start, w.way), (l.period_end, -w.way)) edge (at, step)"
         " WHERE s.subscription_id = ANY(%(ids)s) AND s.kind IN ('subscription', 'closing')"
         " AND l.period_start < l.period_end AND l.price ? 'model'"
