@@ -84,7 +84,6 @@ class Sink:
         self._cap = QuarantineCap(
             max_percent=settings.quarantine_max_percent, min_events=settings.quarantine_min_events
         )
-        self._last_seq = 0
 
     def store(self, batch: Judged) -> None:
         """Commit the batch in PostgreSQL, unless an earlier process has, and hand its rows to the writer.
@@ -100,7 +99,6 @@ class Sink:
             batch = self._decide_changes(batch, log.intent)
         if not log.redo:
             self._commit(batch)
-        self._last_seq = log.intent.seq
         self._writer.submit(self._rows(batch, log.intent))
         self._report(batch)
 
@@ -130,14 +128,14 @@ class Sink:
         plan = self._counting.plan(None, [])
         stored = self._writer.is_idle()
         with self._connection.transaction():
-            lock_shard(self._connection, shard=self._shard)
+            last_seq = lock_shard(self._connection, shard=self._shard)
             advance(self._connection, topic=self._topic, shard=self._shard, ranges=(), until=log.until)
             record_catalogue_version(self._connection, shard=self._shard, version=log.catalogue_version)
-            rows = self._counting.write(plan, seq=self._last_seq)
+            rows = self._counting.write(plan, seq=last_seq)
             if stored:
                 commit_intents(self._connection, topic=self._topic, shard=self._shard, seqs=(), until=log.until)
         self._counting.written(plan, rows)
-        self._balances.tell(rows, seq=self._last_seq, until=log.until)
+        self._balances.tell(rows, seq=last_seq, until=log.until)
         if not stored:
             self._writer.submit(Storable(seq=None, events=None, copies=None, usage=None, until=log.until, redo=False))
         self._report_lag(log)

@@ -63,10 +63,13 @@ def claim_partitions(connection: PgConnection, *, topic: str, shard: int, partit
     )
 
 
-def lock_shard(connection: PgConnection, *, shard: int) -> None:
+def lock_shard(connection: PgConnection, *, shard: int) -> int:
     """Let one transaction of the shard run at a time. Both threads of a flow, and a flow that was replaced, write the
-    same rows: each begins with this, so that none waits for another in a ring."""
-    connection.execute("SELECT FROM shards WHERE shard = %s FOR UPDATE", (shard,))
+    same rows: each begins with this, so that none waits for another in a ring. The number of the shard's last intent, 0
+    before the first: whichever process wrote it, no row of the shard has a higher version."""
+    row = connection.execute("SELECT next_seq FROM shards WHERE shard = %s FOR UPDATE", (shard,)).fetchone()
+    assert row is not None, "the shard is claimed before it is locked"
+    return row["next_seq"] - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

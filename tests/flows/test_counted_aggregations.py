@@ -111,6 +111,18 @@ def test_what_is_taken_away_from_an_extreme_is_seeded_anew(world: UsageLog) -> N
         assert _version(world, number) > seeded
 
 
+def test_what_a_flow_seeds_before_its_first_batch_is_not_older_than_what_was_there(world: UsageLog) -> None:
+    number = next(10 + no for no, each in METERS.items() if each.aggregation is Aggregation.MAX)
+    with world.flow() as flow:
+        world.send(events_of("seeded-before", 5))
+        wait_until_equal(world, flow)
+    before = _version(world, number)
+    world.postgres.execute("UPDATE entitlement_counters SET is_stale = true WHERE entitlement_no = %s", (number,))
+    with world.flow() as flow:
+        wait_until_equal(world, flow)
+    assert _version(world, number) >= before > 0, "memory takes no older row for a newer one"
+
+
 def _version(log: UsageLog, number: int) -> int:
     row = log.postgres.execute(
         "SELECT version FROM entitlement_counters WHERE entitlement_no = %s AND period_start = %s",
