@@ -1,5 +1,7 @@
 """What handlers share: made once by the entry point, found at `request.app.state.context`."""
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated
@@ -9,7 +11,7 @@ from fastapi import Depends, Request
 from infra.clickhouse.client import Client
 from infra.kafka.changes import ChangeLog
 from infra.kafka.producer import Producer
-from infra.postgres.pool import Database
+from infra.postgres.pool import Database, PgConnection
 from infra.settings import Settings
 from ingestion_api.auth import KeyCache
 from ingestion_api.entitlements.replica import Replica
@@ -27,6 +29,13 @@ class Context:
     started_at: datetime
     replica: Replica
     streams: Streams
+
+    @contextmanager
+    def changing(self, tenant_id: str) -> Generator[PgConnection]:
+        """A transaction that may change what checks of the tenant answer: the next one of this process knows of it."""
+        with self.replica.fence(tenant_id) as raise_fence, self.database.transaction() as connection:
+            yield connection
+            raise_fence(connection)
 
 
 async def context_of(request: Request) -> Context:

@@ -208,7 +208,7 @@ def _balances_of(connection: PgConnection, row: Row) -> Mapping[str, Decimal]:
 @router.patch("/v1/customers/{customer}", response_model=CustomerView, operation_id="update_customer")
 def update_customer(customer: str, body: CustomerChange, principal: Admin, context: FromContext, now: Now) -> Response:
     """Change what is given. A new timezone is that of later subscriptions; those that run keep theirs."""
-    with context.database.transaction() as connection:
+    with context.changing(principal.tenant_id) as connection:
         named = [customer] if body.parent is None else [customer, body.parent]
         customers.lock_customers(connection, tenant_id=principal.tenant_id, references=named)
         row = find(connection, principal.tenant_id, customer, lock=True)

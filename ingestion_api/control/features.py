@@ -142,7 +142,7 @@ def get_feature(feature: str, principal: Reader, context: FromContext) -> Respon
 @router.patch("/v1/features/{feature}", response_model=FeatureView, operation_id="update_feature")
 def update_feature(feature: str, body: FeatureChange, principal: Admin, context: FromContext, now: Now) -> Response:
     """Change what is given."""
-    with context.database.transaction() as connection:
+    with context.changing(principal.tenant_id) as connection:
         row = find(connection, principal.tenant_id, feature)
         metadata = merge_metadata(row["metadata"], body.metadata)
         name = body.name or (row["key"] if "name" in body.model_fields_set else row["name"])

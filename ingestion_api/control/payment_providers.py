@@ -144,7 +144,7 @@ def set_payment_method(
 ) -> Response:
     """Let invoices of the customer be charged to this by themselves from now on. `has_payment_method` becomes true."""
     method = body.model_dump()
-    with context.database.transaction() as connection:
+    with context.changing(principal.tenant_id) as connection:
         _set_method(connection, principal.tenant_id, customer, method, now)
         _connected(connection, principal.tenant_id)  # if not, nothing was set
     return answer(method)
@@ -163,7 +163,7 @@ def get_payment_method(customer: str, principal: Reader, context: FromContext) -
 @router.delete(_METHOD, status_code=204, operation_id="remove_payment_method")
 def remove_payment_method(customer: str, principal: Admin, context: FromContext, now: Now) -> Response:
     """Charge the customer by hand only. What is pending is still charged. `has_payment_method` becomes false."""
-    with context.database.transaction() as connection:
+    with context.changing(principal.tenant_id) as connection:
         _set_method(connection, principal.tenant_id, customer, None, now)
     return Response(status_code=204)
 

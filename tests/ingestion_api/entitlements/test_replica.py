@@ -1,6 +1,7 @@
 """Checks out of memory against checks over PostgreSQL: an Idempotency-Key sends a check the ordinary way."""
 
 import itertools
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from infra.kafka.producer import Producer
 from infra.kafka.topics import ensure_topics
 from infra.migrate import migrate
 from infra.postgres.counters import CounterChange, CounterRow, SeededBy, add_to_counters, insert_counters
-from infra.postgres.entitlement_copies import terms_of
+from infra.postgres.entitlement_copies import load_features, terms_of
 from infra.postgres.pool import PgConnection, connect
 from infra.settings import Settings
 from ingestion_api.asgi import MeterlineApp, create_app
@@ -269,6 +270,27 @@ def test_whoever_changes_something_sees_it_in_the_next_check(
         assert process.ask(customer, "tokens")["limit"] == limit
     process.post(f"/v1/subscriptions/{subscription}/cancel", {"at": "now"}, 200)
     assert process.ask(customer, "sso")["reason"] == "subscription_inactive"
+
+
+def test_whoever_changes_a_feature_is_not_answered_from_before(
+    process: Process, customer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caught_up = threading.Event()
+
+    def late_load_features(*asked: Any, **options: Any) -> Any:
+        assert caught_up.wait(WAIT_SECONDS)
+        return load_features(*asked, **options)
+
+    process.wait_until_known(customer, "tokens")
+    monkeypatch.setattr("ingestion_api.entitlements.replica.load_features", late_load_features)
+    try:
+        changed = process.http.patch("/v1/features/tokens", json={"on_unknown": "open"})
+        assert changed.status_code == 200, changed.text
+        assert not process.knows(customer, "tokens"), "memory has not taken it in: PostgreSQL is asked"
+    finally:
+        caught_up.set()
+    process.wait_until_known(customer, "tokens")
+    process.http.patch("/v1/features/tokens", json={"on_unknown": "closed"})
 
 
 def test_a_change_by_another_process_is_followed(process: Process, customer: str) -> None:
