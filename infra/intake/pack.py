@@ -77,7 +77,7 @@ def pack(columns: Columns, tenant_no: int, partitions: int) -> list[Packed]:
     data = _Texts(columns.data, order)
     sources = _Names(columns.sources, order)
     types = _Names(columns.types, order)
-    hashes = identities[order]
+    hashes = identities.take(order, axis=0)  # a tenth of the price of an index
     times = columns.times[order]
     untimed = np.isin(order, columns.untimed) if columns.untimed else None
     sizes = ids.lengths + subjects.lengths + data.lengths + FIXED_BYTES_AN_EVENT + sources.sizes() + types.sizes()

@@ -11,6 +11,9 @@ EPOCH_DAY = date(1970, 1, 1).toordinal()
 SECOND_MICROS = 1_000_000
 #: 2026-01-31T12:00:00Z, and with a point and one to six digits before the Z.
 LENGTHS = frozenset({20, *range(22, 28)})
+#: Dates of up to so far apart, as numbers YYYYMMDD, are looked up in a table: those of a year, which hardly differ,
+#: without sorting them.
+MAX_DATE_SPAN = 10_000
 _DIGITS = [0, 1, 2, 3, 5, 6, 8, 9, 11, 12, 14, 15, 17, 18]
 _MARKS = [4, 7, 10, 13, 16]
 _MARK_LETTERS = np.frombuffer(b"--T::", np.uint8).reshape(-1, 1)
@@ -70,9 +73,28 @@ def _read_equal(texts: list[str], length: int) -> Int64s | None:
 
 def _days(dates: Int64s) -> Int64s | None:
     """Days since 1970 of dates written as the numbers YYYYMMDD; None when one is in no calendar."""
-    distinct = np.unique(dates) if dates.min() != dates.max() else dates[:1]
+    first = int(dates.min())
+    places = dates - first
+    span = int(places.max()) + 1
+    if span > MAX_DATE_SPAN:
+        distinct, codes = np.unique(dates, return_inverse=True)
+        days = _days_of(distinct)
+        return None if days is None else days[codes]
+    seen = np.zeros(span, np.bool_)
+    seen[places] = True
+    found = np.flatnonzero(seen)
+    days = _days_of(found + first)
+    if days is None:
+        return None
+    day_of = np.empty(span, np.int64)
+    day_of[found] = days
+    return day_of[places]
+
+
+def _days_of(distinct: Int64s) -> Int64s | None:
+    """The same of few dates, one by one."""
     try:
         days = [date(n // 10_000, n // 100 % 100, n % 100).toordinal() - EPOCH_DAY for n in distinct.tolist()]
     except ValueError:
         return None
-    return np.array(days, np.int64)[np.searchsorted(distinct, dates)]
+    return np.array(days, np.int64)

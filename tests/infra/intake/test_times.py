@@ -29,6 +29,16 @@ def test_common_instants_are_read_exactly(sent: list[str]) -> None:
     assert found.tolist() == [to_micros(parse_instant(text)) for text in sent]
 
 
+beside = st.timedeltas(timedelta(0), timedelta(days=75)).map(lambda since: datetime(2027, 12, 25, tzinfo=UTC) + since)
+
+
+@given(st.lists(beside, min_size=1, max_size=30))
+def test_instants_of_dates_beside_each_other_are_read_exactly(sent: list[datetime]) -> None:
+    found = read_instants([instant.strftime("%Y-%m-%dT%H:%M:%SZ") for instant in sent])
+    assert found is not None
+    assert found.tolist() == [to_micros(instant.replace(microsecond=0)) for instant in sent]
+
+
 near = st.builds(
     lambda text, place, letter: text[: place % len(text)] + letter + text[place % len(text) + 1 :],
     texts,
