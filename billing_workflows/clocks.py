@@ -8,6 +8,7 @@ Those steps are the same, and the clock does not move.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
@@ -51,16 +52,25 @@ def advance(
     return Progress.MORE
 
 
-def find_work(database: Database, *, after_id: str) -> tuple[dict[str, str], str]:
-    """The clocks that have something to do, each with a word that is another for every advance. Of those that are ready
-    MAX_READY are looked at, beyond `after_id`; the second answer is where the next call goes on."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClockWork:
+    """A clock that has something to do. `reason` is another word for every advance."""
+
+    tenant_id: str
+    reason: str
+
+
+def find_work(database: Database, *, after_id: str) -> tuple[dict[str, ClockWork], str]:
+    """The clocks that have something to do, by id. Of those that are ready MAX_READY are looked at, beyond `after_id`;
+    the second answer is where the next call goes on."""
     with database.transaction() as connection:
         advancing = test_clocks.load_advancing(connection, limit=MAX_CLOCKS)
         ready = test_clocks.load_ready(connection, after_id=after_id, limit=MAX_READY)
         due = {kind.name: kind.earliest(connection, list(ready)) for kind in KINDS} if ready else {}
-    work = {clock.id: str(clock.catalogue_version) for clock in advancing}
+    work = {clock.id: ClockWork(tenant_id=clock.tenant_id, reason=str(clock.catalogue_version)) for clock in advancing}
     for of_kind in due.values():
-        work |= {clock_id: "ready" for clock_id, at in of_kind.items() if at <= ready[clock_id]}
+        found = [ready[clock_id] for clock_id, at in of_kind.items() if at <= ready[clock_id].now]
+        work |= {clock.id: ClockWork(tenant_id=clock.tenant_id, reason="ready") for clock in found}
     following = next(reversed(ready)) if len(ready) == MAX_READY else ""
     return dict(list(work.items())[:MAX_CLOCKS]), following
 

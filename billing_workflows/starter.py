@@ -23,6 +23,7 @@ from billing_workflows.due import KINDS, Kind
 from infra.postgres.due import Moment
 from infra.postgres.meter_builds import load_waiting
 from infra.postgres.webhooks.endpoints import find_due
+from infra.temporal.labels import Labels, start_labelled
 from schemas.errors import Retry
 from schemas.workflows import (
     ADVANCE_CLOCK,
@@ -49,11 +50,12 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Waiting:
-    """A workflow that is to run. `reason`: another one for the same id is a new start."""
+    """A workflow that is to run, by which people find it. `reason`: another one for the same id is a new start."""
 
     workflow: str
     request: object
     task_queue: str
+    labels: Labels
     reason: str = ""
 
 
@@ -95,7 +97,14 @@ async def _serve(client: Client, doors: Doors, source: Source) -> None:
 
 async def _start(client: Client, name: str, waiting: Waiting) -> None:
     try:
-        await client.start_workflow(waiting.workflow, waiting.request, id=name, task_queue=waiting.task_queue)
+        await start_labelled(
+            client,
+            waiting.workflow,
+            waiting.request,
+            workflow_id=name,
+            task_queue=waiting.task_queue,
+            labels=waiting.labels,
+        )
     except WorkflowAlreadyStartedError:
         log.debug("it runs already", workflow=name)
 
@@ -103,8 +112,14 @@ async def _start(client: Client, name: str, waiting: Waiting) -> None:
 def _sweep(kind: Kind, doors: Doors) -> dict[str, Waiting]:
     if not kind.load(doors, Moment(now=datetime.now(UTC)), None, 1):
         return {}
-    request = SweepRequest(kind=kind.name)
-    return {f"sweep-{kind.name}": Waiting(workflow=BILLING_SWEEP, request=request, task_queue=BILLING_TASK_QUEUE)}
+    return {
+        f"sweep-{kind.name}": Waiting(
+            workflow=BILLING_SWEEP,
+            request=SweepRequest(kind=kind.name),
+            task_queue=BILLING_TASK_QUEUE,
+            labels=Labels(works_at=kind.name),
+        )
+    }
 
 
 def _builds(doors: Doors) -> dict[str, Waiting]:
@@ -115,6 +130,7 @@ def _builds(doors: Doors) -> dict[str, Waiting]:
             workflow=BUILD_METER,
             request=BuildRequest(meter_id=build.meter_id, revision=build.meter.revision),
             task_queue=METERS_TASK_QUEUE,
+            labels=Labels(works_at=build.meter_id, tenant_id=build.tenant_id),
         )
         for build in found
     }
@@ -133,9 +149,10 @@ class _Clocks:
                 workflow=ADVANCE_CLOCK,
                 request=ClockRequest(clock_id=clock_id),
                 task_queue=BILLING_TASK_QUEUE,
-                reason=reason,
+                labels=Labels(works_at=clock_id, tenant_id=found.tenant_id),
+                reason=found.reason,
             )
-            for clock_id, reason in work.items()
+            for clock_id, found in work.items()
         }
 
 
@@ -143,12 +160,13 @@ def _webhooks(doors: Doors) -> dict[str, Waiting]:
     with doors.database.transaction() as connection:
         found = find_due(connection, now=datetime.now(UTC), limit=MAX_ENDPOINTS)
     return {
-        f"webhooks-{endpoint_id}": Waiting(
+        f"webhooks-{endpoint.id}": Waiting(
             workflow=DELIVER_WEBHOOKS,
-            request=DeliveryRequest(endpoint_id=endpoint_id, is_failing=is_failing),
-            task_queue=FAILING_WEBHOOKS_TASK_QUEUE if is_failing else WEBHOOKS_TASK_QUEUE,
+            request=DeliveryRequest(endpoint_id=endpoint.id, is_failing=endpoint.is_failing),
+            task_queue=FAILING_WEBHOOKS_TASK_QUEUE if endpoint.is_failing else WEBHOOKS_TASK_QUEUE,
+            labels=Labels(works_at=endpoint.id, tenant_id=endpoint.tenant_id),
         )
-        for endpoint_id, is_failing in found.items()
+        for endpoint in found
     }
 
 

@@ -29,6 +29,7 @@ from infra.clickhouse.client import connect as connect_clickhouse
 from infra.postgres.pool import Database
 from infra.settings import Settings
 from infra.temporal.client import connect as connect_temporal
+from infra.temporal.labels import ensure_labels
 from infra.temporal.schedules import ensure_schedule, remove_schedule
 from schemas.workflows import (
     BILLING_TASK_QUEUE,
@@ -112,6 +113,7 @@ async def run_worker(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     client = await connect_temporal(settings)
+    await ensure_labels(client)
     connections = ACTIVITY_THREADS + METER_THREADS + WEBHOOK_CONNECTIONS + MAX_LOOKS + ALERTS_AT_ONCE
     database = Database(settings.postgres_dsn, max_connections=connections)
     clickhouse = connect_clickhouse(settings.clickhouse_url)

@@ -162,11 +162,11 @@ def load_advancing(connection: PgConnection, *, limit: int) -> list[Clock]:
     return [Clock(**row) for row in rows]
 
 
-def load_ready(connection: PgConnection, *, after_id: str, limit: int) -> dict[str, datetime]:
-    """What ready clocks that have customers show, by id and in its order, from beyond `after_id` on."""
+def load_ready(connection: PgConnection, *, after_id: str, limit: int) -> dict[str, Clock]:
+    """Ready clocks that have customers, by id and in its order, from beyond `after_id` on."""
     rows = connection.execute(
-        "SELECT id, now FROM test_clocks t WHERE status = 'ready' AND id > %s"
-        " AND EXISTS (SELECT FROM customers WHERE test_clock_id = t.id) ORDER BY id LIMIT %s",
+        _WORKING + " WHERE status = 'ready' AND id > %s"
+        " AND EXISTS (SELECT FROM customers WHERE test_clock_id = test_clocks.id) ORDER BY id LIMIT %s",
         (after_id, limit),
     )
-    return {row["id"]: row["now"] for row in rows}
+    return {row["id"]: Clock(**row) for row in rows}

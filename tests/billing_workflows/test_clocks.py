@@ -52,4 +52,4 @@ def test_ready_clocks_are_looked_at_page_by_page_and_none_is_left_out(
         page, after_id = clocks.find_work(world.doors.database, after_id=after_id)
         assert len(page) <= 2
         found |= page
-    assert {clock_id for clock_id, reason in found.items() if reason == "ready"} >= made
+    assert {clock_id for clock_id, work in found.items() if work.reason == "ready"} >= made

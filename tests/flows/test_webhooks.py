@@ -156,7 +156,7 @@ def test_endpoints_that_do_not_fail_are_found_before_those_that_do(log: UsageLog
         endpoints.note_result(log.postgres, endpoint_id=endpoint_id, failing_since=NOON)
     good = make_endpoint(log, tenant_id, "*")
     fan_out(log.postgres, [told(tenant_id, SystemEvent.CUSTOMER_CREATED)], topic="system.events", now=NOON)
-    found = endpoints.find_due(log.postgres, now=NOON, limit=1_000)
+    found = {each.id: each.is_failing for each in endpoints.find_due(log.postgres, now=NOON, limit=1_000)}
     assert {each: found[each] for each in (*failing, good)} == {**dict.fromkeys(failing, True), good: False}
     order = list(found)
     assert all(order.index(good) < order.index(each) for each in failing)

@@ -1,6 +1,7 @@
 """Endpoints of webhooks: where a tenant wants to be told of what, and the secrets that sign it."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
 from infra.postgres.jsonb import jsonb
@@ -116,14 +117,23 @@ def load_listening(connection: PgConnection, *, tenant_ids: Sequence[str]) -> li
     ).fetchall()
 
 
-def find_due(connection: PgConnection, *, now: datetime, limit: int) -> dict[str, bool]:
-    """Endpoints with a delivery that is due, and whether each fails; those that do not first, so that the limit never
-    leaves them out for others. One index look-up an endpoint, however many deliveries wait."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DueEndpoint:
+    """An endpoint with a delivery that is due. `is_failing`: it answered nothing of late."""
+
+    id: str
+    tenant_id: str
+    is_failing: bool
+
+
+def find_due(connection: PgConnection, *, now: datetime, limit: int) -> list[DueEndpoint]:
+    """Those that do not fail first, so that the limit never leaves them out for others. One index look-up an endpoint,
+    however many deliveries wait."""
     rows = connection.execute(
-        "SELECT id, failing_since IS NOT NULL AS is_failing FROM webhook_endpoints"
+        "SELECT id, tenant_id, failing_since IS NOT NULL AS is_failing FROM webhook_endpoints"
         " WHERE disabled_at IS NULL AND EXISTS (SELECT FROM webhook_deliveries d"
         " WHERE d.endpoint_id = webhook_endpoints.id AND d.status = 'pending' AND d.next_attempt_at <= %s)"
         " ORDER BY failing_since DESC NULLS FIRST LIMIT %s",
         (now, limit),
     )
-    return {row["id"]: row["is_failing"] for row in rows}
+    return [DueEndpoint(**row) for row in rows]
