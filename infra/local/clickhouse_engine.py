@@ -18,7 +18,7 @@ from chdb.state.sqlitelike import Connection, StreamingResult, connect
 MAX_IDLE_CONNECTIONS = 64
 MEMORY_SHARE = 0.3  # of the machine's: the engine shares a laptop with all the rest
 MERGE_THREAD = b"MergeMutate"
-MERGE_NICENESS = 5  # a third of the weight of others
+MERGE_NICENESS = 5  # more than the process has: a third of the weight of its other threads
 ARROW_CONTINUATION = b"\xff\xff\xff\xff"
 ARROW_END = ARROW_CONTINUATION + b"\0\0\0\0"
 
@@ -193,10 +193,11 @@ class Engine:
 def _let_merges_yield() -> None:
     """Give merges less of a busy processor than inserts and queries, for which somebody waits. On Linux alone; chDB
     does nothing with ClickHouse's own setting for it."""
+    niceness = os.getpriority(os.PRIO_PROCESS, 0) + MERGE_NICENESS
     for task in Path("/proc/self/task").glob("*"):
         with suppress(OSError):  # a thread that has ended since
             if (task / "comm").read_bytes().strip() == MERGE_THREAD:
-                os.setpriority(os.PRIO_PROCESS, int(task.name), MERGE_NICENESS)
+                os.setpriority(os.PRIO_PROCESS, int(task.name), niceness)
 
 
 @contextmanager
