@@ -43,6 +43,13 @@ class Frequency(StrEnum):
     USAGE_BASED = "Usage-Based"
 
 
+class PricingCategory(StrEnum):
+    """Those of the allowed values of PricingCategory that we have."""
+
+    STANDARD = "Standard"
+    DYNAMIC = "Dynamic"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FocusLine:
     """A line of a final invoice. `billed`: its amount less its share of the invoice's discounts; `exact` is not rounded
@@ -75,6 +82,7 @@ class Charge:
     list_cost: Decimal
     unit_price: Decimal | None = None
     list_unit_price: Decimal | None = None
+    pricing_category: PricingCategory | None = None
     pricing_quantity: Decimal | None = None
     pricing_unit: str | None = None
     consumed_quantity: Decimal | None = None
@@ -110,6 +118,8 @@ def charge_of(line: FocusLine) -> Charge:
         list_cost=quantity * list_unit_price,
         unit_price=unit_price,
         list_unit_price=list_unit_price,
+        # What is passed through has the price that its event says; all others are agreed before.
+        pricing_category=PricingCategory.DYNAMIC if line.price.get("model") == "dynamic" else PricingCategory.STANDARD,
         pricing_quantity=quantity,
         pricing_unit=CHARGE_UNIT if is_whole else measured or FIXED_UNIT,
         consumed_quantity=None if measured is None else line.quantity or ZERO,

@@ -31,7 +31,7 @@ SELECT i.id, i.number, i.status, i.kind, i.currency, i.customer_id, i.subscripti
        i.subtotal_minor, i.discount_minor, i.tax_minor, i.added_tax_minor, i.total_minor, i.credits_applied_minor,
        i.amount_due_minor, i.amount_paid_minor, i.credited_minor, i.refunded_minor, i.taxes, i.discounts, i.as_of,
        i.created_at, i.finalized_at, i.due_at, i.paid_at, i.voided_at, i.uncollectible_at,
-       p.external_id AS payer, p.name AS payer_name,
+       p.external_id AS payer, coalesce(i.parties -> 'buyer' ->> 'name', p.name) AS payer_name,
        (SELECT c.external_id FROM subscriptions s JOIN customers c ON c.id = s.customer_id
         WHERE s.id = i.subscription_id) AS customer,
        coalesce(i.parties -> 'seller' ->> 'name', t.name) AS seller,
@@ -68,7 +68,8 @@ WHERE l.invoice_id = ANY(%s) ORDER BY l.invoice_id, l.position
 
 _NOTES_SQL = """
 SELECT n.id, n.number, n.kind, n.currency, n.amount_minor, n.tax_minor, n.taxes, n.reason, n.created_at,
-       i.number AS invoice_number, p.external_id AS payer, p.name AS payer_name,
+       i.number AS invoice_number, p.external_id AS payer,
+       coalesce(i.parties -> 'buyer' ->> 'name', p.name) AS payer_name,
        coalesce(i.parties -> 'seller' ->> 'name', t.name) AS seller
 FROM credit_notes n JOIN invoices i ON i.id = n.invoice_id JOIN customers p ON p.id = n.customer_id
 JOIN tenants t ON t.id = n.tenant_id

@@ -39,6 +39,8 @@ SERVICE_SUBCATEGORY = "Other (Other)"
 SERVICES = {InvoiceKind.ONE_OFF: "One-off charges", InvoiceKind.TOP_UP: "Prepaid credit"}
 TAX_SERVICE = "Taxes"
 CREDIT_SERVICE = "Credit notes"
+#: Of SkuPriceDetails, by the price's own fields. FOCUS defines properties of machines only; all others begin with `x_`.
+PRICE_DETAILS = {"x_BillingPeriod": "billing_period", "x_Model": "model"}
 
 
 def focus_rows(database: Database, exported: Exported) -> Iterator[Values]:
@@ -102,7 +104,7 @@ def _costs(charge: Charge, period: Period, description: str) -> dict[str, Any]:
         "ContractedUnitPrice": charge.unit_price,
         "PricingQuantity": charge.pricing_quantity,
         "PricingUnit": charge.pricing_unit,
-        "PricingCategory": "Standard" if charge.is_priced else None,
+        "PricingCategory": charge.pricing_category,
         "ConsumedQuantity": charge.consumed_quantity,
         "ConsumedUnit": charge.consumed_unit,
         "ChargeCategory": charge.category,
@@ -137,8 +139,12 @@ def _line(invoice: Row, line: Row, share: LineShare, period: Period) -> dict[str
         "x_InvoiceLineId": line_id_of(invoice, line["position"]),
     }
     if charge.is_priced:
-        row |= {"SkuId": _sku(line, with_version=False), "SkuPriceId": _sku(line, with_version=True)}
-        row["SkuMeter"] = line["meter_name"]
+        row |= {
+            "SkuId": _sku(line, with_version=False),
+            "SkuMeter": line["meter_name"] or line["key"],
+            "SkuPriceDetails": _price_details(line),
+            "SkuPriceId": _sku(line, with_version=True),
+        }
     return row | _subscription(invoice, line)
 
 
@@ -147,6 +153,13 @@ def _sku(line: Row, *, with_version: bool) -> str:
         return line["key"]
     version = f"@{line['plan_version']}" if with_version else ""
     return f"{line['plan']}{version}/{line['key']}"
+
+
+def _price_details(line: Row) -> str | None:
+    """What every charge by the plan's own price shares, whatever a subscription has negotiated."""
+    price = line["catalogue"] or line["price"]
+    details = {name: price[key] for name, key in PRICE_DETAILS.items() if key in price}
+    return json.dumps(details) if details else None
 
 
 def _subscription(invoice: Row, line: Row) -> dict[str, Any]:

@@ -41,6 +41,7 @@ FOCUS_COLUMNS = (
     Column("ServiceSubcategory", Kind.TEXT),
     Column("SkuId", Kind.TEXT),
     Column("SkuMeter", Kind.TEXT),
+    Column("SkuPriceDetails", Kind.TEXT),
     Column("SkuPriceId", Kind.TEXT),
     Column("SubAccountId", Kind.TEXT),
     Column("SubAccountName", Kind.TEXT),

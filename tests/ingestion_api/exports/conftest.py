@@ -30,6 +30,7 @@ NEGOTIATED = {
     "tokens": {"unit_amount": "0.007"},
     "tiered": {"model": "per_unit", "unit_amount": "0.2"},
 }
+PASSED = {"key": "passed", "type": "usage", "meter": METER, "model": "dynamic", "multiplier": "1.2"}
 HOSTILE = '=HYPERLINK("http://x","y")'
 
 
@@ -111,6 +112,10 @@ def fill(world: World, api: Api) -> None:
     world.cancel(negotiated, "2026-02-11", prorate=True)
     world.stored_until("2026-02-12")
     world.bill(negotiated, now="2026-02-12")
+    passed = world.subscribe(PASSED | {"billing_period": "month"}, external_id="passed")
+    world.use(passed, ("2026-01-05", "12.34"))
+    world.bill(passed, now="2026-02-02")
+    patch(api, "/v1/customers/passed", {"name": "Renamed"})
     wallet = api.post("/v1/wallets", {"customer": "acme", "currency": "USD"})
     api.post(f"/v1/wallets/{wallet['id']}/top_up", {"amount": "25"})
     lines = [

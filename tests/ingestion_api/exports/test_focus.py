@@ -19,6 +19,12 @@ MANDATORY = {
     "EffectiveCost": False, "InvoiceIssuerName": False, "ListCost": False, "PricingQuantity": True,
     "PricingUnit": True, "ProviderName": False, "PublisherName": False, "ServiceCategory": False, "ServiceName": False,
 }  # fmt: skip
+#: Those that must be there when a provider has what they are for, as Meterline does, or that are recommended.
+OTHERS = {
+    "ChargeFrequency", "ConsumedQuantity", "ConsumedUnit", "ContractedUnitPrice", "InvoiceId", "ListUnitPrice",
+    "PricingCategory", "ResourceId", "ResourceName", "ResourceType", "ServiceSubcategory", "SkuId", "SkuMeter",
+    "SkuPriceDetails", "SkuPriceId", "SubAccountId", "SubAccountName", "Tags",
+}  # fmt: skip
 PRICED = ("Usage", "Purchase")
 
 #: How a value of each of the specification's types is written: its numeric, date/time, currency code and unit formats.
@@ -50,7 +56,9 @@ ALLOWED = {
 #: Columns that name something stand beside those that identify it, and have nothing to name without it.
 NAMED = {"BillingAccountName": "BillingAccountId", "SubAccountName": "SubAccountId", "ResourceName": "ResourceId",
          "ResourceType": "ResourceId", "PricingUnit": "PricingQuantity", "ConsumedUnit": "ConsumedQuantity",
-         "SkuMeter": "SkuId", "SkuPriceId": "SkuId"}  # fmt: skip
+         "SkuMeter": "SkuId", "SkuPriceId": "SkuId", "SkuPriceDetails": "SkuPriceId"}  # fmt: skip
+#: Of these, those that are never null beside it.
+ALWAYS_NAMED = {"SubAccountName", "ResourceType", "PricingUnit", "ConsumedUnit", "SkuMeter"}
 
 Rows = list[dict[str, Any]]
 
@@ -78,9 +86,9 @@ def test_every_mandatory_column_is_there_and_null_only_where_it_may_be(rows: Row
         assert may_be_null or all(row[name] not in (None, "") for row in rows), name
 
 
-def test_a_column_of_our_own_begins_with_x(rows: Rows) -> None:
-    assert all(name[0].isupper() or name.startswith("x_") for name in rows[0])
-    assert not any("_" in name for name in rows[0] if not name.startswith("x_"))
+def test_columns_are_those_of_the_specification_and_then_our_own(rows: Rows) -> None:
+    own = [name for name in rows[0] if name.startswith("x_")]
+    assert list(rows[0]) == [*sorted(MANDATORY.keys() | OTHERS), *own]
 
 
 def test_every_value_of_the_file_is_of_its_columns_type_format_and_list(admin: Api) -> None:
@@ -92,6 +100,7 @@ def test_every_value_of_the_file_is_of_its_columns_type_format_and_list(admin: A
                 assert FORMATS.get(name, STRING).fullmatch(text), (name, text)
         for name, of in NAMED.items():
             assert row[of] or not row[name], name
+            assert row[name] or not row[of] or name not in ALWAYS_NAMED, name
 
 
 def test_the_billed_costs_of_an_invoice_match_its_total(admin: Api, rows: Rows) -> None:
@@ -212,13 +221,45 @@ def test_a_sub_account_is_the_customer_that_somebody_else_pays_for(rows: Rows) -
 
 def test_a_resource_has_a_type_and_tags_are_a_json_object_of_texts(rows: Rows) -> None:
     assert all((row["ResourceId"] is None) == (row["ResourceType"] is None) for row in rows)
-    tags = [json.loads(row["Tags"]) for row in rows if row["Tags"]]
-    assert {"team": "search"} in tags
+    assert {"team": "search"} in [json.loads(row["Tags"]) for row in rows if row["Tags"]]
+
+
+@pytest.mark.parametrize("name", ["Tags", "SkuPriceDetails"])
+def test_keys_and_values_are_a_json_object_of_plain_values(rows: Rows, name: str) -> None:
+    found = [json.loads(row[name]) for row in rows if row[name]]
+    assert found
+    for each in found:
+        assert isinstance(each, dict)
+        assert not any(isinstance(value, dict | list) for value in each.values())
+
+
+def test_details_are_of_the_price_that_is_sold_and_the_same_for_all_its_charges(rows: Rows) -> None:
+    details: dict[str, set[str | None]] = defaultdict(set)
+    for row in rows:
+        if row["SkuPriceId"]:
+            details[row["SkuPriceId"]].add(row["SkuPriceDetails"])
+    assert all(len(each) == 1 for each in details.values())
+    of = {row["SkuMeter"]: json.loads(row["SkuPriceDetails"]) for row in rows
+          if row["BillingAccountId"] == "negotiated" and row["SkuPriceDetails"]}  # fmt: skip
+    assert of["base"] == {"x_Model": "flat"}
+    models = {json.loads(row["SkuPriceDetails"])["x_Model"] for row in rows
+              if row["SkuId"] and row["SkuId"].endswith("/tiered")}  # fmt: skip
+    assert models == {"graduated"}, "what was negotiated is per unit"
+    [passed] = [row for row in rows if row["BillingAccountId"] == "passed" and row["ChargeCategory"] == "Usage"]
+    assert json.loads(passed["SkuPriceDetails"]) == {"x_BillingPeriod": "month", "x_Model": "dynamic"}
+
+
+def test_only_what_is_passed_through_is_priced_dynamically(rows: Rows) -> None:
+    assert {row["SkuId"].rpartition("/")[2] for row in rows if row["PricingCategory"] == "Dynamic"} == {"passed"}
+
+
+def test_a_customer_who_is_renamed_keeps_the_name_that_stands_on_the_invoice(rows: Rows) -> None:
+    assert {row["BillingAccountName"] for row in rows if row["BillingAccountId"] == "passed"} == {"passed"}
 
 
 def test_a_service_is_the_plan_that_was_billed_and_its_skus_are_prices_of_a_version(rows: Rows) -> None:
     billed = [row for row in regular(rows) if row["ResourceId"]]
-    assert {row["SkuId"].rpartition("/")[2] for row in billed} == {"base", "support", "tokens", "tiered"}
+    assert {row["SkuId"].rpartition("/")[2] for row in billed} == {"base", "support", "tokens", "tiered", "passed"}
     for row in billed:
         plan, _, key = row["SkuId"].rpartition("/")
         assert row["ServiceName"] == plan  # in this world a plan's name is its key
