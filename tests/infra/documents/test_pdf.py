@@ -7,9 +7,14 @@ from dataclasses import replace
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from hashlib import sha256
+from io import BytesIO
 from xml.etree import ElementTree as ET
 
 import pytest
+from drafthorse.utils import validate_xml
+from lxml.etree import XMLSyntaxError
+from msgspec import structs
+from pypdf import PdfReader
 
 from infra.documents.facturx import write_facturx
 from infra.documents.invoice import DocumentLine, DocumentTax, InvoiceDocument
@@ -101,6 +106,29 @@ def test_the_pdf_says_that_it_is_pdf_a_3_with_factur_x_inside() -> None:
     assert b">BASIC WL</fx:ConformanceLevel>" in metadata
     assert b">factur-x.xml</fx:DocumentFileName>" in metadata
     assert b"/AFRelationship/Data" in pdf
+
+
+def inside(pdf: bytes) -> bytes:
+    """The one file inside a PDF, as a reader of PDFs finds it."""
+    attachments = PdfReader(BytesIO(pdf)).attachments
+    assert list(attachments) == ["factur-x.xml"]
+    [data] = attachments["factur-x.xml"]
+    return data
+
+
+@pytest.mark.parametrize("what", ["taxed", "tax inside", "no tax", "little is known"])
+def test_the_data_inside_the_pdf_is_valid_by_the_schema_of_its_profile(what: str) -> None:
+    made = document(inclusive=what == "tax inside")
+    if what == "no tax":
+        made = replace(made, taxes=(), total=Decimal("90.00"), period=None)
+    if what == "little is known":
+        parties = structs.replace(made.parties, seller=Seller(name="S"), buyer=Buyer(name="B", external_id="b"))
+        made = replace(made, parties=parties)
+    data = inside(write_pdf(made))
+    assert data == write_facturx(made)
+    validate_xml(data, "FACTUR-X_BASIC-WL")
+    with pytest.raises(XMLSyntaxError, match="TypeCode"):
+        validate_xml(data.replace(b"<ram:TypeCode>380</ram:TypeCode>", b""), "FACTUR-X_BASIC-WL")
 
 
 def test_the_last_table_of_the_pdf_points_at_the_metadata_and_at_the_table_before() -> None:
