@@ -88,6 +88,19 @@ def test_a_key_that_may_be_forgotten_is_not_used_again(world: World, stripe: Str
     assert find_nothing_broken(world)
 
 
+def test_a_charge_whose_answer_was_lost_is_found_although_its_key_is_forgotten(
+    world: World, stripe: StripeDouble
+) -> None:
+    _, payment = issue(world, stripe)
+    stripe.faults.append("drop")
+    charge(world)
+    stripe.kept.clear()
+    world.rows(
+        "UPDATE payments SET asked_at = asked_at - interval '24 hours' WHERE id = %(id)s RETURNING 1", id=payment["id"]
+    )
+    check_paid_once(world, stripe, charge(world, LATER))
+
+
 def test_no_transaction_is_open_while_stripe_is_asked(world: World, stripe: StripeDouble) -> None:
     _, payment = issue(world, stripe)
     stripe.together = threading.Barrier(2, timeout=30)

@@ -76,6 +76,7 @@ def test_parts_go_back_and_never_more_than_was_charged(world: World, stripe: Str
     give_back(world, payment, 1000)
     give_back(world, payment, 9000)
     assert refund(world) == [("succeeded", 1000), ("succeeded", 3900)]
+    assert list(stripe.kept)[1:] == [row["id"] for row in refunds(world)], "a refund's key is its id"
     assert refund(world, LATER) == [("succeeded", 1000), ("succeeded", 3900)]
     assert stripe.refunded() == 4900
 
@@ -103,6 +104,35 @@ def test_an_answer_that_says_nothing_is_asked_again_and_pays_back_once(
     assert refund(world) == [("pending", 4900)]
     assert refund(world, LATER) == [("succeeded", 4900)]
     assert (stripe.refunded(), len(stripe.refunds)) == (4900, 1)
+
+
+def test_a_refund_that_was_made_is_found_although_its_answer_was_lost_and_its_key_is_forgotten(
+    world: World, stripe: StripeDouble
+) -> None:
+    give_back(world, paid(world, stripe), 4900)
+    stripe.faults.append("drop")
+    refund(world)
+    forget_keys(world, stripe)
+    assert refund(world, LATER) == [("succeeded", 4900)]
+    assert (stripe.refunded(), len(stripe.refunds)) == (4900, 1)
+
+
+def test_a_refund_whose_key_may_be_forgotten_is_not_asked_for_again(world: World, stripe: StripeDouble) -> None:
+    give_back(world, paid(world, stripe), 4900)
+    stripe.faults.append(500)
+    refund(world)
+    forget_keys(world, stripe)
+    assert refund(world, LATER) == [("failed", 4900)]
+    assert (refunds(world)[0]["failure_code"], len(stripe.refunds)) == ("provider_unavailable", 0)
+
+
+def forget_keys(world: World, stripe: StripeDouble) -> None:
+    """Let a day pass at Stripe since the refunds were asked for."""
+    stripe.kept.clear()
+    world.rows(
+        "UPDATE refunds SET asked_at = asked_at - interval '24 hours' WHERE tenant_id = %(t)s RETURNING 1",
+        t=world.tenant_id,
+    )
 
 
 @pytest.mark.parametrize("point", ["refund.taken", "refund.asked", "refund.noted", "refund.committed"])

@@ -144,3 +144,31 @@ def test_a_refund_credit_note_is_paid_back_shown_and_tried_again(
     run_all(world.doors, REFUNDS, Moment(now=instant("2100-01-01")))
     assert admin.get(f"/v1/refunds/{again['id']}")["status"] == "succeeded"
     assert len(admin.get("/v1/refunds", payment=failed["payment"])["data"]) == 2
+
+
+def test_a_refund_follows_what_is_told_of_it_and_each_change_is_told_once(
+    world: World, billed: Api, stripe: StripeDouble
+) -> None:
+    issue(world, stripe)
+    account = connect(world, stripe)
+    run_all(world.doors, COLLECTIONS, Moment(now=instant(DAY)))
+    admin = api_of(world, billed, "admin")
+    admin.post("/v1/credit_notes", {"invoice": world.invoices()[0]["id"], "kind": "refund", "amount": "10"})
+    stripe.refund_status = "pending"
+    run_all(world.doors, REFUNDS, Moment(now=instant("2100-01-01")))
+    stripe.refund_status = "succeeded"
+    [made] = admin.get("/v1/refunds")["data"]
+    event = {"id": made["reference"], "metadata": {"meterline_refund": made["id"]}, "amount": 1000, "currency": "usd"}
+    steps = [
+        ("pending", event["id"], "pending"),
+        ("succeeded", "re_of_somebody", "pending"),
+        ("succeeded", event["id"], "succeeded"),
+        ("succeeded", event["id"], "succeeded"),
+        ("failed", event["id"], "failed"),  # the customer's bank has sent it back
+        ("failed", event["id"], "failed"),
+        ("succeeded", event["id"], "failed"),
+    ]
+    for status, reference, after in steps:
+        tell(billed, account, "refund.updated", event | {"id": reference, "status": status})
+        assert admin.get(f"/v1/refunds/{made['id']}")["status"] == after
+    assert told(world, "refund.succeeded", "refund.failed") == ["refund.succeeded", "refund.failed"]
