@@ -246,7 +246,8 @@ def _standing(
         [
             Allowance(limit=limit_with(row, carried), used=used[row["no"]], since=periods[row["no"]].start)
             for row in rows
-        ]
+        ],
+        Aggregation(rows[0]["aggregation"]),
     )
     period = min((periods[row["no"]] for row in rows), key=lambda each: each.end or FAR)
     return Crossing(

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
+from itertools import accumulate
 from typing import assert_never
 
 from pricing.credits import roll_over
@@ -12,10 +13,15 @@ from pricing.explain import ZERO
 from pricing.periods import Alignment, BillingPeriod, period_containing, zone
 from schemas.errors import Reject
 from schemas.instants import EPOCH
+from schemas.meters import Aggregation
 from schemas.money import exactly
 
 INVALID_RESET = "pricing.invalid_reset"
 HOUR = timedelta(hours=1)
+
+#: What is used of these is used up: it rises by no more than what was reserved, so that a limit can be kept by holding
+#: some of it. The others are levels, which are reached.
+USED_UP = frozenset({Aggregation.COUNT, Aggregation.SUM, Aggregation.UNIQUE_COUNT})
 
 
 class Reset(StrEnum):
@@ -188,9 +194,9 @@ class Allowance:
 
 
 @exactly
-def stack(allowances: Sequence[Allowance]) -> Allowance:
+def stack(allowances: Sequence[Allowance], aggregation: Aggregation) -> Allowance:
     """Several limits of one feature as one: their sum, and one without a limit makes the whole unlimited. The whole is
-    soft when one of them is. `used` is what of the sum is taken.
+    soft when one of them is. `used` is what of the sum is taken, of usage that a meter counts by `aggregation`.
 
     Where periods began at different instants, what was used before the later one began is taken from the earlier one
     alone, and no more than that had; the rest of it was the former period's of the later one.
@@ -199,13 +205,28 @@ def stack(allowances: Sequence[Allowance]) -> Allowance:
     unlimited = [each for each in ordered if each.limit is None]
     if unlimited:
         return unlimited[-1]
-    enforcement = (
-        Enforcement.SOFT if any(each.enforcement is Enforcement.SOFT for each in ordered) else Enforcement.HARD
+    is_soft = any(each.enforcement is Enforcement.SOFT for each in ordered)
+    limits = [each.limit for each in ordered if each.limit is not None]
+    used = (_used_up if aggregation in USED_UP else _reached)(limits, [each.used for each in ordered])
+    return Allowance(
+        limit=sum(limits, ZERO),
+        used=used,
+        since=ordered[0].since,
+        enforcement=Enforcement.SOFT if is_soft else Enforcement.HARD,
     )
-    limit = left = ZERO
-    for each, following in zip(ordered, [*ordered[1:], None], strict=True):
-        assert each.limit is not None
-        taken = each.used if following is None else max(ZERO, each.used - following.used)
-        left = max(ZERO, left) + each.limit - taken
-        limit += each.limit
-    return Allowance(limit=limit, used=limit - left, since=ordered[0].since, enforcement=enforcement)
+
+
+def _used_up(limits: Sequence[Decimal], used: Sequence[Decimal]) -> Decimal:
+    """What is taken of limits, the earliest first, by what is used up: once since each began."""
+    left = ZERO
+    for limit, since_then, following in zip(limits, used, [*used[1:], None], strict=True):
+        taken = since_then if following is None else max(ZERO, since_then - following)
+        left = max(ZERO, left) + limit - taken
+    return sum(limits, ZERO) - left
+
+
+def _reached(limits: Sequence[Decimal], used: Sequence[Decimal]) -> Decimal:
+    """How far up limits that lie on each other were reached, the earliest first, by levels: nobody was above what was
+    allowed before a later limit began. Exact for a maximum, and no less than what is right for the others."""
+    tops = list(accumulate(limits))
+    return max([*map(min, tops[:-1], used[:-1]), used[-1]])

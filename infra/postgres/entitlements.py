@@ -11,7 +11,7 @@ from infra.postgres.pool import PgConnection, Row
 TERMS: LiteralString = (
     "SELECT e.no, e.tenant_id, e.subscription_id, e.customer_id, e.feature_id, e.limit_quantity, e.value, e.reset,"
     " e.enforcement, e.rollover_max, e.billing_period, e.billing_period_count, e.starts_at, e.effective_at, e.ends_at,"
-    " e.source, f.key AS feature, f.type, f.on_unknown, m.no AS meter_no,"
+    " e.source, f.key AS feature, f.type, f.on_unknown, m.no AS meter_no, m.aggregation,"
     # A trial that ended for want of a payment method is not written into `ends_at`: one might have come by then.
     " least(s.blocked_at, CASE WHEN s.trial_end_behavior = 'cancel_without_payment_method'"
     "  AND (s.status = 'canceled' AND s.cancel_at IS NULL"

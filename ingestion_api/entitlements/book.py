@@ -259,11 +259,13 @@ class Book:
         return self._meters.get(meter_no, (None, None))[0]
 
     def rows(self, pair: Pair, now: datetime) -> list[Row]:
-        """Its entitlements, in effect or not."""
+        """Its entitlements, in effect or not. How a meter counts may have changed since they were read."""
         found: list[Row] = []
         for values in self._terms.get(pair, ()):
             row = dict(zip(self._columns, values, strict=True))
             row["now"] = now
+            if row["meter_no"] in self._meters:
+                row["aggregation"] = self._meters[row["meter_no"]][1]
             found.append(row)
         return found
 

@@ -39,6 +39,7 @@ from pricing.entitlements import (
     stack,
 )
 from pricing.explain import ZERO
+from schemas.meters import Aggregation
 from schemas.money import EXACT, format_decimal
 
 log = structlog.get_logger("meterline.checks")
@@ -231,7 +232,7 @@ def stand(rows: Sequence[Row], basis: Basis, usage: Usage) -> Standing:
         for row, each in zip(rows, used, strict=True)
     ]
     return Standing(
-        whole=stack(allowances),
+        whole=stack(allowances, Aggregation(rows[0]["aggregation"])),
         rolled_over=reduce(EXACT.add, carried.values(), ZERO),
         period=_first_to_end(periods[row["no"]] for row in rows),
         fresh=min((each.fresh for each in (*used, *former.values())), key=lambda fresh: fresh.as_of or MIN_INSTANT),

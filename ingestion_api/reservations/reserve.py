@@ -35,19 +35,15 @@ from ingestion_api.entitlements.decide import (
 from ingestion_api.idempotency import check_same
 from ingestion_api.problems import problem
 from ingestion_api.reservations.views import ReservedView
-from pricing.entitlements import Decision, check
+from pricing.entitlements import USED_UP, Decision, check
 from pricing.explain import ZERO
 from schemas.errors import Conflict, MeterlineError, NotFound, Reject, Retry
 from schemas.ids import Prefix, new_id
-from schemas.meters import Aggregation
 from schemas.money import EXACT, format_decimal
 from schemas.reservations import ReservationState
 
 #: Ends of reservations that one transaction writes down. More than these are there only after a flood of them.
 MAX_ENDS_AT_ONCE = 10_000
-
-#: What is used of these rises by no more than what was reserved, so that a limit can be kept by holding some of it.
-RESERVABLE = frozenset({Aggregation.COUNT, Aggregation.SUM, Aggregation.UNIQUE_COUNT})
 
 
 class Again(Retry):
@@ -178,7 +174,7 @@ def _question(
         detail = f"The feature is {feature['type']}: there is nothing of it to reserve. Check it instead."
         raise Reject.at("/feature", "entitlement.not_metered", detail)
     aggregation = aggregations[feature["meter_id"]]
-    if aggregation not in RESERVABLE:
+    if aggregation not in USED_UP:
         detail = f"The feature's meter takes the {aggregation} of its values: reservations of it do not add up."
         raise Reject.at("/feature", "entitlement.not_reservable", detail)
     return Question(customer=customer, feature=feature, quantity=asked.quantity)

@@ -1,7 +1,9 @@
 """Entitlements: the decision, and the period that counts."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from itertools import accumulate, chain
 from typing import Any
 
 import pytest
@@ -9,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pricing.entitlements import (
+    USED_UP,
     Allowance,
     Enforcement,
     Reason,
@@ -20,6 +23,7 @@ from pricing.entitlements import (
 )
 from pricing.periods import Alignment, BillingPeriod
 from schemas.errors import Reject
+from schemas.meters import Aggregation
 
 AMOUNTS = st.decimals(0, 1000, places=3)
 
@@ -168,28 +172,30 @@ FIRST, MIDDLE = datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 15, tzinfo=U
 
 
 def test_limits_of_one_period_add_up_and_usage_counts_once() -> None:
-    whole = stack([allowance("100", "120", FIRST), allowance("50", "120", FIRST)])
+    whole = stack([allowance("100", "120", FIRST), allowance("50", "120", FIRST)], Aggregation.SUM)
     assert (whole.limit, whole.used) == (150, 120)
-    alone = stack([allowance("100", "120", FIRST)])
+    alone = stack([allowance("100", "120", FIRST)], Aggregation.SUM)
     assert (alone.limit, alone.used) == (100, 120)
 
 
 def test_one_without_a_limit_makes_the_whole_unlimited() -> None:
-    whole = stack([allowance("100", "90", FIRST), allowance(None, "30", MIDDLE), allowance("5", "30", MIDDLE)])
+    whole = stack(
+        [allowance("100", "90", FIRST), allowance(None, "30", MIDDLE), allowance("5", "30", MIDDLE)], Aggregation.SUM
+    )
     assert (whole.limit, whole.used) == (None, 30)
 
 
 def test_one_that_is_soft_makes_the_whole_soft() -> None:
-    whole = stack([allowance("1", "0", FIRST), allowance("1", "0", FIRST, Enforcement.SOFT)])
+    whole = stack([allowance("1", "0", FIRST), allowance("1", "0", FIRST, Enforcement.SOFT)], Aggregation.SUM)
     assert whole.enforcement is Enforcement.SOFT
 
 
 def test_usage_before_a_later_period_is_taken_from_the_earlier_one_alone() -> None:
     # 60 before the 15th leave 40 of the 100; with the 50 that are new on the 15th less 30 there are 60 left.
-    whole = stack([allowance("50", "30", MIDDLE), allowance("100", "90", FIRST)])
+    whole = stack([allowance("50", "30", MIDDLE), allowance("100", "90", FIRST)], Aggregation.SUM)
     assert (whole.limit, whole.used) == (150, 90)
     # 160 before the 15th: 60 of them were of the period that the later limit had then.
-    whole = stack([allowance("50", "30", MIDDLE), allowance("100", "190", FIRST)])
+    whole = stack([allowance("50", "30", MIDDLE), allowance("100", "190", FIRST)], Aggregation.SUM)
     assert (whole.limit, whole.used) == (150, 130)
 
 
@@ -204,8 +210,66 @@ def test_what_is_left_of_the_whole_is_never_more_than_the_limits_nor_more_than_t
     given_limits: list[tuple[int, int, int]],
 ) -> None:
     allowances = [allowance(str(limit), str(used), datetime(2026, 1, d, tzinfo=UTC)) for limit, used, d in given_limits]
-    whole = stack(allowances)
+    whole = stack(allowances, Aggregation.SUM)
     assert whole.limit is not None
     assert whole.limit == sum(limit for limit, _, _ in given_limits)
     last = max(allowances, key=lambda each: each.since)
     assert whole.limit - whole.used <= whole.limit - min(each.used for each in allowances if each.since == last.since)
+
+
+SEGMENTS = st.lists(st.tuples(st.integers(0, 8), st.lists(st.integers(0, 12), max_size=6)), min_size=1, max_size=4)
+Segments = list[tuple[int, list[int]]]
+
+
+def allowances_of(segments: Segments, used: Callable[[list[int]], int]) -> list[Allowance]:
+    """A limit that begins with each segment, and `used` of the values from there on."""
+    values = [of_segment for _, of_segment in segments]
+    return [
+        allowance(str(limit), str(used(list(chain(*values[place:])))), datetime(2026, 1, 1 + place, tzinfo=UTC))
+        for place, (limit, _) in enumerate(segments)
+    ]
+
+
+@given(SEGMENTS)
+def test_a_distinct_value_takes_one_place_of_any_limit_that_was_there_when_it_was_last_seen(segments: Segments) -> None:
+    whole = stack(allowances_of(segments, lambda values: len(set(values))), Aggregation.UNIQUE_COUNT)
+    last_seen = {value: place for place, (_, values) in enumerate(segments) for value in values}
+    former = [place for place in last_seen.values() if place < len(segments) - 1]
+    places = [begun for begun, (limit, _) in enumerate(segments) for _ in range(limit)]
+    assert whole.used == most_seated(former, places) + len(last_seen) - len(former)
+
+
+def most_seated(last_seen: list[int], places: list[int]) -> int:
+    """How many can be seated at most, each in a place that had begun, by augmenting paths."""
+    taken: dict[int, int] = {}
+
+    def seat(guest: int, tried: set[int]) -> bool:
+        for place, begun in enumerate(places):
+            if begun <= last_seen[guest] and place not in tried:
+                tried.add(place)
+                if place not in taken or seat(taken[place], tried):
+                    taken[place] = guest
+                    return True
+        return False
+
+    return sum(seat(guest, set()) for guest in range(len(last_seen)))
+
+
+@given(SEGMENTS)
+def test_a_maximum_reaches_no_higher_before_a_limit_begins_than_those_before_allow(segments: Segments) -> None:
+    whole = stack(allowances_of(segments, lambda values: max(values, default=0)), Aggregation.MAX)
+    tops = list(accumulate(limit for limit, _ in segments))
+    former = [min(top, value) for top, (_, values) in zip(tops[:-1], segments, strict=False) for value in values]
+    assert (whole.limit, whole.used) == (tops[-1], max([0, *former, *segments[-1][1]]))
+
+
+@pytest.mark.parametrize("aggregation", sorted(set(Aggregation) - USED_UP))
+def test_levels_since_two_instants_are_not_added_to_each_other(aggregation: Aggregation) -> None:
+    # Thirty machines on the 10th and twenty on the 20th are never fifty, nor ten.
+    whole = stack([allowance("100", "30", FIRST), allowance("50", "20", MIDDLE)], aggregation)
+    assert (whole.limit, whole.used) == (150, 30)
+    # More than there was on the 10th does not count against what began on the 15th.
+    whole = stack([allowance("100", "130", FIRST), allowance("50", "20", MIDDLE)], aggregation)
+    assert (whole.limit, whole.used) == (150, 100)
+    whole = stack([allowance("100", "30", FIRST), allowance("50", "170", MIDDLE)], aggregation)
+    assert (whole.limit, whole.used) == (150, 170)

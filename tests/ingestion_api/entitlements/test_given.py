@@ -25,8 +25,8 @@ def take(api: Api, entitlement_id: str) -> Any:
 def count_given(api: Api, entitlement_id: str, period_start: str, used: str) -> None:
     with api.database.transaction() as connection:
         connection.execute(
-            "INSERT INTO entitlement_counters (entitlement_no, period_start, shard, used, version)"
-            " SELECT no, %s, 0, %s, 1 FROM entitlements WHERE id = %s",
+            "INSERT INTO entitlement_counters (entitlement_no, period_start, shard, used, events, version)"
+            " SELECT no, %s, 0, %s, 1, 1 FROM entitlements WHERE id = %s",
             (period_start, used, entitlement_id),
         )
 
@@ -61,6 +61,17 @@ def test_what_was_given_adds_to_the_plans_and_one_without_a_limit_wins(shop: Api
     with shop.at(TODAY):
         listed = shop.get(PATH)["data"]
     assert [(each["feature"], each["limit"]) for each in listed] == [("region", None), ("tokens", None)]
+
+
+def test_levels_of_limits_that_began_at_different_times_are_not_added(shop: Api) -> None:
+    shop.post("/v1/meters", {"key": "load", "event_type": "m", "aggregation": "avg", "value": "$.machines"})
+    shop.post("/v1/features", {"key": "machines", "type": "metered", "meter": "load"})
+    first = give(shop, "machines", limit="100", reset="never")
+    second = give(shop, "machines", limit="50", reset="never", at=TODAY)
+    count_given(shop, first["id"], START, "130")
+    count_given(shop, second["id"], TODAY, "120")
+    found = check(shop, "machines", at=TODAY, quantity="31")
+    assert (found["limit"], found["used"], found["remaining"], found["allowed"]) == ("150", "120", "30", False)
 
 
 def test_what_is_taken_back_is_as_if_it_had_not_been_and_flows_are_told(shop: Api) -> None:

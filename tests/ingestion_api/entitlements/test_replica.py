@@ -307,6 +307,21 @@ def test_a_change_by_another_process_is_followed(process: Process, customer: str
     assert process.knows(customer, "tokens")
 
 
+def test_how_a_meter_counts_now_is_known(process: Process) -> None:
+    process.post("/v1/meters", {"key": "peak", "event_type": "m", "aggregation": "sum", "value": "$.n"})
+    feature = process.post("/v1/features", {"key": "machines", "type": "metered", "meter": "peak"})
+    customer = process.post("/v1/customers", {"external_id": next(_names)})
+    process.post(f"/v1/customers/{customer['id']}/entitlements", {"feature": "machines", "limit": "5"})
+    book, pair, deadline = process.replica.book, (customer["id"], feature["id"]), time.monotonic() + WAIT_SECONDS
+    for aggregation in ("sum", "max"):
+        process.connection.execute(
+            "UPDATE meters SET revision = revision + 1, aggregation = %s WHERE key = 'peak'", (aggregation,)
+        )
+        while [row["aggregation"] for row in book.rows(pair, _now())] != [aggregation]:
+            assert time.monotonic() < deadline, "the change was never seen"
+            time.sleep(0.02)
+
+
 def test_an_answer_that_is_kept_ends_with_what_it_was_made_of(process: Process, customer: str) -> None:
     """Whatever is asked twice is answered the second time from what was kept of the first."""
 
