@@ -124,6 +124,61 @@ def test_the_invoice_of_a_preview_is_the_one_that_is_issued(world: World, api: A
     agree(world, api, subscribe(api, world), action, body, on=TODAY)
 
 
+#: Changes of a subscription that begins with other terms: how it begins, and what then changes.
+OTHERS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "downgrade now": ({"plan": "big"}, {"plan": "small", "at": "now"}),
+    "downgrade now, invoiced now": ({"plan": "big"}, {"plan": "small", "at": "now", "invoice": "now"}),
+    "downgrade now, without proration": ({"plan": "big"}, {"plan": "small", "at": "now", "proration": "none"}),
+    "downgrade at the period's end": ({"plan": "big"}, {"plan": "small", "at": "period_end"}),
+    "an add-on taken away": ({"addons": ["support"]}, {"addons": [], "at": "now"}),
+    "a commitment of a quarter": (
+        {"plan": "mixed", "quantities": {}},
+        {
+            "commitment": {"amount": "500", "true_up": True, "billing_period": "quarter"},
+            "at": "2026-02-01T00:00:00Z",
+        },
+    ),
+    "a change under a coupon and a discount": (
+        {"discounts": [{"coupon": "half"}, {"percent": "10"}]},
+        {"quantities": {"seats": "9"}, "at": "now", "invoice": "now"},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_so_is_that_of_a_change_of_other_terms(world: World, api: Api, name: str) -> None:
+    begins, body = OTHERS[name]
+    agree(world, api, subscribe(api, world, **begins), "change", body, on=TODAY)
+
+
+CREATIONS: dict[str, dict[str, Any]] = {
+    "as the plan is": {},
+    "with add-ons": {"addons": [{"addon": "support", "quantity": "2"}]},
+    "with a coupon": {"discounts": [{"coupon": "half"}]},
+    "with prices of its own": {"price_overrides": {"base": {"amount": "20"}}},
+    "backdated": {"start_at": "2025-12-15T00:00:00Z"},
+    "to begin later": {"start_at": "2026-01-20T00:00:00Z"},
+    "aligned with the calendar": {"start_at": "2026-01-10T00:00:00Z", "alignment": "calendar"},
+    "with phases": {"phases": [{"starts_at": "2026-01-16T00:00:00Z", "plan": "big", "invoice": "now"}]},
+    "with an end": {"end_at": "2026-01-20T00:00:00Z"},
+}
+
+
+@pytest.mark.parametrize("name", CREATIONS)
+def test_the_preview_of_a_new_subscription_has_its_first_invoice(world: World, api: Api, name: str) -> None:
+    body = {"customer": "acme", "plan": "small", "quantities": {"seats": "3"}, **CREATIONS[name]}
+    with api.at(START):
+        previewed = api.post("/v1/subscriptions", {**body, "preview": True}, status=200)
+        assert api.get("/v1/subscriptions")["data"] == []
+        made = api.post("/v1/subscriptions", body)
+    issued(world, api, made["id"], of(made, previewed))
+
+
+def of(made: dict[str, Any], previewed: dict[str, Any]) -> dict[str, Any]:
+    """The invoice of the preview of a subscription that has been made since, under its id."""
+    return json.loads(json.dumps(previewed["invoice"]).replace(previewed["id"], made["id"]))
+
+
 def agree(
     world: World, api: Api, subscription_id: str, action: str, body: dict[str, Any], *, on: str
 ) -> dict[str, Any]:
@@ -210,8 +265,7 @@ def test_in_a_trial_nothing_is_billed_and_its_end_begins_the_first_period(
     assert (made["status"], made["trial_end_at"]) == ("trialing", "2026-01-15T00:00:00Z")
     assert (made["billing_anchor"], made["next_bill_at"]) == ("2026-01-15T00:00:00Z", "2026-01-15T00:00:00Z")
     if trial_end == "activate":
-        named = json.loads(json.dumps(previewed["invoice"]).replace(previewed["id"], made["id"]))
-        found = issued(world, api, made["id"], named)
+        found = issued(world, api, made["id"], of(made, previewed))
         assert amounts(found) == [("base", "49.00"), ("seats", "10.00")]
         expected = "active"
     else:
