@@ -4,6 +4,7 @@ import json
 
 import typer
 
+from infra.postgres.billing import count_parked
 from infra.postgres.invariants.check import RULES, find_broken
 from infra.postgres.invariants.progress import count_standing, is_migrated, load_begun
 from infra.postgres.pool import PostgresError, connect
@@ -35,9 +36,12 @@ def ask_invariants(dsn: str) -> tuple[bool, str]:
     with connect(dsn) as connection:
         if not is_migrated(connection):
             return True, "not checked yet"
-        standing, begun = count_standing(connection), load_begun(connection)
+        standing, begun, parked = count_standing(connection), load_begun(connection), count_parked(connection)
+    waits = f"; parked subscriptions: {parked}, see docs/runbook.md" if parked else ""
     if standing:
         found = ", ".join(f"{rule} ({objects})" for rule, objects in standing.items())
-        return False, f"broken: {found}; see `meterline doctor --ledger` and docs/runbook.md"
+        return False, f"broken: {found}; see `meterline doctor --ledger` and docs/runbook.md{waits}"
     checked = begun.get("recent")
-    return True, "not checked yet" if checked is None else f"all hold, checked {checked:%Y-%m-%d %H:%M:%S} UTC"
+    return True, (
+        "not checked yet" if checked is None else f"all hold, checked {checked:%Y-%m-%d %H:%M:%S} UTC"
+    ) + waits

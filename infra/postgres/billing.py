@@ -208,6 +208,13 @@ def park(connection: PgConnection, subscription: BilledSubscription, *, reason: 
     return changed == 1
 
 
+def count_parked(connection: PgConnection) -> int:
+    """How many subscriptions, of all tenants, the sweep passes by."""
+    row = connection.execute("SELECT count(*) AS parked FROM subscriptions WHERE parked_reason IS NOT NULL").fetchone()
+    assert row is not None
+    return row["parked"]
+
+
 def unpark(connection: PgConnection, *, subscription_id: str) -> bool:
     """Let the next sweep find a parked subscription again; false if it is not parked."""
     changed = connection.execute(

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, LiteralString
 
 from infra.postgres.jsonb import jsonb
 from infra.postgres.pool import PgConnection, Row
@@ -43,6 +43,12 @@ SELECT * FROM (
   JOIN plan_versions v ON v.plan_id = f.plan_id AND v.version = f.plan_version
 ) AS subscriptions
 """
+#: What of them is listed, parked ones by an index of their own.
+_PARKED: dict[bool | None, LiteralString] = {
+    None: "",
+    True: " AND parked_reason IS NOT NULL",
+    False: " AND parked_reason IS NULL",
+}
 
 
 def insert_subscription(
@@ -169,6 +175,7 @@ def list_subscriptions(
     customer_id: str | None,
     plan_id: str | None,
     status: str | None,
+    parked: bool | None,
     before_id: str | None,
     limit: int,
     now: datetime,
@@ -179,7 +186,8 @@ def list_subscriptions(
         " AND (%(customer_id)s::text IS NULL OR customer_id = %(customer_id)s)"
         " AND (%(plan_id)s::text IS NULL OR plan_id_now = %(plan_id)s)"
         " AND (%(status)s::text IS NULL OR status_now = %(status)s)"
-        " AND (%(before_id)s::text IS NULL OR id < %(before_id)s) ORDER BY id DESC LIMIT %(limit)s",
+        + _PARKED[parked]
+        + " AND (%(before_id)s::text IS NULL OR id < %(before_id)s) ORDER BY id DESC LIMIT %(limit)s",
         {
             "tenant_id": tenant_id,
             "customer_id": customer_id,

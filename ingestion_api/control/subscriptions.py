@@ -108,6 +108,9 @@ def list_subscriptions(
         str | None, Query(max_length=MAX_EXTERNAL_ID_LENGTH, description="The one they are on now.")
     ] = None,
     status: Annotated[Status | None, Query()] = None,
+    parked: Annotated[
+        bool | None, Query(description="Those that billing passes by, or those that it does not.")
+    ] = None,
 ) -> Response:
     """The tenant's subscriptions, newest first."""
     before_id = check_cursor(starting_after, Prefix.SUBSCRIPTION)
@@ -119,6 +122,7 @@ def list_subscriptions(
             customer_id=None if customer is None else find_customer(connection, tenant_id, customer)["id"],
             plan_id=None if plan is None else find_plan(connection, tenant_id, plan)["id"],
             status=status,
+            parked=parked,
             before_id=before_id,
             limit=limit + 1,
             now=now,

@@ -2,6 +2,7 @@
 
 import pytest
 
+from infra.cli.ledger import ask_invariants
 from tests.support.api import Api
 from tests.support.billed_api import api_of
 from tests.support.billing import USAGE, World
@@ -33,6 +34,23 @@ def test_an_unparked_subscription_is_billed_once_its_cause_is_gone(world: World,
     assert world.bill(subscription, now=NOW).invoices == 1
     told = world.rows("SELECT type FROM outbox WHERE object_id = %(id)s ORDER BY no", id=subscription.id)
     assert [row["type"] for row in told] == ["subscription.parked", "subscription.updated"]
+
+
+def test_parked_subscriptions_are_listed_with_their_reasons_and_counted_by_the_doctor(world: World, admin: Api) -> None:
+    subscriptions = [world.subscribe(USAGE | {"meter": "never"}) for _ in range(2)]
+    billed = world.subscribe()
+    world.stored_until(NOW)
+    world.bill(*subscriptions, billed, now=NOW)
+    found = admin.get("/v1/subscriptions", parked="true", limit="1")
+    assert [found["data"][0]["id"], found["has_more"]] == [subscriptions[1].id, True]
+    [second] = admin.get("/v1/subscriptions", parked="true", starting_after=found["next_cursor"])["data"]
+    assert (second["id"], second["parked_reason"].partition(":")[0]) == (
+        subscriptions[0].id,
+        "subscription.unknown_meter",
+    )
+    assert [each["id"] for each in admin.get("/v1/subscriptions", parked="false")["data"]] == [billed.id]
+    [row] = world.rows("SELECT count(*) AS parked FROM subscriptions WHERE parked_reason IS NOT NULL")
+    assert f"parked subscriptions: {row['parked']}," in ask_invariants(world.settings.postgres_dsn)[1]
 
 
 def test_what_still_can_not_be_billed_is_parked_again(world: World, admin: Api) -> None:
