@@ -42,6 +42,5 @@ def ask_invariants(dsn: str) -> tuple[bool, str]:
         found = ", ".join(f"{rule} ({objects})" for rule, objects in standing.items())
         return False, f"broken: {found}; see `meterline doctor --ledger` and docs/runbook.md{waits}"
     checked = begun.get("recent")
-    return True, (
-        "not checked yet" if checked is None else f"all hold, checked {checked:%Y-%m-%d %H:%M:%S} UTC"
-    ) + waits
+    state = "not checked yet" if checked is None else f"all hold, checked {checked:%Y-%m-%d %H:%M:%S} UTC"
+    return True, state + waits
