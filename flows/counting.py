@@ -83,7 +83,7 @@ class Counting:
         if now - self._renewed_at >= RENEW_EVERY:
             self._renewed_at = now
             self._book.renew_stale()
-        seeds = self._seeds()
+        seeds, too_many = self._seeds()
         added: Amounts = {}
         found = additions(self._book, judged, combined) if judged is not None else {}
         for period, amount in found.items():
@@ -91,7 +91,7 @@ class Counting:
                 seeds[period].add(amount)
             elif amount and not self._book.is_missing(period):
                 added[period] = amount
-        return Plan(seeds=seeds, added=added, given_up=_give_up(added), oldest=self._book.take_oldest())
+        return Plan(seeds=seeds, added=added, given_up=[*too_many, *_give_up(added)], oldest=self._book.take_oldest())
 
     def write(self, plan: Plan, *, seq: int) -> list[CounterRow]:
         """Write the plan, in the caller's transaction; the rows as they are then."""
@@ -108,7 +108,7 @@ class Counting:
         rows += add_to_counters(self._connection, shard=shard, seq=seq, changes=changed)
         rows += rank_in_counters(self._connection, shard=shard, seq=seq, changes=added.get(True, []))
         stale = [_change(period, Amount(), {}) for period in plan.given_up]
-        rows += mark_stale(self._connection, shard=shard, seq=seq, changes=stale)
+        rows += mark_stale(self._connection, by=self._layout, seq=seq, changes=stale)
         remove_ended(
             self._connection,
             shard=shard,
@@ -132,8 +132,8 @@ class Counting:
                 if period.aggregation in RANKED and _key(period) in stale
             ])  # fmt: skip
 
-    def _seeds(self) -> Amounts:
-        """Periods that have become countable, and what this shard has stored of each.
+    def _seeds(self) -> tuple[Amounts, list[Counted]]:
+        """Periods that have become countable, and what this shard has stored of each; and those that can't be counted.
 
         What earlier batches brought must be in ClickHouse to be found there; what this batch brings is added to it.
         """
@@ -142,17 +142,15 @@ class Counting:
             self._meet(self._rows(fresh[start : start + SEEDS_AT_ONCE]))
         missing = self._book.missing()
         if not missing:
-            return {}
+            return {}, []
         self._writer.drain()
-        seeds, too_many = load_seeds(
+        return load_seeds(
             self._client,
             layout=self._layout,
             periods=missing,
             catalogue=self._catalogue,
             rows=self._rows(missing),
         )
-        self._book.give_up(too_many)
-        return seeds
 
     def _meet(self, found: dict[Counted, list[SeededBy]]) -> None:
         """Take over the rows that an earlier process of this shard has made."""

@@ -146,9 +146,22 @@ def rank_in_counters(
     return _update(connection, sets, shard, seq, changes)
 
 
-def mark_stale(connection: PgConnection, *, shard: int, seq: int, changes: Sequence[CounterChange]) -> list[CounterRow]:
-    """Let rows count for nothing. Raises InvariantBroken as `add_to_counters`."""
-    return _update(connection, "is_stale = true", shard, seq, changes)
+def mark_stale(
+    connection: PgConnection, *, by: SeededBy, seq: int, changes: Sequence[CounterChange]
+) -> list[CounterRow]:
+    """Let rows count for nothing, be they there or not; as they are then."""
+    if not changes:
+        return []
+    rows = connection.execute(
+        "INSERT INTO entitlement_counters AS e"  # noqa: S608 - texts of this file
+        " (entitlement_no, period_start, shard, shards, used, is_stale, meter_revision, version)"
+        " SELECT no, start, %s, %s, 0, true, revision, %s FROM "
+        + _GIVEN
+        + " ON CONFLICT (entitlement_no, period_start, shard) DO UPDATE SET shards = excluded.shards, is_stale = true,"
+        " meter_revision = excluded.meter_revision, version = excluded.version" + _AS_IT_IS,
+        (by.shard, by.shards, seq, *_columns(changes)),
+    )
+    return [counter_row(row) for row in rows]
 
 
 def _update(
@@ -210,6 +223,21 @@ def load_used(
             continue
         used[key] = combine(aggregation, (part_of(row) for row in present))
     return used
+
+
+def load_given_up(connection: PgConnection, periods: Sequence[tuple[int, datetime]]) -> set[int]:
+    """The entitlements that a period of (entitlement_no, period_start) is not counted of any more: flows gave it up,
+    since their unique count has too many values. Others that lack a counter have one in a moment."""
+    rows = connection.execute(
+        "SELECT DISTINCT c.entitlement_no FROM entitlement_counters c"
+        " JOIN unnest(%b::bigint[], %b::timestamptz[]) AS wanted (no, start)"
+        " ON c.entitlement_no = wanted.no AND c.period_start = wanted.start"
+        " JOIN entitlements e ON e.no = c.entitlement_no JOIN features f ON f.id = e.feature_id"
+        " JOIN meters m ON m.id = f.meter_id AND m.revision = c.meter_revision"
+        " WHERE c.is_stale AND m.aggregation = %s",
+        ([no for no, _ in periods], [start for _, start in periods], Aggregation.UNIQUE_COUNT),
+    )
+    return {row["entitlement_no"] for row in rows}
 
 
 def part_of(row: Row) -> CounterPart:

@@ -57,10 +57,12 @@ def insert_given(
     )
 
 
-def count_given(connection: PgConnection, *, customer_id: str) -> int:
-    """How many a customer has, ended ones too."""
+def count_living(connection: PgConnection, *, customer_id: str, now: datetime) -> int:
+    """How many of a customer's own have not ended at `now`."""
     row = connection.execute(
-        "SELECT count(*) AS count FROM entitlements WHERE customer_id = %s AND id IS NOT NULL", (customer_id,)
+        "SELECT count(*) AS count FROM entitlements WHERE customer_id = %s AND id IS NOT NULL"
+        " AND (ends_at IS NULL OR ends_at > %s)",
+        (customer_id, now),
     ).fetchone()
     assert row is not None
     return row["count"]

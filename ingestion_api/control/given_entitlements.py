@@ -31,7 +31,7 @@ from schemas.ids import Prefix, new_id
 from schemas.money import format_decimal
 from schemas.topics import SystemEvent
 
-MAX_GIVEN = 1_000  # of one customer
+MAX_GIVEN = 1_000  # of one customer, that have not ended
 TERMS = ("limit", "value", "reset", "enforcement", "rollover_max")
 
 router = house_router("entitlements")
@@ -118,9 +118,10 @@ def _give(connection: PgConnection, reference: str, body: EntitlementBody, call:
     if feature["type"] == "metered":
         given = {"reset": body.reset, **given}
     terms = read_terms(feature["type"], given, "")
-    if store.count_given(connection, customer_id=customer["id"]) >= MAX_GIVEN:
+    now = clock_now(connection, customer["test_clock_id"], call.now)
+    if store.count_living(connection, customer_id=customer["id"], now=now) >= MAX_GIVEN:
         raise Conflict("entitlement.too_many", f"The customer has {MAX_GIVEN} of its own already; delete one.")
-    starts_at = body.starts_at or clock_now(connection, customer["test_clock_id"], call.now)
+    starts_at = body.starts_at or now
     if body.ends_at is not None and body.ends_at <= starts_at:
         raise Reject.at("/ends_at", "entitlement.invalid_end", "The end must be later than the start.")
     entitlement_id = new_id(Prefix.ENTITLEMENT)

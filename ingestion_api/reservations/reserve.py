@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 
 from infra.postgres import entitlements, idempotency
+from infra.postgres.counters import load_given_up
 from infra.postgres.features import load_features
 from infra.postgres.holds import Hold, HoldKey, add_to_holds, end_due, ensure_holds, lock_holds
 from infra.postgres.meters import load_aggregations
@@ -39,6 +40,7 @@ from pricing.entitlements import USED_UP, Decision, check
 from pricing.explain import ZERO
 from schemas.errors import Conflict, MeterlineError, NotFound, Reject, Retry
 from schemas.ids import Prefix, new_id
+from schemas.meters import Aggregation
 from schemas.money import EXACT, format_decimal
 from schemas.reservations import ReservationState
 
@@ -87,6 +89,7 @@ class _Taking:
     reserved: dict[HoldKey, Decimal]
     taken: dict[HoldKey, Decimal]
     new: list[NewReservation]
+    given_up: set[int]  # entitlements
 
 
 def reserve_all(
@@ -177,6 +180,9 @@ def _question(
     if aggregation not in USED_UP:
         detail = f"The feature's meter takes the {aggregation} of its values: reservations of it do not add up."
         raise Reject.at("/feature", "entitlement.not_reservable", detail)
+    if aggregation != Aggregation.SUM and asked.quantity != asked.quantity.to_integral_value():
+        detail = f"The feature's meter gives whole numbers ({aggregation}): a part of one can't be used."
+        raise Reject.at("/quantity", "entitlement.not_whole", detail)
     return Question(customer=customer, feature=feature, quantity=asked.quantity)
 
 
@@ -197,7 +203,13 @@ def _reserve_locked(
         outcomes |= dict.fromkeys(questions, Again("entitlement.overloaded", "Many reservations have just ended."))
         return [outcomes[index] for index in range(len(asked))], {}
     basis = load_basis(connection, list(questions.values()), tenant_id=tenant_id, now=now, settings=settings)
-    taking = _Taking(basis=basis, reserved=dict(basis.reserved), taken={}, new=[])
+    unknown = [
+        (number, span.start)
+        for counters in (basis.counters, basis.former_counters)
+        for number, span in counters.missing.items()
+    ]
+    given_up = load_given_up(connection, unknown) if unknown else set[int]()
+    taking = _Taking(basis=basis, reserved=dict(basis.reserved), taken={}, new=[], given_up=given_up)
     for index, question in questions.items():
         try:
             outcomes[index] = Answer(201, encode(_take(taking, asked[index], question)))
@@ -214,13 +226,16 @@ def _reserve_locked(
 
 
 def _take(taking: _Taking, asked: Asked, question: Question) -> ReservedView:
-    """Decide on one, with all that was taken before it. Raises Conflict when it is refused, Again while the customer's
-    usage of the period is not counted yet."""
+    """Decide on one, with all that was taken before it. Raises Conflict when it is refused, or usage of the period has
+    been given up; Again while that is not counted yet."""
     basis, key = taking.basis, _key_of(question)
     rows = basis.in_effect(question)
     if not rows:
         raise _refusal(asked, absence_of(basis, question))
     usage = Usage(present=basis.counters.counted, former=basis.former_counters.counted)
+    if any(row["no"] in taking.given_up for row in rows):
+        detail = "The period has too many different values to be counted. Check it instead: that measures them."
+        raise Conflict("entitlement.not_counted", detail)
     if not all(basis.knows(row, usage) for row in rows):
         raise Again("entitlement.not_ready", "Usage of this period is being counted for the first time; try again.")
     standing = stand(rows, basis, usage)

@@ -122,7 +122,7 @@ def _count(connection: PgConnection, drawn: random.Random, by: SeededBy, entitle
         )
         made = insert_counters(connection, by=by, seq=1, changes=[change], ranked=aggregation in RANKED)
         if drawn.random() < 0.03:
-            made = mark_stale(connection, shard=by.shard, seq=1, changes=[change])
+            made = mark_stale(connection, by=by, seq=1, changes=[change])
         yield from made
 
 

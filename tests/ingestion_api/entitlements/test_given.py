@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from ingestion_api.control import given_entitlements
 from tests.ingestion_api.entitlements.test_checks import check
 from tests.ingestion_api.entitlements.test_lifecycle import START, TODAY, entries, shop, subscribe
 from tests.support.api import Api
@@ -130,3 +131,15 @@ def test_what_can_not_be_given_is_refused_with_its_place(shop: Api, body: Any, c
     with shop.at(START):
         problem = shop.post(PATH, body, status=422)
     assert (problem["errors"][0]["code"], problem["errors"][0]["pointer"]) == (code, pointer)
+
+
+def test_only_what_has_not_ended_counts_towards_how_many_one_can_have(
+    shop: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(given_entitlements, "MAX_GIVEN", 2)
+    for day in (10, 11):
+        give(shop, "tokens", limit="1", ends_at=f"2026-01-{day}T00:00:00Z")
+    assert give(shop, "tokens", limit="1", status=409)["code"] == "entitlement.too_many"
+    give(shop, "tokens", limit="1", at="2026-01-10T00:00:00Z")
+    problem = give(shop, "tokens", limit="1", at="2026-01-10T23:59:59Z", status=409)
+    assert problem["code"] == "entitlement.too_many"

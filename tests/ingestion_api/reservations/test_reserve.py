@@ -159,6 +159,40 @@ def test_only_what_is_metered_and_adds_up_can_be_reserved(counted: Api) -> None:
         assert reserve(counted, feature=aggregation, status=status)["code"] == code
 
 
+@pytest.fixture
+def seats(counted: Api) -> str:
+    """The reference of a customer's entitlement to 10 different users, whom a unique count tells apart."""
+    counted.post("/v1/meters", {"key": "users", "event_type": "u", "aggregation": "unique_count", "value": "$.u"})
+    counted.post("/v1/features", {"key": "seats", "type": "metered", "meter": "users"})
+    with counted.at(PERIOD["start"]):
+        counted.post("/v1/customers/acme/entitlements", {"feature": "seats", "limit": "10"})
+    return "seats"
+
+
+def test_of_what_is_counted_in_whole_numbers_no_part_is_reserved(counted: Api, seats: str) -> None:
+    counted.post("/v1/meters", {"key": "requests", "event_type": "u", "aggregation": "count"})
+    counted.post("/v1/features", {"key": "requests", "type": "metered", "meter": "requests"})
+    for feature in (seats, "requests"):
+        problem = reserve(counted, "1.5", feature=feature, status=422)
+        assert (problem["code"], problem["errors"][0]["pointer"]) == ("entitlement.not_whole", "/quantity")
+    count(counted, seats, PERIOD["start"], "3")
+    assert reserve(counted, "2.000", feature=seats)["remaining"] == "5"
+    assert reserve(counted, f"{10**30}", feature=seats, status=409)["code"] == "entitlement.limit_exceeded"
+
+
+def test_what_flows_have_given_up_to_count_is_refused_at_once_and_checks_measure_it(counted: Api, seats: str) -> None:
+    count(counted, seats, PERIOD["start"], "7")
+    with counted.database.transaction() as connection:
+        connection.execute(
+            "UPDATE entitlement_counters SET is_stale = true WHERE entitlement_no = (SELECT max(no) FROM entitlements)"
+        )
+    with counted.at(NOW):
+        body = {"customer": "acme", "feature": seats, "quantity": "1"}
+        given = [counted.http.post(RESERVE, json=body, headers={"idempotency-key": "given-up"}) for _ in range(2)]
+    assert [(each.status_code, each.json()["code"]) for each in given] == [(409, "entitlement.not_counted")] * 2
+    assert check(counted, seats)["used"] == "0", "nothing is stored"
+
+
 def test_without_an_entitlement_or_a_running_subscription_nothing_is_reserved(counted: Api) -> None:
     counted.post("/v1/features", {"key": "other", "type": "metered", "meter": "tokens"})
     assert reserve(counted, feature="other", status=409)["code"] == "entitlement.no_entitlement"
