@@ -12,6 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
+from typing import IO
 
 import pytest
 from temporalio.api.enums.v1 import EventType
@@ -40,10 +42,16 @@ def namespaced(databases: Settings) -> Settings:
 
 
 @contextmanager
-def worker(settings: Settings, **more: str) -> Generator[subprocess.Popen[bytes]]:
-    """`python -m billing_workflows` over these stores; ended, if it still runs, when the block ends."""
+def worker(settings: Settings, *, log: IO[bytes] | None = None, **more: str) -> Generator[subprocess.Popen[bytes]]:
+    """`python -m billing_workflows` over these stores, which says what it does to `log`; ended, if it still runs, when
+    the block ends."""
     environment = {f"METERLINE_{name.upper()}": str(value) for name, value in settings.model_dump().items()}
-    process = subprocess.Popen([sys.executable, "-m", "billing_workflows"], env={**os.environ, **environment, **more})
+    process = subprocess.Popen(
+        [sys.executable, "-m", "billing_workflows"],
+        env={**os.environ, **environment, **more},
+        stdout=log,
+        stderr=None if log is None else subprocess.STDOUT,
+    )
     try:
         yield process
     finally:
@@ -116,6 +124,29 @@ def test_the_chunk_of_a_killed_worker_is_taken_over_by_another(world: World, nam
     with worker(namespaced):
         wait_for(lambda: world.row(subscription)["status"] == "ended")
     assert len(world.invoices()) == 1
+
+
+def test_a_worker_that_is_told_to_end_brings_what_it_is_at_to_an_end(
+    world: World, namespaced: Settings, tmp_path: Path
+) -> None:
+    subscription = world.subscribe(ADVANCE, start_at="2026-10-10", end_at=instant("2026-10-20"))
+    said = tmp_path / "worker.log"
+    with said.open("wb") as log, worker(namespaced, log=log) as process:
+        with world.doors.database.transaction() as connection:
+            connection.execute("SELECT FROM subscriptions WHERE id = %s FOR UPDATE", (subscription.id,))
+            wait_for(lambda: waits_for_a_lock(world))
+            process.send_signal(signal.SIGTERM)
+            wait_for(lambda: b"billing worker ends" in said.read_bytes())
+        assert process.wait(WAIT_SECONDS) == 0
+    assert len(world.invoices()) == 1
+    world.bill(subscription, now="2026-11-01")
+    assert (len(world.invoices()), world.row(subscription)["status"]) == (1, "ended")
+
+
+def waits_for_a_lock(world: World) -> bool:
+    """Whether somebody in this database waits for what another holds."""
+    rows = world.rows("SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'")
+    return bool(rows)
 
 
 def test_a_long_sweep_goes_on_as_a_new_run_and_counts_all_of_it(
