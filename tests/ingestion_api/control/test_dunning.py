@@ -174,6 +174,22 @@ def test_features_end_for_good_with_a_subscription_that_is_canceled_for_want_of_
     assert told(world, "subscription.recovered") == []
 
 
+@pytest.mark.parametrize(
+    ("final", "status", "after"),
+    [("keep", "past_due", (False, "subscription_inactive")), ("uncollectible", "active", (True, "unlimited"))],
+)
+def test_what_the_schedule_ends_with_says_whether_features_come_back(
+    world: World, admin: Api, final: str, status: str, after: tuple[bool, str]
+) -> None:
+    admin.http.patch("/v1/settings", json={"dunning": {**SCHEDULE, "final": final}})
+    subscription, _ = begin(world, admin)
+    dun(world, *range(2, 11))
+    assert allowed(admin, 10) == (False, "subscription_inactive")
+    dun(world, 11)
+    assert show(admin, f"/v1/subscriptions/{subscription}", 12)["status"] == status
+    assert allowed(admin, 12) == after
+
+
 def test_whatever_is_done_to_a_subscription_can_be_done_while_it_is_past_due(world: World, admin: Api) -> None:
     subscription, invoice = begin(world, admin)
     dun(world, 2)
