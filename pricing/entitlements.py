@@ -201,6 +201,8 @@ def stack(allowances: Sequence[Allowance], aggregation: Aggregation) -> Allowanc
     Where periods began at different instants, what was used before the later one began is taken from the earlier one
     alone, and no more than that had; the rest of it was the former period's of the later one.
     """
+    if len(allowances) == 1:
+        return allowances[0]
     ordered = sorted(allowances, key=lambda each: each.since)
     unlimited = [each for each in ordered if each.limit is None]
     if unlimited:

@@ -49,11 +49,12 @@ def load_feature(connection: PgConnection, *, tenant_id: str, reference: str) ->
 
 
 def load_features(connection: PgConnection, *, tenant_id: str, references: Sequence[str]) -> dict[str, Row]:
-    """Features by each reference, id or key."""
+    """Features by each reference, id or key, each with the `aggregation` of its meter."""
     rows = connection.execute(
-        "SELECT * FROM features WHERE tenant_id = %(tenant_id)s"
-        " AND (id = ANY(%(references)s) OR key = ANY(%(references)s))",
-        {"tenant_id": tenant_id, "references": list(references)},
+        "SELECT features.*, meters.aggregation FROM features LEFT JOIN meters ON meters.id = meter_id"
+        " WHERE features.tenant_id = %(tenant_id)s"
+        " AND (features.id = ANY(%(references)b) OR features.key = ANY(%(references)b))",
+        {"tenant_id": tenant_id, "references": list(set(references))},
     ).fetchall()
     return {row["key"]: row for row in rows} | {row["id"]: row for row in rows}
 

@@ -76,12 +76,6 @@ def load_meters(connection: PgConnection, *, tenant_id: str, references: Sequenc
     return {row["key"]: row for row in rows} | {row["id"]: row for row in rows}
 
 
-def load_aggregations(connection: PgConnection, *, meter_ids: Sequence[str]) -> dict[str, str]:
-    """What each of these meters makes of its values."""
-    rows = connection.execute("SELECT id, aggregation FROM meters WHERE id = ANY(%s)", (list(meter_ids),))
-    return {row["id"]: row["aggregation"] for row in rows}
-
-
 def load_entries(connection: PgConnection, *, meter_nos: Sequence[int]) -> dict[int, MeterEntry]:
     """What these meters count, by their numbers."""
     rows = connection.execute(

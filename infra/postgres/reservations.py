@@ -39,17 +39,24 @@ def insert_reservations(connection: PgConnection, *, tenant_id: str, new: Sequen
     connection.execute(
         "INSERT INTO reservations (id, tenant_id, customer_id, feature_id, quantity, expires_at, metadata, created_at)"
         " SELECT n.id, %s, n.customer_id, n.feature_id, n.quantity, n.expires_at, n.metadata, n.created_at"
-        " FROM unnest(%b::text[], %b::text[], %b::text[], %b::numeric[], %b::timestamptz[], %s::jsonb[],"
-        " %b::timestamptz[]) AS n (id, customer_id, feature_id, quantity, expires_at, metadata, created_at)",
+        " FROM jsonb_to_recordset(%s) AS n (id text, customer_id text, feature_id text, quantity numeric,"
+        " expires_at timestamptz, metadata jsonb, created_at timestamptz)",  # one text costs less than seven arrays
         (
             tenant_id,
-            [each.id for each in new],
-            [each.key.customer_id for each in new],
-            [each.key.feature_id for each in new],
-            [each.quantity for each in new],
-            [each.expires_at for each in new],
-            [jsonb(each.metadata) for each in new],
-            [each.created_at for each in new],
+            jsonb(
+                [
+                    {
+                        "id": each.id,
+                        "customer_id": each.key.customer_id,
+                        "feature_id": each.key.feature_id,
+                        "quantity": each.quantity,
+                        "expires_at": each.expires_at,
+                        "metadata": each.metadata,
+                        "created_at": each.created_at,
+                    }
+                    for each in new
+                ]
+            ),
         ),
     )
 

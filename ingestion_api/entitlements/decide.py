@@ -131,13 +131,21 @@ def load_basis(
 ) -> Basis:
     """All that is stored of the entitlements that are asked for. What is used and what is reserved belong together when
     the transaction is one snapshot, or holds the locks of what is reserved."""
+    as_of = counters_as_of(connection, topic=settings.events_topic, partitions=settings.events_partitions)
+    rows = load_terms(connection, questions, tenant_id=tenant_id, now=now)
+    return basis_of(connection, questions, rows, as_of=as_of, now=now, settings=settings)
+
+
+def load_terms(connection: PgConnection, questions: Iterable[Question], *, tenant_id: str, now: datetime) -> list[Row]:
+    """The entitlements that are asked for, in effect or not, of `at_their_now`."""
+    asked = list(questions)
     rows = entitlements.load_of_customers(
         connection,
         tenant_id=tenant_id,
-        customer_ids=sorted({question.customer["id"] for question in questions}),
-        feature_ids=sorted({question.feature["id"] for question in questions}),
+        customer_ids=sorted({question.customer["id"] for question in asked}),
+        feature_ids=sorted({question.feature["id"] for question in asked}),
     )
-    return basis_of(connection, questions, at_their_now(connection, rows, now), now=now, settings=settings)
+    return at_their_now(connection, rows, now)
 
 
 def at_their_now(connection: PgConnection, rows: Sequence[Row], now: datetime) -> list[Row]:
@@ -147,9 +155,16 @@ def at_their_now(connection: PgConnection, rows: Sequence[Row], now: datetime) -
 
 
 def basis_of(
-    connection: PgConnection, questions: Sequence[Question], rows: Sequence[Row], *, now: datetime, settings: Settings
+    connection: PgConnection,
+    questions: Sequence[Question],
+    rows: Sequence[Row],
+    *,
+    as_of: datetime | None,
+    now: datetime,
+    settings: Settings,
 ) -> Basis:
-    """The same from the entitlements of these customers, in effect or not, of `at_their_now`."""
+    """The same from the entitlements of these customers, in effect or not, of `at_their_now`; `as_of`: of the counters,
+    read before this."""
     by_pair: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         by_pair.setdefault((row["customer_id"], row["feature_id"]), []).append(row)
@@ -157,7 +172,6 @@ def basis_of(
     periods = {row["no"]: period for row, period in metered}
     formers = formers_of([row for row, _ in metered], rows, periods)
     before = [(row, formers[row["no"]].period) for row, _ in metered if row["no"] in formers]
-    as_of = counters_as_of(connection, topic=settings.events_topic, partitions=settings.events_partitions)
     held = sorted({HoldKey(row["customer_id"], row["feature_id"]) for row, _ in metered})
     return Basis(
         questions=questions,
@@ -165,8 +179,8 @@ def basis_of(
         periods=periods,
         formers=formers,
         reserved=load_reserved(connection, held, now=now, as_of=as_of),
-        counters=load_counters(connection, metered, now=now, settings=settings),
-        former_counters=load_counters(connection, before, now=now, settings=settings),
+        counters=load_counters(connection, metered, as_of=as_of, now=now, settings=settings),
+        former_counters=load_counters(connection, before, as_of=as_of, now=now, settings=settings),
     )
 
 

@@ -12,6 +12,7 @@ from typing_extensions import TypedDict
 from infra.postgres import entitlements
 from infra.postgres.features import load_features
 from infra.postgres.pool import PgConnection, Row
+from infra.postgres.shards import counters_as_of
 from ingestion_api.answers import answer
 from ingestion_api.auth import CheckerOrReader
 from ingestion_api.clock import Now
@@ -135,7 +136,9 @@ def _found(kind: str, rows: dict[str, Row], reference: str, index: int | None) -
 )
 def list_customer_entitlements(customer: str, principal: CheckerOrReader, context: FromContext, now: Now) -> Response:
     """What the customer is entitled to now, a feature each, with what is used and left of it. All on one page."""
+    settings = context.settings
     with context.database.snapshot() as connection:
+        as_of = counters_as_of(connection, topic=settings.events_topic, partitions=settings.events_partitions)
         found = find_customer(connection, principal.tenant_id, customer)
         own = entitlements.load_of_customers(
             connection, tenant_id=principal.tenant_id, customer_ids=[found["id"]], feature_ids=None
@@ -146,7 +149,7 @@ def list_customer_entitlements(customer: str, principal: CheckerOrReader, contex
             Question(customer=found, feature=feature, quantity=None)
             for feature in sorted(features.values(), key=lambda feature: feature["key"])
         ]
-        basis = basis_of(connection, questions, rows, now=now, settings=context.settings)
+        basis = basis_of(connection, questions, rows, as_of=as_of, now=now, settings=settings)
     views = decide(context.clickhouse, basis, tenant_no=principal.tenant_no, now=now, may_degrade=True)
     return answer({"object": "list", "data": views, "has_more": False, "next_cursor": None})
 

@@ -16,7 +16,7 @@ from infra.clickhouse.usage_query import Span
 from infra.postgres.counters import load_used
 from infra.postgres.meters import complete_until, load_entries
 from infra.postgres.pool import PgConnection, Row
-from infra.postgres.shards import counters_as_of, usage_as_of
+from infra.postgres.shards import usage_as_of
 from infra.settings import Settings
 from ingestion_api.fields import MAX_INSTANT
 from pricing.entitlements import EntitlementPeriod
@@ -62,14 +62,18 @@ def complete(counted: dict[int, Used]) -> Counters:
 
 
 def load_counters(
-    connection: PgConnection, periods: Sequence[tuple[Row, EntitlementPeriod]], *, now: datetime, settings: Settings
+    connection: PgConnection,
+    periods: Sequence[tuple[Row, EntitlementPeriod]],
+    *,
+    as_of: datetime | None,
+    now: datetime,
+    settings: Settings,
 ) -> Counters:
-    """The counters of metered entitlements in their present periods. A row has the `now` of its customer, by a test
-    clock maybe; `now` itself is the real one."""
+    """The counters of metered entitlements in their present periods, which have all that was acknowledged before
+    `as_of`. A row has the `now` of its customer, by a test clock maybe; `now` itself is the real one."""
     if not periods:
         return complete({})
-    topic, partitions = settings.events_topic, settings.events_partitions
-    fresh = freshness(counters_as_of(connection, topic=topic, partitions=partitions), now)
+    fresh = freshness(as_of, now)
     found = load_used(connection, [(row["no"], period.start) for row, period in periods], shards=settings.flow_shards)
     counted = {
         row["no"]: Used(quantity=found[row["no"], period.start], fresh=fresh)
@@ -80,7 +84,7 @@ def load_counters(
     if not missing:
         return complete(counted)
     # Before the revisions that readers use: those have all that is before it.
-    stored_until = usage_as_of(connection, topic=topic, partitions=partitions)
+    stored_until = usage_as_of(connection, topic=settings.events_topic, partitions=settings.events_partitions)
     meters = load_entries(connection, meter_nos=sorted({row["meter_no"] for row, _ in missing}))
     return Counters(
         counted=counted,

@@ -16,7 +16,6 @@ from infra.postgres import entitlements, idempotency
 from infra.postgres.counters import load_given_up
 from infra.postgres.features import load_features
 from infra.postgres.holds import Hold, HoldKey, add_to_holds, end_due, ensure_holds, lock_holds
-from infra.postgres.meters import load_aggregations
 from infra.postgres.pool import Database, PgConnection, Row
 from infra.postgres.reservations import NewReservation, insert_reservations
 from infra.postgres.shards import counters_as_of
@@ -29,7 +28,8 @@ from ingestion_api.entitlements.decide import (
     Standing,
     Usage,
     absence_of,
-    load_basis,
+    basis_of,
+    load_terms,
     metered_view,
     stand,
 )
@@ -127,12 +127,10 @@ def _prepare(
     references = [asked[index].customer for index in left]
     customers = entitlements.load_customers(connection, tenant_id=tenant_id, references=references)
     features = load_features(connection, tenant_id=tenant_id, references=[asked[index].feature for index in left])
-    meter_ids = {row["meter_id"] for row in features.values() if row["meter_id"] is not None}
-    aggregations = load_aggregations(connection, meter_ids=sorted(meter_ids))
     questions: dict[int, Question] = {}
     for index in left:
         try:
-            questions[index] = _question(asked[index], customers, features, aggregations)
+            questions[index] = _question(asked[index], customers, features)
         except MeterlineError as error:
             outcomes[index] = error
     return outcomes, questions
@@ -165,9 +163,7 @@ def _replay(row: Row, asked: Asked) -> Outcome:
     return Answer(row["status"], row["body"], replayed=True)
 
 
-def _question(
-    asked: Asked, customers: Mapping[str, Row], features: Mapping[str, Row], aggregations: Mapping[str, str]
-) -> Question:
+def _question(asked: Asked, customers: Mapping[str, Row], features: Mapping[str, Row]) -> Question:
     customer, feature = customers.get(asked.customer), features.get(asked.feature)
     if customer is None:
         raise NotFound("customer.not_found", f"There is no customer {asked.customer!r}.")
@@ -176,7 +172,7 @@ def _question(
     if feature["type"] != "metered":
         detail = f"The feature is {feature['type']}: there is nothing of it to reserve. Check it instead."
         raise Reject.at("/feature", "entitlement.not_metered", detail)
-    aggregation = aggregations[feature["meter_id"]]
+    aggregation = feature["aggregation"]
     if aggregation not in USED_UP:
         detail = f"The feature's meter takes the {aggregation} of its values: reservations of it do not add up."
         raise Reject.at("/feature", "entitlement.not_reservable", detail)
@@ -202,7 +198,8 @@ def _reserve_locked(
         # More may be due, so that a refusal could be wrong. What has been written down stays.
         outcomes |= dict.fromkeys(questions, Again("entitlement.overloaded", "Many reservations have just ended."))
         return [outcomes[index] for index in range(len(asked))], {}
-    basis = load_basis(connection, list(questions.values()), tenant_id=tenant_id, now=now, settings=settings)
+    rows = load_terms(connection, questions.values(), tenant_id=tenant_id, now=now)
+    basis = basis_of(connection, list(questions.values()), rows, as_of=as_of, now=now, settings=settings)
     unknown = [
         (number, span.start)
         for counters in (basis.counters, basis.former_counters)
