@@ -6,19 +6,31 @@ from collections.abc import AsyncGenerator, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from temporalio.client import WorkflowHandle
+from temporalio.client import WorkflowFailureError, WorkflowHandle
 from temporalio.testing import WorkflowEnvironment
 
 from billing_workflows.clock_advance import ClockAdvance
+from billing_workflows.deliveries import DeliveryDoors
 from billing_workflows.sweep import BillingSweep
-from billing_workflows.worker import ACTIVITY_THREADS, make_worker
-from schemas.workflows import BILLING_TASK_QUEUE, ClockRequest, SweepRequest, SweepTotals
+from billing_workflows.webhooks import WebhookDelivery
+from billing_workflows.worker import ACTIVITY_THREADS, make_webhooks_worker, make_worker
+from schemas.workflows import (
+    BILLING_TASK_QUEUE,
+    WEBHOOKS_TASK_QUEUE,
+    ClockRequest,
+    Delivered,
+    DeliveryRequest,
+    SweepRequest,
+    SweepTotals,
+)
 from tests.support.billing import ADVANCE, World
 from tests.support.clocks import clock, go_to, new_clock, subscribe
+from tests.support.receiver import running_receiver
+from tests.support.webhooks import make_due
 
 FAR = "2099-01-01"
 OUTAGE = timedelta(hours=1)
@@ -28,10 +40,15 @@ SERVER = Path(sysconfig.get_path("scripts")) / "temporal-test-server"
 
 @asynccontextmanager
 async def time_that_skips(world: World) -> AsyncGenerator[WorkflowEnvironment]:
-    """A server whose timers fire at once while somebody waits, with the worker of billing over the world's stores."""
+    """A server whose timers fire at once while somebody waits, with workers of billing and of webhooks over the world's
+    stores."""
+    deliveries = DeliveryDoors(database=world.doors.database, clock=lambda: datetime.now(UTC), allow_private=True)
     async with await WorkflowEnvironment.start_time_skipping(test_server_existing_path=str(SERVER)) as environment:
-        with ThreadPoolExecutor(ACTIVITY_THREADS) as executor:
-            async with make_worker(environment.client, world.doors, executor):
+        with ThreadPoolExecutor(2 * ACTIVITY_THREADS) as executor:
+            webhooks = make_webhooks_worker(
+                environment.client, deliveries, executor, task_queue=WEBHOOKS_TASK_QUEUE, threads=ACTIVITY_THREADS
+            )
+            async with make_worker(environment.client, world.doors, executor), webhooks:
                 yield environment
 
 
@@ -120,3 +137,21 @@ def test_a_sweep_leaves_chunks_that_fail_for_long_to_the_next_one(world: World, 
     assert failed == SweepTotals(failed_chunks=3 // chunk_size)
     assert done == SweepTotals(invoices=3, statements=3)
     assert len(world.invoices()) == len(subscriptions)
+
+
+def test_deliveries_that_a_run_has_given_up_stay_due_for_the_next_one(world: World) -> None:
+    async def deliver(environment: WorkflowEnvironment, endpoint_id: str, name: str) -> Delivered:
+        return await environment.client.execute_workflow(
+            WebhookDelivery.run, DeliveryRequest(endpoint_id=endpoint_id), id=name, task_queue=WEBHOOKS_TASK_QUEUE
+        )
+
+    async def deliver_twice(endpoint_id: str) -> Delivered:
+        async with time_that_skips(world) as environment:
+            with missing(world, "webhook_deliveries"), pytest.raises(WorkflowFailureError):
+                await deliver(environment, endpoint_id, "first")
+            return await deliver(environment, endpoint_id, "second")
+
+    with running_receiver() as receiver:
+        endpoint_id = make_due(world, f"{receiver.url}/hooks", 3)
+        assert asyncio.run(deliver_twice(endpoint_id)) == Delivered(succeeded=3)
+        assert len(receiver.at("/hooks")) == 3
