@@ -10,7 +10,7 @@ with each batch: a row of a former revision counts for nothing until then.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from heapq import heappop, heappush
@@ -62,7 +62,6 @@ class CounterBook:
         # By clock a heap: when the first period of an entitlement ends, and its number.
         self._turns: dict[int, list[tuple[int, int]]] = defaultdict(list)
         self._moved = {REAL_TIME}  # clocks by which more may have ended than has turned
-        self._oldest: dict[int, Counted] = {}  # see `take_oldest`
 
     def refresh(self, catalogue: Catalogue, now: datetime) -> None:
         """Take in changed entitlements and meters, and turn to the next period where one has ended.
@@ -146,11 +145,9 @@ class CounterBook:
             self._missing.pop(period, None)
             self._given_up.add(period)
 
-    def take_oldest(self, limit: int = SEEDS_AT_ONCE) -> list[Counted]:
-        """The first counted period of up to `limit` entitlements, where it has changed: rows of periods that begin
-        before it are of no use any more, nor is what was kept for revisions before its own."""
-        numbers = list(islice(self._oldest, limit))
-        return [self._oldest.pop(number) for number in numbers]
+    def counted(self, number: int) -> Sequence[Counted]:
+        """The counted periods of an entitlement, the earliest first: rows of those before it are of no use any more."""
+        return self._counted.get(number, ())
 
     def of_meter(self, meter_no: int) -> Mapping[int, list[Counted]]:
         """The counted periods of a meter, by customer; empty for most meters."""
@@ -167,8 +164,6 @@ class CounterBook:
         if periods:
             self._counted[number] = periods
             heappush(self._turns[clock_no], (next(p.end for p in periods if shown < p.end), number))
-            if not former or (former[0].start, former[0].revision) != (periods[0].start, periods[0].revision):
-                self._oldest[number] = periods[0]
         for period in periods:
             self._by_meter[period.meter_no][period.customer_no].append(period)
         rows = {

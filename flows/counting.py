@@ -15,7 +15,7 @@ from flows.seed import load_seeds
 from flows.shards import Clock
 from flows.writer import Writer
 from infra.clickhouse.client import Client
-from infra.postgres.counter_values import ValueChange, count_values, sweep_values
+from infra.postgres.counter_values import ValueChange, count_values
 from infra.postgres.counters import (
     CounterChange,
     CounterRow,
@@ -24,7 +24,6 @@ from infra.postgres.counters import (
     insert_counters,
     mark_stale,
     rank_in_counters,
-    remove_ended,
     seeded_counters,
 )
 from infra.postgres.pool import PgConnection
@@ -36,20 +35,17 @@ from schemas.meters import Aggregation
 MAX_VALUES_A_BATCH = 50_000
 #: How often what is stale is seeded anew: each seed waits for the batches before to be stored.
 RENEW_EVERY = timedelta(seconds=1)
-#: Values of ended periods that one batch removes.
-MAX_SWEPT = 5_000
 
 Key = tuple[int, datetime, int]  # entitlement, start of the period, revision of its meter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What one commit does: new rows, additions to rows that exist, rows to count no more, and what to remove."""
+    """What one commit does: new rows, additions to rows that exist, and periods to count no more."""
 
     seeds: Amounts
     added: Amounts
     given_up: list[Counted]
-    oldest: list[Counted]
 
 
 class Counting:
@@ -74,7 +70,6 @@ class Counting:
         self._layout = layout
         self._clock = clock
         self._renewed_at = clock()
-        self._sweeping: dict[int, tuple[datetime, int]] = {}
 
     def plan(self, judged: Attributed | None, combined: list[Minutes]) -> Plan:
         """What the batch counts, and the seeds that are due. May wait for the batches before to be stored."""
@@ -91,7 +86,7 @@ class Counting:
                 seeds[period].add(amount)
             elif amount and not self._book.is_missing(period):
                 added[period] = amount
-        return Plan(seeds=seeds, added=added, given_up=[*too_many, *_give_up(added)], oldest=self._book.take_oldest())
+        return Plan(seeds=seeds, added=added, given_up=[*too_many, *_give_up(added)])
 
     def write(self, plan: Plan, *, seq: int) -> list[CounterRow]:
         """Write the plan, in the caller's transaction; the rows as they are then."""
@@ -109,21 +104,12 @@ class Counting:
         rows += rank_in_counters(self._connection, shard=shard, seq=seq, changes=added.get(True, []))
         stale = [_change(period, Amount(), {}) for period in plan.given_up]
         rows += mark_stale(self._connection, by=self._layout, seq=seq, changes=stale)
-        remove_ended(
-            self._connection,
-            shard=shard,
-            before={period.entitlement_no: from_micros(period.start) for period in plan.oldest},
-        )
-        self._sweep()
         return rows
 
     def written(self, plan: Plan, rows: Iterable[CounterRow]) -> None:
         """The transaction of `write` has been committed."""
         self._book.mark_seeded(plan.seeds)
         self._book.give_up(plan.given_up)
-        for period in plan.oldest:
-            if period.aggregation is Aggregation.UNIQUE_COUNT or period.revision > 1:
-                self._sweeping[period.entitlement_no] = from_micros(period.start), period.revision
         stale = {(row.entitlement_no, row.period_start, row.meter_revision) for row in rows if row.is_stale}
         if stale:
             self._book.mark_stale([
@@ -167,10 +153,6 @@ class Counting:
         """The rows of these periods, of any shard."""
         keys = {_key(period): period for period in periods}
         return {keys[key]: found for key, found in seeded_counters(self._connection, keys=list(keys)).items()}
-
-    def _sweep(self) -> None:
-        if self._sweeping and sweep_values(self._connection, kept=self._sweeping, limit=MAX_SWEPT) < MAX_SWEPT:
-            self._sweeping = {}
 
 
 def _give_up(added: Amounts) -> list[Counted]:

@@ -21,6 +21,7 @@ from flows.quarantine import QuarantineCap, notices_of
 from flows.rows import copy_rows, count_by_status, event_rows, usage_rows, value_rows
 from flows.settle import settle
 from flows.shards import Clock, LogBatch
+from flows.sweeping import Sweeper
 from flows.writer import Storable, Writer
 from infra.clickhouse.client import Client
 from infra.clickhouse.history import Fact, load_facts
@@ -70,15 +71,17 @@ class Sink:
         self._client = client
         self._writer = writer
         self._catalogue = catalogue
+        layout = SeededBy(shard=settings.flow_shard, shards=settings.flow_shards)
         self._counting = Counting(
             connection=connection,
             client=client,
             writer=writer,
             catalogue=catalogue,
             book=book,
-            layout=SeededBy(shard=settings.flow_shard, shards=settings.flow_shards),
+            layout=layout,
             clock=clock,
         )
+        self._sweeper = Sweeper(connection=connection, book=book, layout=layout, clock=clock)
         self._balances = balances
         self._clock = clock
         self._cap = QuarantineCap(
@@ -101,6 +104,8 @@ class Sink:
             self._commit(batch)
         self._writer.submit(self._rows(batch, log.intent))
         self._report(batch)
+        if not log.redo:
+            self._sweeper.go_on(seq=log.intent.seq)
 
     def _decide_changes(self, batch: Judged, intent: Intent) -> Judged:
         """The batch with the facts that its changes add. What stands before it must be in ClickHouse to be found."""
@@ -139,6 +144,7 @@ class Sink:
         if not stored:
             self._writer.submit(Storable(seq=None, events=None, copies=None, usage=None, until=log.until, redo=False))
         self._report_lag(log)
+        self._sweeper.go_on(seq=last_seq)
 
     def _commit(self, batch: Judged) -> None:
         intent = batch.log.intent

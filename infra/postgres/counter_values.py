@@ -1,6 +1,6 @@
 """Which values unique counts have counted, and by how many events, over all shards of an entitlement's period."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -44,17 +44,3 @@ def count_values(connection: PgConnection, changes: Sequence[ValueChange]) -> di
         prepare=False,  # a plan for few values would take for ever with many
     )
     return {(row["no"], row["start"], row["revision"]): row["more"] for row in rows}
-
-
-def sweep_values(connection: PgConnection, *, kept: Mapping[int, tuple[datetime, int]], limit: int) -> int:
-    """Forget up to `limit` values of periods that begin before, and of revisions before, those given for their
-    entitlement; how many. What another transaction has in hand is passed by: no flow waits for this."""
-    if not kept:
-        return 0
-    return connection.execute(
-        "DELETE FROM entitlement_values WHERE ctid = ANY(ARRAY(SELECT v.ctid FROM entitlement_values v"
-        " JOIN unnest(%s::bigint[], %s::timestamptz[], %s::integer[]) AS k (no, start, revision)"
-        " ON v.entitlement_no = k.no AND (v.period_start < k.start OR v.meter_revision < k.revision)"
-        " LIMIT %s FOR UPDATE OF v SKIP LOCKED))",
-        (list(kept), [start for start, _ in kept.values()], [revision for _, revision in kept.values()], limit),
-    ).rowcount

@@ -4,7 +4,7 @@ A shard's row of an entitlement's period exists if and only if it was seeded, wi
 the period; from then on every batch adds its part in its own transaction.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -181,16 +181,6 @@ def _update(
     if len(updated) != len(changes):
         raise InvariantBroken("counter.missing", f"{len(changes) - len(updated)} counters of shard {shard} are gone")
     return [counter_row(row) for row in updated]
-
-
-def remove_ended(connection: PgConnection, *, shard: int, before: Mapping[int, datetime]) -> None:
-    """Forget the shard's rows of periods that begin before the instant given for their entitlement."""
-    if before:
-        connection.execute(
-            "DELETE FROM entitlement_counters e USING unnest(%s::bigint[], %s::timestamptz[]) AS c (no, start)"
-            " WHERE e.shard = %s AND e.entitlement_no = c.no AND e.period_start < c.start",
-            (list(before), list(before.values()), shard),
-        )
 
 
 def load_used(

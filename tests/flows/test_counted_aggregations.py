@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from flows import counting, seed
+from flows import counting, seed, sweeping
 from infra.postgres.catalogue import Change
 from pricing.entitlements import Reset, entitlement_period
 from schemas.counters import COUNTED_BY
@@ -194,7 +194,8 @@ def given_up(log: UsageLog, number: int) -> bool:
 def test_what_a_unique_count_kept_of_ended_periods_is_removed_bit_by_bit(
     world: UsageLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(counting, "MAX_SWEPT", 2)
+    monkeypatch.setattr(sweeping, "MAX_REMOVED", 2)
+    monkeypatch.setattr(sweeping, "PAGE_EVERY", timedelta(0))
     no = next(no for no, each in METERS.items() if each.aggregation is Aggregation.UNIQUE_COUNT)
     old = [(10 + no, START, 1, bytes([index]) * 16, 1) for index in range(5)]
     for row in old:
