@@ -18,7 +18,7 @@ from starlette.responses import Response
 
 from ingestion_api.auth import authenticate
 from ingestion_api.ingest.body import BODY_SECONDS, timed_out
-from ingestion_api.problems import pointer
+from ingestion_api.problems import INVALID_FIELD, UNKNOWN_FIELD, pointer
 from schemas.errors import FieldError, Malformed, NotFound, Reject, TooLarge
 
 MAX_BODY_BYTES = 1024 * 1024
@@ -64,7 +64,10 @@ class HouseRoute(APIRoute):
                 _check_known(self, request)
             if request.method in METHODS_WITH_BODY:
                 body = await read_body(request)
-                request = _Loaded(request, body, decode_json(body) if body else None)
+                decoded = decode_json(body) if body else None
+                if self.body_field is None and request.url.path.startswith("/v1/"):
+                    _check_empty(decoded)
+                request = _Loaded(request, body, decoded)
             return await handler(request)
 
         return handle
@@ -135,6 +138,19 @@ def _check_texts(value: object, path: tuple[str | int, ...]) -> None:
     elif isinstance(value, list):
         for index, item in enumerate(cast("list[object]", value)):
             _check_texts(item, (*path, index))
+
+
+def _check_empty(decoded: Any) -> None:
+    """A route that takes no fields refuses those it is given, as others refuse those they don't know."""
+    if decoded is None or decoded == {}:
+        return
+    if not isinstance(decoded, dict):
+        raise Reject.at("", INVALID_FIELD, "The body, if there is one, is an object.")
+    names = list(cast("dict[str, object]", decoded))
+    errors = tuple(
+        FieldError(pointer=pointer(name), code=UNKNOWN_FIELD, detail="There is no such field here.") for name in names
+    )
+    raise Reject(UNKNOWN_FIELD, f"This takes no fields, and has {names[0]!r}.", errors=errors)
 
 
 async def check_names(request: Request) -> None:
