@@ -40,8 +40,9 @@ def test_the_same_key_with_another_body_is_409(api: Api) -> None:
 
 
 def test_the_same_key_on_another_path_is_409(api: Api) -> None:
-    api.post("/v1/customers", {"external_id": "acme"}, idempotency_key="k-1")
-    problem = api.post("/v1/customers/acme/archive", {"external_id": "acme"}, status=409, idempotency_key="k-1")
+    body = {"key": "pro", "currency": "USD", "prices": []}
+    api.post("/v1/plans", body, idempotency_key="k-1")
+    problem = api.post("/v1/addons", body, status=409, idempotency_key="k-1")
     assert problem["code"] == "idempotency.conflict"
 
 
