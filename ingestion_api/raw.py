@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 import structlog
+from prometheus_client import Counter
 
 from infra.metrics import HTTP_REQUESTS, HTTP_SECONDS
 from ingestion_api.access_log import request_id_from
@@ -41,7 +42,7 @@ class RawPost:
         self._others = others
         self._bodies = BodyReader()
         self._seconds = HTTP_SECONDS.labels("POST", path)
-        self._answered = HTTP_REQUESTS.labels("POST", path, "200")
+        self._answered: dict[int, Counter] = {}
 
     async def __call__(self, scope: ScopeMap, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
@@ -71,11 +72,15 @@ class RawPost:
             head = [(b"content-type", content_type), (b"x-request-id", request_id.encode())]
             await send({"type": "http.response.start", "status": status, "headers": head})
             await send({"type": "http.response.body", "body": content})
-        if status == 200:
-            self._answered.inc()
-        else:
-            HTTP_REQUESTS.labels("POST", self._path, str(status)).inc()
+        self._count(status)
         self._seconds.observe(time.perf_counter() - started)
+
+    def _count(self, status: int) -> None:
+        """One answer more. Looking a label up costs as much as reading a small body."""
+        answered = self._answered.get(status)
+        if answered is None:
+            answered = self._answered[status] = HTTP_REQUESTS.labels("POST", self._path, str(status))
+        answered.inc()
 
     def _principal(self, headers: dict[bytes, bytes]) -> Principal | None:
         """Who asks, if that is known already and may."""

@@ -83,7 +83,7 @@ class ReserveBatches:
             queue = self._waiting[tenant_id]
             batch = [queue.popleft() for _ in range(min(len(queue), MAX_BATCH))]
             self._count -= len(batch)
-        wanted = [each for each in batch if not each.answered.cancelled()]
+        wanted = [each for each in batch if not each.answered.done()]  # nobody waits for it any more
         if wanted:
             self._decide(tenant_id, wanted)
         with self._lock:

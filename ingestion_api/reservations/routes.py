@@ -33,7 +33,7 @@ from ingestion_api.reservations.commit import (
     read_event,
     release_held,
 )
-from ingestion_api.reservations.reserve import Again, Answer, Asked
+from ingestion_api.reservations.reserve import Again, Answer, Asked, Outcome
 from ingestion_api.reservations.tell import HoldTeller
 from ingestion_api.reservations.views import ReservationView, ReservedView, reservation_view
 from ingestion_api.routing import house_router
@@ -121,19 +121,25 @@ async def reserve_entitlement(
 async def decide(batches: ReserveBatches, tenant_id: str, asked: Asked) -> Answer:
     """The answer of the transaction in which it was this request's turn. Raises the refusal, and Retry when that takes
     too long; then it may be decided all the same, and expires."""
-    started = time.monotonic()
+    started, loop = time.monotonic(), asyncio.get_running_loop()
     while True:
+        decided = batches.submit(tenant_id, asked)
+        end = loop.call_later(MAX_WAIT_SECONDS, _give_up, decided)  # `asyncio.timeout` costs several times as much
         try:
-            async with asyncio.timeout(MAX_WAIT_SECONDS):
-                outcome = await batches.submit(tenant_id, asked)
-        except TimeoutError:
-            raise Retry("entitlement.overloaded", "Too many reservations wait to be decided; try again.") from None
+            outcome = await decided
+        finally:
+            end.cancel()
         if isinstance(outcome, Again) and time.monotonic() < started + AGAIN_SECONDS:
             await asyncio.sleep(PAUSE_SECONDS)
         elif isinstance(outcome, MeterlineError):
             raise outcome
         else:
             return outcome
+
+
+def _give_up(decided: asyncio.Future[Outcome]) -> None:
+    if not decided.done():
+        decided.set_exception(Retry("entitlement.overloaded", "Too many reservations wait to be decided; try again."))
 
 
 @router.get("/v1/reservations/{reservation}", response_model=ReservationView, operation_id="get_reservation")

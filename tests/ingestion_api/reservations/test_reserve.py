@@ -311,3 +311,15 @@ def test_the_row_of_holds_is_the_sum_of_what_is_held(counted: Api) -> None:
             (third["id"],),
         ).fetchall()
     assert (hold["reserved"], hold["total"], hold["version"]) == (Decimal(22), Decimal(22), 7)
+
+
+def test_who_waits_too_long_is_told_and_what_had_no_turn_by_then_takes_nothing(
+    counted: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reserve(counted, "1")
+    with monkeypatch.context() as patch, counted.database.transaction() as connection:
+        patch.setattr(routes, "MAX_WAIT_SECONDS", 0.2)
+        connection.execute("SELECT FROM entitlement_holds FOR UPDATE")
+        for quantity in ("20", "300"):  # whose transaction waits for the lock, and who waits for a transaction
+            assert reserve(counted, quantity, status=503)["code"] == "entitlement.overloaded"
+    assert reserve(counted, "4")["reserved"] == "25"
