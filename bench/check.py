@@ -80,7 +80,7 @@ def _row(connections: int, score: Score, cpu: dict[str, float]) -> dict[str, obj
         "p50_ms": round(score.quantile_ms(0.5), 2),
         "p99_ms": round(score.quantile_ms(0.99), 2),
         **{f"{part}_us_an_answer": round(used / len(score.latencies) * 1e6) for part, used in cpu.items()},
-        "statuses": dict(score.statuses),
+        "statuses": {status.decode(): times for status, times in score.statuses.items()},
     }
 
 

@@ -23,7 +23,7 @@ class Score:
     """Answers by status, and the seconds that each took."""
 
     seconds: float
-    statuses: Counter[str] = field(default_factory=Counter[str])
+    statuses: Counter[bytes] = field(default_factory=Counter[bytes])
     latencies: list[float] = field(default_factory=list[float])
 
     def quantile_ms(self, share: float) -> float:
@@ -54,14 +54,15 @@ class _Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._received += data
-        head, found, rest = self._received.partition(b"\r\n\r\n")
-        if not found:
+        body_at = self._received.find(b"\r\n\r\n") + 4
+        if body_at < 4:
             return
-        length = int(head.lower().partition(b"content-length:")[2].split(b"\r\n", 1)[0])
-        if len(rest) < length:
+        length_at = self._received.find(b"content-length: ", 0, body_at) + 16  # as the API writes it
+        end = body_at + int(self._received[length_at : self._received.index(b"\r", length_at)])
+        if len(self._received) < end:
             return
-        self._received = rest[length:]
-        self._score.statuses[head[9:12].decode()] += 1
+        self._score.statuses[self._received[9:12]] += 1
+        self._received = self._received[end:]
         self._score.latencies.append(time.perf_counter() - self._asked_at)
         self._ask()
 
