@@ -106,7 +106,7 @@ def exact(value: Any) -> Decimal | None:
 def number(value: Decimal) -> Decimal:
     """The quantity that a number stands for. Raises NotANumber for one that no quantity can be."""
     quantity = rounded(value)
-    if quantity and len(quantity.normalize(WIDE).as_tuple().digits) > MAX_DIGITS:
+    if len(format(quantity.normalize(WIDE), "f").lstrip("-0.").replace(".", "")) > MAX_DIGITS:
         raise NotANumber(f"{value} has more than {MAX_DIGITS} digits")
     return quantity
 

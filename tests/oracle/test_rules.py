@@ -64,6 +64,12 @@ def test_copies_voids_and_quarantine() -> None:
     assert [ledger.status(identity) for identity in ledger.entries] == ["counted", "voided", "quarantined", "counted"]
 
 
+@pytest.mark.parametrize(("text", "code"), [("1e37", None), ("1e38", INVALID_VALUE), ("0.5e-12", None)])
+def test_a_number_has_at_most_38_digits_when_it_is_written_out(text: str, code: str | None) -> None:
+    ledger = ledger_of("sum", event("1", f'{{"n": {text}}}'))
+    assert ledger.entries["api", "1"].code == code
+
+
 def test_a_meter_made_later_takes_what_it_can_read_and_quarantines_nothing() -> None:
     ledger = ledger_of("count", event("1", '{"n": 1}'), event("2", '{"n": "x"}'))
     ledger.set_meter(Meter("m", "llm", "sum", N))
