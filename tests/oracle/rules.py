@@ -100,6 +100,8 @@ def exact(value: Any) -> Decimal | None:
         value = Decimal(value)
     if not isinstance(value, Decimal | None):
         raise NotANumber(repr(value))
+    if value and value.adjusted() >= MAX_DIGITS:
+        raise NotANumber(f"{value} has more than {MAX_DIGITS} digits before the point")
     return value
 
 

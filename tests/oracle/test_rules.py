@@ -70,6 +70,14 @@ def test_a_number_has_at_most_38_digits_when_it_is_written_out(text: str, code: 
     assert ledger.entries["api", "1"].code == code
 
 
+def test_an_operand_that_is_no_number_is_a_mistake_though_another_is_absent() -> None:
+    ledger = ledger_of("sum")
+    ledger.set_meter(Meter("m", "llm", "sum", Operation("+", Path(("absent",)), Path(("n",)))))
+    for event_id, number in (("1", "1e40"), ("2", '"x"'), ("3", "1")):
+        ledger.send(event(event_id, f'{{"n": {number}}}'))
+    assert [entry.code for entry in ledger.entries.values()] == [INVALID_VALUE, INVALID_VALUE, None]
+
+
 def test_a_meter_made_later_takes_what_it_can_read_and_quarantines_nothing() -> None:
     ledger = ledger_of("count", event("1", '{"n": 1}'), event("2", '{"n": "x"}'))
     ledger.set_meter(Meter("m", "llm", "sum", N))
