@@ -126,8 +126,11 @@ def end_commit(connection: PgConnection, row: Row, *, now: datetime) -> None:
 
 
 def release_held(connection: PgConnection, row: Row, *, now: datetime) -> None:
-    """Give it back. One that has expired, or was released, stays so. Raises Conflict after a commit."""
+    """Give it back. One that has expired, or was released, stays so. Raises Conflict after a commit, and after one that
+    was begun: nobody knows whether its event has reached the log, where it would be used beside what others got."""
     match ReservationState(row["state"]):
+        case ReservationState.HELD if row["commit_event_id"] is not None:
+            raise Conflict("reservation.committed", "A commit of it has begun, its event may come. Commit it again.")
         case ReservationState.HELD:
             release(connection, reservation=row, now=now)
         case ReservationState.EXPIRED | ReservationState.RELEASED:

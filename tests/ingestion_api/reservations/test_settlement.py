@@ -283,6 +283,9 @@ def test_no_kill_of_the_api_in_a_commit_loses_or_doubles_anything(log: UsageLog,
                 client.post(path, json=body)
             assert doomed.process.wait(WAIT_SECONDS) == -signal.SIGKILL
         assert tenant.status(each) == "held"
+        if point == "commit.published":  # before, its event has not been sent
+            refused = tenant.post(f"/v1/reservations/{each['id']}/release", {}, status=409)
+            assert (refused["code"], tenant.status(each)) == ("reservation.committed", "held")
         assert tenant.post(path, body, status=200)["status"] == "committed"
     with log.flow():
         tenant.wait(len(held), 0)
