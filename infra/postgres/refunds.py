@@ -26,15 +26,11 @@ def request_refund(
     retry_of: str | None = None,
     now: datetime,
 ) -> str:
-    """Let the worker pay back a part of a succeeded payment soon; the refund's id.
-    Its invoice is locked, or what it retries.
-
-    Raises Conflict `refund.already_retried` when `retry_of` has been.
-    """
+    """Let the worker pay back a part of a succeeded payment soon; the refund's id. Its invoice is locked."""
     refund_id = new_id(Prefix.REFUND)
-    stored = connection.execute(
+    connection.execute(
         "INSERT INTO refunds (id, tenant_id, payment_id, credit_note_id, amount_minor, status, retry_of, test_clock_id,"
-        " ask_at, created_at) VALUES (%s, %s, %s, %s, %s, 'pending', %s, %s, %s, %s) ON CONFLICT (retry_of) DO NOTHING",
+        " ask_at, created_at) VALUES (%s, %s, %s, %s, %s, 'pending', %s, %s, %s, %s)",
         (
             refund_id,
             payment["tenant_id"],
@@ -47,20 +43,23 @@ def request_refund(
             now,
         ),
     )
-    if not stored.rowcount:
-        raise Conflict("refund.already_retried", f"Refund {retry_of} has been tried again.")
     _tell(connection, refund_id, SystemEvent.REFUND_CREATED, now)
     return refund_id
 
 
 def retry_refund(connection: PgConnection, refund: Row, *, now: datetime) -> str:
-    """Try a failed refund again, as a new one; its id. `refund` is as `load_refund` gives it, locked.
+    """Try a failed refund again, as a new one; its id. `refund` is as `load_refund` gives it, locked, and so is its
+    invoice.
 
-    Raises Conflict for one that has not failed, and for one that has been tried again.
+    Raises Conflict for one that has not failed or has been tried again, and where no payment has so much left.
     """
     if refund["status"] != "failed":
         raise Conflict("refund.not_failed", f"Refund {refund['id']} is {refund['status']}.")
+    if connection.execute("SELECT FROM refunds WHERE retry_of = %s", (refund["id"],)).rowcount:
+        raise Conflict("refund.already_retried", f"Refund {refund['id']} has been tried again.")
     payment = {"id": refund["payment_id"], "tenant_id": refund["tenant_id"], "test_clock_id": refund["test_clock_id"]}
+    if refund["credit_note_id"] is not None:
+        payment = _payment_for(connection, refund)
     return request_refund(
         connection,
         payment,
@@ -71,18 +70,38 @@ def retry_refund(connection: PgConnection, refund: Row, *, now: datetime) -> str
     )
 
 
+def _payment_for(connection: PgConnection, refund: Row) -> Row:
+    """Its own payment, or else another of the invoice's, that has so much left: since it failed, other notes may have
+    been paid back by what it did not take."""
+    fitting = [
+        row for row in _with_left(connection, refund["invoice_id"]) if row["left_minor"] >= refund["amount_minor"]
+    ]
+    if not fitting:
+        raise Conflict(
+            "refund.nothing_left",
+            "Other notes have been paid back by its payment meanwhile, and no payment of the invoice has so much left:"
+            " pay it back by hand.",
+        )
+    return next((row for row in fitting if row["id"] == refund["payment_id"]), fitting[0])
+
+
+def _with_left(connection: PgConnection, invoice_id: str) -> list[Row]:
+    """What was paid of an invoice through providers, the newest first: `left_minor` of it no note has been paid back
+    by."""
+    return connection.execute(
+        "SELECT p.*, p.amount_minor - p.excess_minor - coalesce((SELECT sum(r.amount_minor) FROM refunds r"
+        " WHERE r.payment_id = p.id AND r.credit_note_id IS NOT NULL AND r.status <> 'failed'), 0) AS left_minor"
+        " FROM payments p WHERE p.invoice_id = %s AND p.status = 'succeeded' AND p.provider <> %s ORDER BY p.id DESC",
+        (invoice_id, Provider.MANUAL),
+    ).fetchall()
+
+
 def refund_credit_note(
     connection: PgConnection, invoice: Row, *, credit_note_id: str, amount_minor: int, now: datetime
 ) -> None:
     """Pay a note's amount back by the payments of a locked invoice, the newest first. What is left of it then was paid
     by hand, and goes back by hand."""
-    rows = connection.execute(
-        "SELECT p.*, p.amount_minor - p.excess_minor - coalesce((SELECT sum(r.amount_minor) FROM refunds r"
-        " WHERE r.payment_id = p.id AND r.credit_note_id IS NOT NULL AND r.status <> 'failed'), 0) AS left_minor"
-        " FROM payments p WHERE p.invoice_id = %s AND p.status = 'succeeded' AND p.provider <> %s ORDER BY p.id DESC",
-        (invoice["id"], Provider.MANUAL),
-    ).fetchall()
-    for payment in rows:
+    for payment in _with_left(connection, invoice["id"]):
         part = min(int(payment["left_minor"]), amount_minor)
         if part > 0:
             request_refund(connection, payment, amount_minor=part, credit_note_id=credit_note_id, now=now)

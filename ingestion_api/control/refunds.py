@@ -8,6 +8,7 @@ from starlette.responses import Response
 from typing_extensions import TypedDict
 
 from infra.postgres import refunds
+from infra.postgres.invoice_lifecycle import lock_invoice
 from infra.postgres.pool import PgConnection, Row
 from ingestion_api.answers import answer
 from ingestion_api.auth import Reader
@@ -82,6 +83,8 @@ def retry_refund(refund: str, call: AdminCall) -> Response:
     """Try a failed refund again, as a new one. Each can be once: what failed twice is the new one's to retry."""
 
     def effect(connection: PgConnection) -> RefundView:
+        invoice_id = _find(connection, call.tenant_id, refund)["invoice_id"]
+        lock_invoice(connection, tenant_id=call.tenant_id, id_or_number=invoice_id)  # as whoever makes a note does
         row = _find(connection, call.tenant_id, refund, lock=True)
         now = clock_now(connection, row["test_clock_id"], call.now, hold=True)
         return to_view(_find(connection, call.tenant_id, refunds.retry_refund(connection, row, now=now)))

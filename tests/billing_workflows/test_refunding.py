@@ -66,6 +66,9 @@ def refund(world: World, day: str = DAY) -> list[tuple[str, int]]:
 
 def retry(world: World, refund_id: str) -> None:
     with world.doors.database.transaction() as connection:
+        row = load_refund(connection, refund_id)
+        assert row is not None
+        lock_invoice(connection, tenant_id=world.tenant_id, id_or_number=row["invoice_id"])
         row = load_refund(connection, refund_id, lock=True)
         assert row is not None
         retry_refund(connection, row, now=instant(DAY))
@@ -81,8 +84,38 @@ def test_parts_go_back_and_never_more_than_was_charged(world: World, stripe: Str
     assert stripe.refunded() == 4900
 
 
-def test_the_newest_payment_gives_back_first(world: World, stripe: StripeDouble) -> None:
-    payment = paid(world, stripe)
+def test_what_is_tried_again_goes_back_by_a_payment_that_has_so_much_left(world: World, stripe: StripeDouble) -> None:
+    older = paid_twice(world, paid(world, stripe))
+    newer = "pay_z" + older["id"]
+    fail(world, stripe, older, 1900)  # by the newer one
+    give_back(world, older, 1000)  # which has all of it left
+    [failed] = [row for row in refunds(world) if row["status"] == "failed"]
+    retry(world, failed["id"])
+    assert [(row["payment_id"], row["amount_minor"]) for row in refunds(world)] == [
+        (newer, 1900), (newer, 1000), (older["id"], 1900),
+    ]  # fmt: skip
+
+
+def test_what_no_payment_has_left_is_not_tried_again(world: World, stripe: StripeDouble) -> None:
+    older = paid_twice(world, paid(world, stripe))
+    fail(world, stripe, older, 1900)
+    give_back(world, older, 3200)  # all of the newer one, and so much of the older that 1,700 are left
+    [failed] = [row for row in refunds(world) if row["status"] == "failed"]
+    with pytest.raises(Conflict, match="by hand") as refused:
+        retry(world, failed["id"])
+    assert (refused.value.code, len(refunds(world))) == ("refund.nothing_left", 3)
+
+
+def fail(world: World, stripe: StripeDouble, payment: Row, amount_minor: int) -> None:
+    """A note whose refund the customer's bank does not take."""
+    stripe.refund_status = "failed"
+    give_back(world, payment, amount_minor)
+    assert refund(world) == [("failed", amount_minor)]
+    stripe.refund_status = "succeeded"
+
+
+def paid_twice(world: World, payment: Row) -> Row:
+    """30.00 of the 49.00 by this payment, and 19.00 by a newer one."""
     world.rows("UPDATE payments SET amount_minor = 3000 WHERE id = %(id)s RETURNING 1", id=payment["id"])
     world.rows(
         "INSERT INTO payments (id, tenant_id, invoice_id, customer_id, currency, amount_minor, provider, reference,"
@@ -90,6 +123,11 @@ def test_the_newest_payment_gives_back_first(world: World, stripe: StripeDouble)
         " provider, 'pi_newer', 'succeeded', created_at, created_at FROM payments WHERE id = %(id)s RETURNING 1",
         id=payment["id"],
     )
+    return payment
+
+
+def test_the_newest_payment_gives_back_first(world: World, stripe: StripeDouble) -> None:
+    payment = paid_twice(world, paid(world, stripe))
     give_back(world, payment, 2000)
     parts = {(row["payment_id"], row["amount_minor"]) for row in refunds(world)}
     assert parts == {("pay_z" + payment["id"], 1900), (payment["id"], 100)}
