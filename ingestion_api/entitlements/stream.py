@@ -166,12 +166,15 @@ class Stream:
         return {"as_of": fresh.as_of, "lag_seconds": fresh.lag_seconds}
 
     async def _states(self, pairs: Iterable[Pair], place: str) -> AsyncGenerator[bytes]:
-        """Events of all of these that are asked for, some at a time."""
+        """Events of all of these that are asked for, some at a time. Only the last one says that the place is reached:
+        whoever breaks off before it is told of all of them again."""
         wanted = [pair for pair in pairs if self._wants(pair)]
         for start in range(0, len(wanted), STATES_AT_ONCE):
             views = await run_in_threadpool(self._look, wanted[start : start + STATES_AT_ONCE])
+            is_end = start + STATES_AT_ONCE >= len(wanted)
+            places = [*[None] * (len(views) - 1), place if is_end else None]
             if views:
-                yield b"".join(_event("entitlement", view, place) for view in views)
+                yield b"".join(_event("entitlement", *each) for each in zip(views, places, strict=True))
 
     def _wants(self, pair: Pair) -> bool:
         return (
@@ -205,5 +208,7 @@ def _without_age(view: CheckView) -> dict[str, object]:
     return {name: value for name, value in view.items() if name not in AGES}
 
 
-def _event(name: str, data: object, place: str) -> bytes:
-    return b"event: %b\nid: %b\ndata: %b\n\n" % (name.encode(), place.encode(), encode(data))
+def _event(name: str, data: object, place: str | None) -> bytes:
+    """`place` None: the client keeps the one it has."""
+    identity = b"" if place is None else b"id: %b\n" % place.encode()
+    return b"event: %b\n%bdata: %b\n\n" % (name.encode(), identity, encode(data))

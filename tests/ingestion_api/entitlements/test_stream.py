@@ -36,13 +36,15 @@ class Follower:
 
     def _read(self, response: httpx2.Response) -> None:
         fields: dict[str, str] = {}
+        place = ""
         try:
             for line in response.iter_lines():
                 if line:
                     name, _, value = line.partition(": ")
                     fields[name] = value
                 elif "event" in fields:
-                    self._queue.put(Sent(fields["event"], fields["id"], json.loads(fields["data"])))
+                    place = fields.get("id", place)
+                    self._queue.put(Sent(fields["event"], place, json.loads(fields["data"])))
                     fields = {}
         except httpx2.HTTPError:
             return
@@ -119,6 +121,7 @@ def test_all_that_is_comes_first_and_then_what_changes(tenant: Tenant) -> None:
         assert set(states) == {(c, f) for c in ("acme", "globex") for f in ("tokens", "sso")}
         assert states["acme", "tokens"]["limit"] == "10"
         assert synced.data["resumed"] is False
+        assert [sent.place for sent in present] == ["", "", "", synced.place], "who breaks off begins anew"
         tenant.send("acme", 4)
         assert stream.until(customer="acme", feature="tokens", used="4").data["remaining"] == "6"
         tenant.send("acme", 6)
