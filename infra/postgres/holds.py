@@ -29,6 +29,13 @@ class Hold:
 #: Sent as they are (`b`): quoting hundreds of names into a text costs more than their rows do.
 _KEYS: LiteralString = "unnest(%(customers)b::text[], %(features)b::text[]) AS k (customer_id, feature_id)"
 
+#: Nobody knows whether the event of a commit that was begun has reached the log: it would be counted by then.
+_EXPIRED: LiteralString = (
+    "r.state = 'held' AND r.expires_at <= %(now)s"
+    " AND (r.commit_event_id IS NULL OR r.expires_at < %(as_of)s::timestamptz)"
+)
+_COUNTED: LiteralString = "r.state = 'committed' AND r.committed_at < %(as_of)s::timestamptz"
+
 
 def ensure_holds(connection: PgConnection, *, tenant_id: str, keys: Sequence[HoldKey]) -> None:
     """Make rows that are not there. In a transaction of its own: a row made by somebody who has not committed yet can't
@@ -61,17 +68,17 @@ def load_reserved(
     """What is held at `now`; a key without anything is absent.
 
     What has expired counts no more, whether or not it was written down, nor do committed reservations when all that was
-    acknowledged before their commit is counted: `as_of` says up to when that is so. Read it before `used`, or all three
-    in one snapshot.
+    acknowledged before their commit is counted: `as_of` says up to when that is so. What a commit was begun of expires
+    when `as_of` has passed that, too. Read it before `used`, or all three in one snapshot.
     """
     if not keys:
         return {}
     rows = connection.execute(
         "SELECT h.customer_id, h.feature_id, h.reserved"  # noqa: S608 - texts of this file
         " - coalesce((SELECT sum(r.quantity) FROM reservations r WHERE r.customer_id = h.customer_id"
-        "  AND r.feature_id = h.feature_id AND r.state = 'held' AND r.expires_at <= %(now)s), 0)"
+        "  AND r.feature_id = h.feature_id AND " + _EXPIRED + "), 0)"
         " - coalesce((SELECT sum(r.quantity) FROM reservations r WHERE r.customer_id = h.customer_id"
-        "  AND r.feature_id = h.feature_id AND r.state = 'committed' AND r.committed_at < %(as_of)s::timestamptz), 0)"
+        "  AND r.feature_id = h.feature_id AND " + _COUNTED + "), 0)"
         " AS reserved FROM entitlement_holds h JOIN "
         + _KEYS
         + " ON h.customer_id = k.customer_id AND h.feature_id = k.feature_id WHERE h.reserved > 0",
@@ -90,12 +97,12 @@ def end_due(
     row = connection.execute(
         "WITH due AS ("  # noqa: S608 - texts of this file
         " SELECT e.id FROM " + _KEYS + " CROSS JOIN LATERAL (SELECT r.id FROM reservations r"
-        "  WHERE r.customer_id = k.customer_id AND r.feature_id = k.feature_id AND r.state = 'held'"
-        "  AND r.expires_at <= %(now)s ORDER BY r.expires_at LIMIT %(limit)s) e"
+        "  WHERE r.customer_id = k.customer_id AND r.feature_id = k.feature_id AND " + _EXPIRED + ""
+        "  ORDER BY r.expires_at LIMIT %(limit)s) e"
         " UNION ALL"
         " SELECT s.id FROM " + _KEYS + " CROSS JOIN LATERAL (SELECT r.id FROM reservations r"
-        "  WHERE r.customer_id = k.customer_id AND r.feature_id = k.feature_id AND r.state = 'committed'"
-        "  AND r.committed_at < %(as_of)s::timestamptz ORDER BY r.committed_at LIMIT %(limit)s) s"
+        "  WHERE r.customer_id = k.customer_id AND r.feature_id = k.feature_id AND " + _COUNTED + ""
+        "  ORDER BY r.committed_at LIMIT %(limit)s) s"
         " LIMIT %(limit)s"
         "), ended AS (UPDATE reservations r SET state = CASE r.state WHEN 'held' THEN 'expired' ELSE 'settled' END,"
         "  ended_at = CASE r.state WHEN 'held' THEN r.expires_at ELSE %(now)s END"

@@ -47,6 +47,12 @@ def connect(dsn: str) -> PgConnection:
     )
 
 
+def plan_once(connection: PgConnection) -> None:
+    """Let statements of this transaction be planned once a connection, not again for other sizes of their arrays. For
+    those that find all rows by keys: there is one good plan."""
+    connection.execute("SET LOCAL plan_cache_mode = force_generic_plan")
+
+
 class ImpatientConnection(PgConnection):
     """Waits at most `answer_seconds` for each answer; later the connection is closed and OperationalError raised.
 
@@ -65,7 +71,14 @@ class ImpatientConnection(PgConnection):
             raise
 
 
-def _check_soon(connection: PgConnection) -> None:
+def connect_impatient(dsn: str) -> PgConnection:
+    """As `connect`, for one that is kept long and looked at by `check_soon`: a server that hangs is found out."""
+    return ImpatientConnection.connect(
+        dsn, autocommit=True, row_factory=dict_row, connect_timeout=CHECK_SECONDS, options=OPTIONS
+    )
+
+
+def check_soon(connection: PgConnection) -> None:
     """`check_connection`, without waiting long for a server that hangs."""
     assert isinstance(connection, ImpatientConnection)
     patience, connection.answer_seconds = connection.answer_seconds, CHECK_SECONDS
@@ -87,7 +100,7 @@ class Database:
             connection_class = type(
                 "_Connection", (ImpatientConnection,), {"answer_seconds": answer_seconds + GRACE_SECONDS}
             )
-            check = _check_soon
+            check = check_soon
         self._pool = ConnectionPool(
             dsn,
             connection_class=connection_class,

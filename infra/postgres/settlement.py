@@ -12,10 +12,12 @@ from infra.postgres.credits import CreditEntry
 from infra.postgres.pool import PgConnection, Row
 from infra.postgres.wallets.save import save_wallets
 from infra.postgres.wallets.state import OpenWallet, load_grants, make_wallet, open_wallets
-from pricing.wallets import WalletGrant, catch_up, credit_grant, paid_by_grant, pay, void_grant
+from pricing.wallets import WalletGrant, catch_up, credit_grant, paid_by_grant, pay, take_back, void_grant
 from pricing.wallets import give_back as return_payment
 from schemas.billing import InvoiceKind
+from schemas.errors import Reject
 from schemas.ids import Prefix, new_id
+from schemas.money import format_amount, from_minor
 from schemas.wallets import GrantStatus
 
 
@@ -141,9 +143,9 @@ def _make_missing(
 
 
 def start_top_up(connection: PgConnection, invoice: Payable, *, paid_minor: int, now: datetime) -> None:
-    """Let the grant that a paid invoice sold take effect, as far as money has paid it (a credit note may have lowered
-    what was due); the invoice's row is locked."""
-    wallet, grant = _sold(connection, invoice)
+    """Let the grant that a paid invoice sold take effect, as far as money has paid it and was not paid back (a credit
+    note may have lowered what was due); the invoice's row is locked."""
+    wallet, grant, _ = _sold(connection, invoice)
     if grant is None or grant.status is not GrantStatus.UNPAID:
         return  # somebody has voided it
     wallet.postings += catch_up(wallet.state, now)
@@ -159,18 +161,55 @@ def start_top_up(connection: PgConnection, invoice: Payable, *, paid_minor: int,
 
 def drop_top_up(connection: PgConnection, invoice: Payable, *, now: datetime) -> None:
     """Void the grant that waited for the payment of an invoice that is voided now; its row is locked."""
-    wallet, grant = _sold(connection, invoice)
+    wallet, grant, _ = _sold(connection, invoice)
     if grant is not None and grant.status is GrantStatus.UNPAID:
         void_grant(grant, now)
         save_wallets(connection, [wallet], now=now)
 
 
-def _sold(connection: PgConnection, invoice: Payable) -> tuple[OpenWallet, WalletGrant | None]:
+def give_up_top_up(connection: PgConnection, invoice: Payable, *, now: datetime) -> None:
+    """Let the wallet top itself up again, if it does, though nobody has paid this invoice, which is given up now; its
+    row is locked."""
+    wallet, _, _ = _sold(connection, invoice)
+    wallet.postings += catch_up(wallet.state, now)
+    wallet.is_touched, wallet.top_up_at = True, now
+    save_wallets(connection, [wallet], now=now)
+
+
+def take_back_top_up(
+    connection: PgConnection, invoice: Payable, *, amount_minor: int, credit_note_id: str, now: datetime
+) -> None:
+    """Take what a credit note pays back of a top-up out of the wallet; the invoice's row is locked. A grant that still
+    waits for the rest of its money has nothing yet.
+
+    Raises Reject `credit_note.exceeds_grant` for what the grant has paid invoices with.
+    """
+    wallet, grant, _ = _sold(connection, invoice)
+    if grant is None or grant.status is GrantStatus.UNPAID:
+        return
+    wallet.postings += catch_up(wallet.state, now)
+    save_wallets(connection, [wallet], now=now)
+    wallet, grant, expired_minor = _sold(connection, invoice)
+    assert grant is not None
+    left_minor = grant.balance_minor + expired_minor
+    if amount_minor > left_minor:
+        left = format_amount(from_minor(left_minor, invoice.currency), invoice.currency)
+        raise Reject.at(
+            "/amount",
+            "credit_note.exceeds_grant",
+            f"The rest of the top-up has paid invoices: only {left} {invoice.currency} of it can be paid back.",
+        )
+    wallet.postings += take_back(grant, amount_minor, now, invoice_id=invoice.invoice_id, credit_note_id=credit_note_id)
+    save_wallets(connection, [wallet], now=now)
+
+
+def _sold(connection: PgConnection, invoice: Payable) -> tuple[OpenWallet, WalletGrant | None, int]:
+    """The wallet, the grant that an invoice sold (None: it sold none), and what of that has expired or been voided."""
     wallet = open_wallets(connection, [invoice.customer_id])[invoice.customer_id, invoice.currency]
     row = connection.execute(
-        "SELECT id FROM wallet_grants WHERE invoice_id = %s AND kind = 'paid'", (invoice.invoice_id,)
+        "SELECT id, expired_minor FROM wallet_grants WHERE invoice_id = %s AND kind = 'paid'", (invoice.invoice_id,)
     ).fetchone()
     if row is None:
-        return wallet, None
+        return wallet, None, 0
     load_grants(connection, [wallet], also=[row["id"]])
-    return wallet, wallet.state.grants[row["id"]]
+    return wallet, wallet.state.grants[row["id"]], row["expired_minor"]

@@ -28,8 +28,8 @@ MAX_WAITING = 4_000  # requests, of all tenants
 MAX_BATCH = 400
 MAX_TRANSACTIONS = 4  # at once, each of another tenant
 
-#: How long GET /v1/reservations/{id} knows what has ended.
-KEPT = timedelta(days=7)
+#: How long GET /v1/reservations/{id} knows a reservation, from its creation on: longer than any is held uncommitted.
+KEPT = timedelta(days=8)
 SWEEP_SECONDS = 5
 SWEPT_SHARE = 2  # of what was made since the last sweep: the table shrinks faster than it grows
 MIN_SWEPT = 100
@@ -54,6 +54,7 @@ class ReserveBatches:
         self._lock = threading.Lock()
         self._waiting: dict[str, deque[_Waiting]] = {}  # by tenant; a tenant that is in here has a thread
         self._count = 0
+        self._is_closing = False
         self._pool = ThreadPoolExecutor(MAX_TRANSACTIONS, "reserve")
         self._made = 0
         self._swept_at = time.monotonic()
@@ -75,22 +76,30 @@ class ReserveBatches:
 
     def close(self) -> None:
         """Decide on what waits; then no more."""
+        with self._lock:
+            self._is_closing = True
         self._pool.shutdown()
 
     def _run(self, tenant_id: str) -> None:
         """One batch of a tenant; when more waits, it is the turn of other tenants first."""
-        with self._lock:
-            queue = self._waiting[tenant_id]
-            batch = [queue.popleft() for _ in range(min(len(queue), MAX_BATCH))]
-            self._count -= len(batch)
-        wanted = [each for each in batch if not each.answered.done()]  # nobody waits for it any more
-        if wanted:
-            self._decide(tenant_id, wanted)
-        with self._lock:
-            if not self._waiting[tenant_id]:
-                del self._waiting[tenant_id]
-                return
-        self._pool.submit(self._run, tenant_id)
+        while True:
+            with self._lock:
+                queue = self._waiting[tenant_id]
+                batch = [queue.popleft() for _ in range(min(len(queue), MAX_BATCH))]
+                self._count -= len(batch)
+            wanted = [each for each in batch if not each.answered.done()]  # nobody waits for it any more
+            try:
+                if wanted:
+                    self._decide(tenant_id, wanted)
+            except Exception:  # a fault of ours after the decision: whoever comes next must have a turn all the same
+                _log.exception("a batch of reservations did not come to its end")
+            with self._lock:
+                if not self._waiting[tenant_id]:
+                    del self._waiting[tenant_id]
+                    return
+                if not self._is_closing:
+                    self._pool.submit(self._run, tenant_id)
+                    return
 
     def _decide(self, tenant_id: str, batch: Sequence[_Waiting]) -> None:
         asked = [each.asked for each in batch]

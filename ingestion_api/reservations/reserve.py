@@ -16,7 +16,7 @@ from infra.postgres import entitlements, idempotency
 from infra.postgres.counters import load_given_up
 from infra.postgres.features import load_features
 from infra.postgres.holds import Hold, HoldKey, add_to_holds, end_due, ensure_holds, lock_holds
-from infra.postgres.pool import Database, PgConnection, Row
+from infra.postgres.pool import Database, PgConnection, Row, plan_once
 from infra.postgres.reservations import NewReservation, insert_reservations
 from infra.postgres.shards import counters_as_of
 from infra.settings import Settings
@@ -106,6 +106,7 @@ def reserve_all(
             with database.transaction() as connection:
                 ensure_holds(connection, tenant_id=tenant_id, keys=missing)
         with database.transaction() as connection:
+            plan_once(connection)
             outcomes, questions = _prepare(connection, asked, tenant_id=tenant_id)
             keys = sorted({_key_of(question) for question in questions.values()})
             locked = lock_holds(connection, keys)

@@ -144,7 +144,7 @@ def _give_up(decided: asyncio.Future[Outcome]) -> None:
 
 @router.get("/v1/reservations/{reservation}", response_model=ReservationView, operation_id="get_reservation")
 def get_reservation(reservation: str, principal: CheckerOrReader, context: FromContext, now: Now) -> Response:
-    """A reservation as it is now; for seven days after it has ended."""
+    """A reservation as it is now; for eight days from its creation, and as long as it holds."""
     with context.database.transaction() as connection:
         row = load_reservation(connection, tenant_id=principal.tenant_id, reservation_id=reservation)
     if row is None:

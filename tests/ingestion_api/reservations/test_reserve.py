@@ -1,12 +1,13 @@
 from collections.abc import Generator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
 import pytest
 
-from ingestion_api.reservations import routes
+from infra.postgres.reservations import record_commit
+from ingestion_api.reservations import batches, routes
 from schemas.instants import format_instant, parse_instant
 from tests.ingestion_api.entitlements.test_checks import NOW, PERIOD, acme, check, count
 from tests.support.api import Api
@@ -58,9 +59,11 @@ def flow_has_counted_until(api: Api, instant: str) -> Generator[None]:
                 " ON CONFLICT (topic, partition) DO UPDATE SET counted_until = excluded.counted_until",
                 (api.settings.events_topic, partition, instant),
             )
-    yield
-    with api.database.transaction() as connection:
-        connection.execute("DELETE FROM shard_offsets WHERE topic = %s", (api.settings.events_topic,))
+    try:
+        yield
+    finally:
+        with api.database.transaction() as connection:
+            connection.execute("DELETE FROM shard_offsets WHERE topic = %s", (api.settings.events_topic,))
 
 
 def test_a_reservation_takes_of_the_limit_and_says_what_is_left(counted: Api) -> None:
@@ -142,6 +145,23 @@ def test_a_committed_reservation_holds_until_everything_before_the_commit_is_cou
         assert counted.get(f"/v1/reservations/{made['id']}")["status"] == "settled"
     assert act(counted, made, "commit", after=62)["status"] == "settled"
     assert act(counted, made, "release", after=62, status=409)["code"] == "reservation.settled"
+
+
+def test_what_a_commit_was_begun_of_holds_on_until_its_event_would_be_counted(counted: Api) -> None:
+    made = reserve(counted, "700", ttl_seconds=60)
+    with counted.database.transaction() as connection:  # as a process that was killed between broker and answer left it
+        record_commit(
+            connection, reservation_id=made["id"], source="api", event_id="e-1", held_until=parse_instant(NOW)
+        )
+    with flow_has_counted_until(counted, "2026-03-10T12:01:00Z"):
+        assert reserved(counted, 3_600) == "700"
+        assert reserve(counted, "1", after=3_600, status=409)["code"] == "entitlement.limit_exceeded"
+        with later(counted, 3_600):
+            assert counted.get(f"/v1/reservations/{made['id']}")["status"] == "expired"
+    with flow_has_counted_until(counted, "2026-03-10T12:01:00.000001Z"):
+        assert reserved(counted, 59) == "700"
+        assert reserved(counted, 60) == "0"
+        assert reserve(counted, "700", after=60)["remaining"] == "0"
 
 
 def test_only_what_is_metered_and_adds_up_can_be_reserved(counted: Api) -> None:
@@ -313,6 +333,21 @@ def test_the_row_of_holds_is_the_sum_of_what_is_held(counted: Api) -> None:
     assert (hold["reserved"], hold["total"], hold["version"]) == (Decimal(22), Decimal(22), 7)
 
 
+def test_old_reservations_are_forgotten_unless_they_hold(counted: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended, committed = reserve(counted, "1", ttl_seconds=1), reserve(counted, "2")
+    act(counted, committed, "commit")
+    monkeypatch.setattr(batches, "SWEEP_SECONDS", 0)
+    for _ in range(2):  # the second one is decided on when the first one has swept
+        reserve(counted, "3", after=2)
+    assert counted.get(f"/v1/reservations/{ended['id']}")["status"] == "expired"
+    since_made = parse_instant(NOW) - datetime.now(UTC)  # ids have the real time
+    monkeypatch.setattr(batches, "KEPT", since_made - timedelta(minutes=1))
+    for _ in range(2):
+        reserve(counted, "3", after=2)
+    assert counted.http.get(f"/v1/reservations/{ended['id']}").status_code == 404
+    assert counted.get(f"/v1/reservations/{committed['id']}")["status"] == "committed"
+
+
 def test_who_waits_too_long_is_told_and_what_had_no_turn_by_then_takes_nothing(
     counted: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -323,3 +358,12 @@ def test_who_waits_too_long_is_told_and_what_had_no_turn_by_then_takes_nothing(
         for quantity in ("20", "300"):  # whose transaction waits for the lock, and who waits for a transaction
             assert reserve(counted, quantity, status=503)["code"] == "entitlement.overloaded"
     assert reserve(counted, "4")["reserved"] == "25"
+
+
+def test_a_fault_after_a_decision_leaves_nobody_without_a_turn(counted: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> int:
+        raise RuntimeError("a fault of ours")
+
+    monkeypatch.setattr(batches, "SWEEP_SECONDS", 0)
+    monkeypatch.setattr(batches, "sweep", fail)
+    assert [reserve(counted, "1")["reserved"] for _ in range(3)] == ["1", "2", "3"]

@@ -301,7 +301,7 @@ def test_no_kill_of_the_flow_shows_more_than_the_limit_or_loses_usage(
     tenant.reserve("0.000000000001", status=409)
     for number, (point, each) in enumerate(zip(FLOW_CRASHES, held, strict=True)):
         tenant.send(f"f{number}", "10", reservation=each["id"])
-        crashing = log.start_flow(crash_at=point, balances_topic=log.settings.balances_topic)
+        crashing = log.start_flow(crash_at=point)
         assert crashing.wait(WAIT_SECONDS) == -signal.SIGKILL, f"{point} was not reached: {crashing.logged()}"
         assert sum(tenant.figures()) == 40, point
         tenant.reserve("0.000000000001", status=409)
