@@ -1,9 +1,10 @@
 """Which periods of which entitlements are counted.
 
 Of every entitlement three periods are kept: the one that contains now, the one before, for late events and for what is
-carried over from it, and the next. Now is what the customer's test clock shows, if it has one. A late event of a still
-older period changes no counter (invoices and usage read the windows, not these); a period becomes countable by being
-seeded.
+carried over from it, and the next; of one that has ended its last two, for a while. Now is what the customer's test
+clock shows, if it has one. A late event of a still older period changes no counter: invoices and usage read the
+windows. A period becomes countable by being seeded. The row of one that was left counts for nothing, since nothing is
+added to it; should it be counted again, when a clock that was ahead is set right, it is seeded anew.
 
 Counters follow the revision of a meter that readers use. When that changes, its periods are seeded anew, a part of them
 with each batch: a row of a former revision counts for nothing until then.
@@ -12,7 +13,7 @@ with each batch: a row of a former revision counts for nothing until then.
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from heapq import heappop, heappush
 from itertools import islice
 
@@ -27,6 +28,9 @@ from schemas.meters import Aggregation
 #: What one batch does of a mass of work at most; the rest waits for the next ones.
 TURNS_AT_ONCE = 1_000
 SEEDS_AT_ONCE = 2_000
+
+#: How long after its end an entitlement may still be given another one, or something be carried over from it.
+ENDED_KEPT = timedelta(days=30)
 
 FOREVER = 1 << 60  # microseconds; no instant of an event comes near it
 
@@ -59,6 +63,8 @@ class CounterBook:
         self._missing: dict[Counted, None] = {}
         self._stale: dict[Counted, None] = {}
         self._given_up: set[Counted] = set()
+        self._left: set[tuple[int, int]] = set()  # entitlement, start
+        self._latest = datetime.min.replace(tzinfo=UTC)  # the last `now` at which periods were chosen
         # By clock a heap: when the first period of an entitlement ends, and its number.
         self._turns: dict[int, list[tuple[int, int]]] = defaultdict(list)
         self._moved = {REAL_TIME}  # clocks by which more may have ended than has turned
@@ -66,14 +72,19 @@ class CounterBook:
     def refresh(self, catalogue: Catalogue, now: datetime) -> None:
         """Take in changed entitlements and meters, and turn to the next period where one has ended.
 
-        At most TURNS_AT_ONCE turn: the next period is counted already, so that a later turn loses nothing.
+        At most TURNS_AT_ONCE turn: the next period is counted already, so that a later turn loses nothing. When `now`
+        has gone back, all periods are chosen anew.
         """
         stale = set(catalogue.changed_entitlements)
+        if now < self._latest:
+            stale |= self._meter_of.keys()
         for meter_no in catalogue.changed_meters:
             stale |= self._entitled[meter_no]
         stale |= self._due(catalogue, now)
         catalogue.changed_entitlements.clear()
         catalogue.changed_meters.clear()
+        if stale:
+            self._latest = now
         for number in sorted(stale):
             self._take_in(number, catalogue, now)
 
@@ -97,7 +108,7 @@ class CounterBook:
         if number in self._meter_of:
             self._entitled[self._meter_of.pop(number)].discard(number)
         if entry is None:
-            self._replace(number, [], REAL_TIME, 0)
+            self._replace(number, [])
             return
         self._meter_of[number] = entry.meter_no
         self._entitled[entry.meter_no].add(number)
@@ -106,7 +117,10 @@ class CounterBook:
         clock_no = catalogue.clock_of.get(entry.customer_no, REAL_TIME)
         shown = _shown(catalogue, clock_no, now)
         periods = list(_counted_periods(entry, meter, shown)) if meter and counts else []
-        self._replace(number, periods, clock_no, to_micros(shown))
+        self._replace(number, periods)
+        if periods:
+            ends = (period.end for period in periods if to_micros(shown) < period.end)
+            heappush(self._turns[clock_no], (next(ends, periods[-1].end + ENDED_KEPT // timedelta.resolution), number))
 
     def take_fresh(self) -> list[Counted]:
         """Periods that are counted from now on, and were not before. They are missing until `mark_seeded`."""
@@ -114,6 +128,12 @@ class CounterBook:
         self._missing |= self._fresh
         self._fresh.clear()
         return fresh
+
+    def take_left(self) -> list[tuple[int, datetime]]:
+        """Entitlements and starts of periods that were counted, and are not from now on."""
+        left = [(number, from_micros(start)) for number, start in sorted(self._left)]
+        self._left.clear()
+        return left
 
     def missing(self, limit: int = SEEDS_AT_ONCE) -> list[Counted]:
         """Up to `limit` counted periods without a row."""
@@ -153,8 +173,8 @@ class CounterBook:
         """The counted periods of a meter, by customer; empty for most meters."""
         return self._by_meter.get(meter_no, {})
 
-    def _replace(self, number: int, periods: list[Counted], clock_no: int, shown: int) -> None:
-        """Count these periods of an entitlement and no others; which of them is the present one, this clock says."""
+    def _replace(self, number: int, periods: list[Counted]) -> None:
+        """Count these periods of an entitlement and no others."""
         former = self._counted.pop(number, [])
         for period in former:
             customers = self._by_meter[period.meter_no]
@@ -163,7 +183,6 @@ class CounterBook:
                 del customers[period.customer_no]
         if periods:
             self._counted[number] = periods
-            heappush(self._turns[clock_no], (next(p.end for p in periods if shown < p.end), number))
         for period in periods:
             self._by_meter[period.meter_no][period.customer_no].append(period)
         rows = {
@@ -176,6 +195,9 @@ class CounterBook:
             self._stale.pop(period, None)
             self._fresh.pop(period, None)
             self._given_up.discard(period)
+        starts = {period.start for period in periods}
+        self._left |= {(number, period.start) for period in former if period.start not in starts}
+        self._left -= {(number, start) for start in starts}
         # A period that only ends earlier or later than before keeps its row: the start is its key.
         self._fresh |= dict.fromkeys(period for period in periods if (period.start, period.revision) not in rows)
 
@@ -185,11 +207,13 @@ def _shown(catalogue: Catalogue, clock_no: int, now: datetime) -> datetime:
 
 
 def _counted_periods(entry: EntitlementEntry, meter: MeterEntry, now: datetime) -> Iterator[Counted]:
-    """The period that contains now (or the first, before the start), with the one before and the one after it, within
-    the entitlement. None once that has ended."""
+    """The period that contains now (or the first, before the start; the last, after the end), with the one before and
+    the one after it, within the entitlement. None once that has ended long ago."""
     instant = max(now, entry.starts_at)
-    if entry.ends_at is not None and instant >= entry.ends_at:
-        return
+    if entry.ends_at is not None:
+        if entry.ends_at <= entry.starts_at or instant - entry.ends_at >= ENDED_KEPT:
+            return
+        instant = min(instant, entry.ends_at - datetime.resolution)
     start = _period(entry, instant).start
     if start > entry.starts_at:
         instant = start - datetime.resolution

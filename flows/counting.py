@@ -22,6 +22,7 @@ from infra.postgres.counters import (
     SeededBy,
     add_to_counters,
     insert_counters,
+    leave_counters,
     mark_stale,
     rank_in_counters,
     seeded_counters,
@@ -41,11 +42,13 @@ Key = tuple[int, datetime, int]  # entitlement, start of the period, revision of
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What one commit does: new rows, additions to rows that exist, and periods to count no more."""
+    """What one commit does: new rows, additions to rows that exist, periods that can't be counted any more, and
+    (entitlement, start) of those that need not be."""
 
     seeds: Amounts
     added: Amounts
     given_up: list[Counted]
+    left: list[tuple[int, datetime]]
 
 
 class Counting:
@@ -86,7 +89,8 @@ class Counting:
                 seeds[period].add(amount)
             elif amount and not self._book.is_missing(period):
                 added[period] = amount
-        return Plan(seeds=seeds, added=added, given_up=[*too_many, *_give_up(added)])
+        given_up = [*too_many, *_give_up(added)]
+        return Plan(seeds=seeds, added=added, given_up=given_up, left=self._book.take_left())
 
     def write(self, plan: Plan, *, seq: int) -> list[CounterRow]:
         """Write the plan, in the caller's transaction; the rows as they are then."""
@@ -104,6 +108,7 @@ class Counting:
         rows += rank_in_counters(self._connection, shard=shard, seq=seq, changes=added.get(True, []))
         stale = [_change(period, Amount(), {}) for period in plan.given_up]
         rows += mark_stale(self._connection, by=self._layout, seq=seq, changes=stale)
+        rows += leave_counters(self._connection, shard=shard, seq=seq, periods=plan.left)
         return rows
 
     def written(self, plan: Plan, rows: Iterable[CounterRow]) -> None:
@@ -146,7 +151,7 @@ class Counting:
                 continue
             if not own.is_stale and (own.shards == self._layout.shards or period.aggregation not in RANKED):
                 self._book.mark_seeded([period])
-            elif period.aggregation not in RANKED:
+            elif period.aggregation is Aggregation.UNIQUE_COUNT:
                 self._book.give_up([period])  # its values have been counted in part
 
     def _rows(self, periods: list[Counted]) -> dict[Counted, list[SeededBy]]:

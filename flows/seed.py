@@ -58,7 +58,7 @@ def load_seeds(
 
 
 def _is_new(rows: Rows, period: Counted, stored_by: int) -> bool:
-    return not any(row.takes(stored_by) for row in rows.get(period, ()))
+    return not any(row.takes(stored_by) for row in rows.get(period, ()) if not row.is_stale)
 
 
 def _units(value: Decimal) -> int:

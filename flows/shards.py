@@ -46,11 +46,13 @@ class LogBatch:
     """Messages of the shard's next offsets, and the catalogue that judges them: all of events, or all of changes.
 
     `intent` is None when there are no messages: then the batch only carries `until`, the instants up to which
-    partitions are complete with it. `redo`: its first commit was made by an earlier process.
+    partitions are complete with it. `last_seq`: the shard's last intent before the batch, as far as this process knows.
+    `redo`: its first commit was made by an earlier process.
     """
 
     messages: list[Message]
     intent: Intent | None
+    last_seq: int
     until: dict[int, datetime]
     catalogue_version: int
     redo: bool = False
@@ -115,11 +117,11 @@ class Shard:
         if not messages and not until:
             return None
         version = head_version(self._connection)
-        intent = None
+        last_seq, intent = self._seq - 1, None
         if messages:
             intent = Intent(seq=self._seq, ranges=ranges, catalogue_version=version, created_at=self._clock())
             self._seq += 1
-        return LogBatch(messages=messages, intent=intent, until=until, catalogue_version=version)
+        return LogBatch(messages=messages, intent=intent, last_seq=last_seq, until=until, catalogue_version=version)
 
     def _take(self) -> list[Message]:
         """The next messages that go together; the others wait here for the next batch."""
@@ -166,7 +168,12 @@ class Shard:
                     left.discard(message.partition)
         until = {message.partition: message.appended_at for message in found}
         return LogBatch(
-            messages=found, intent=intent, until=until, catalogue_version=intent.catalogue_version, redo=True
+            messages=found,
+            intent=intent,
+            last_seq=intent.seq - 1,
+            until=until,
+            catalogue_version=intent.catalogue_version,
+            redo=True,
         )
 
 

@@ -30,7 +30,7 @@ from infra.postgres.counters import SeededBy
 from infra.postgres.poison import PoisonMessage, record_poison
 from infra.postgres.pool import PgConnection
 from infra.postgres.quarantine import append_notices, load_recent, save_recent
-from infra.postgres.shards import Intent, advance, commit_intents, lock_shard, record_catalogue_version, write_intent
+from infra.postgres.shards import Intent, advance, commit_intents, lock_unmoved, record_catalogue_version, write_intent
 from infra.settings import Settings
 from schemas.errors import InvariantBroken
 
@@ -133,18 +133,18 @@ class Sink:
         plan = self._counting.plan(None, [])
         stored = self._writer.is_idle()
         with self._connection.transaction():
-            last_seq = lock_shard(self._connection, shard=self._shard)
+            lock_unmoved(self._connection, shard=self._shard, last_seq=log.last_seq)
             advance(self._connection, topic=self._topic, shard=self._shard, ranges=(), until=log.until)
             record_catalogue_version(self._connection, shard=self._shard, version=log.catalogue_version)
-            rows = self._counting.write(plan, seq=last_seq)
+            rows = self._counting.write(plan, seq=log.last_seq)
             if stored:
                 commit_intents(self._connection, topic=self._topic, shard=self._shard, seqs=(), until=log.until)
         self._counting.written(plan, rows)
-        self._balances.tell(rows, seq=last_seq, until=log.until)
+        self._balances.tell(rows, seq=log.last_seq, until=log.until)
         if not stored:
             self._writer.submit(Storable(seq=None, events=None, copies=None, usage=None, until=log.until, redo=False))
         self._report_lag(log)
-        self._sweeper.go_on(seq=last_seq)
+        self._sweeper.go_on(seq=log.last_seq)
 
     def _commit(self, batch: Judged) -> None:
         intent = batch.log.intent
@@ -153,7 +153,7 @@ class Sink:
         notices = notices_of(batch.attributed) if batch.attributed else []
         crash_point("sink.before_commit")
         with self._connection.transaction():
-            lock_shard(self._connection, shard=self._shard)
+            lock_unmoved(self._connection, shard=self._shard, last_seq=batch.log.last_seq)
             advance(self._connection, topic=self._topic, shard=self._shard, ranges=intent.ranges, until=batch.log.until)
             write_intent(self._connection, shard=self._shard, intent=intent)
             crash_point("sink.in_transaction")

@@ -9,7 +9,7 @@ shard removes, too, what is of no shard: values, and the rows of shards that the
 
 from datetime import datetime, timedelta
 
-from flows.counters import Counted, CounterBook
+from flows.counters import ENDED_KEPT, Counted, CounterBook
 from flows.shards import Clock
 from infra.postgres.counter_sweeps import (
     EVER,
@@ -32,10 +32,6 @@ MAX_REMOVED = 5_000
 PAGE_EVERY = timedelta(seconds=1)
 #: From the end of a round to the next one.
 ROUND_EVERY = timedelta(minutes=1)
-#: How long after its end an entitlement may still be given another one. By the real clock, also where a test clock says
-#: when it ends.
-ENDED_KEPT = timedelta(days=30)
-
 FIRST_SHARD = 0
 
 
@@ -74,7 +70,7 @@ class Sweeper:
         return is_end
 
     def _remove_of(self, numbers: list[int], now: datetime) -> bool:
-        """Whether as much was removed as a page may remove."""
+        """Whether as much was removed as a page may remove. Entitlements of test clocks go by the real one."""
         counted = {number: periods for number in numbers if (periods := self._book.counted(number))}
         others = [number for number in numbers if number not in counted]
         kept = still_counted(self._connection, numbers=others, ended_after=now - ENDED_KEPT) if others else set[int]()

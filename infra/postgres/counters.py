@@ -164,6 +164,21 @@ def mark_stale(
     return [counter_row(row) for row in rows]
 
 
+def leave_counters(
+    connection: PgConnection, *, shard: int, seq: int, periods: Sequence[tuple[int, datetime]]
+) -> list[CounterRow]:
+    """Let rows of (entitlement, start of the period) count for nothing, where they are; as they are then."""
+    if not periods:
+        return []
+    rows = connection.execute(
+        "UPDATE entitlement_counters e SET is_stale = true, version = %s"  # noqa: S608 - texts of this file
+        " FROM unnest(%s::bigint[], %s::timestamptz[]) AS c (no, start)"
+        " WHERE e.shard = %s AND e.entitlement_no = c.no AND e.period_start = c.start AND NOT e.is_stale" + _AS_IT_IS,
+        (seq, [number for number, _ in periods], [start for _, start in periods], shard),
+    )
+    return [counter_row(row) for row in rows]
+
+
 def _update(
     connection: PgConnection, sets: LiteralString, shard: int, seq: int, changes: Sequence[CounterChange]
 ) -> list[CounterRow]:

@@ -110,12 +110,13 @@ def counter_rows(connection: PgConnection, *, shard: int) -> Generator[tuple[Cou
 
 def live_holds(connection: PgConnection, *, now: datetime) -> Generator[tuple[str, str, datetime]]:
     """Customer and feature of which something is reserved at `now`, and until when that surely is so: the last expiry,
-    or `now` for what is committed and expires no more. In a transaction."""
+    or `now` for what waits to be counted. In a transaction."""
     with connection.cursor(name="live_holds", row_factory=tuple_row) as cursor:
         cursor.itersize = PAGE_SIZE
         cursor.execute(
             "SELECT customer_id, feature_id, greatest(max(expires_at), %(now)s) FROM reservations"
-            " WHERE state = 'committed' OR state = 'held' AND expires_at > %(now)s GROUP BY customer_id, feature_id",
+            " WHERE state = 'committed' OR state = 'held' AND (expires_at > %(now)s OR commit_event_id IS NOT NULL)"
+            " GROUP BY customer_id, feature_id",
             {"now": now},
         )
         yield from cursor

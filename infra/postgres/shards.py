@@ -72,6 +72,14 @@ def lock_shard(connection: PgConnection, *, shard: int) -> int:
     return row["next_seq"] - 1
 
 
+def lock_unmoved(connection: PgConnection, *, shard: int, last_seq: int) -> None:
+    """The same for an owner that rests on what it has read since its last intent. Raises Fenced when another one has
+    gone on from there: a process that stood still may hold figures of long ago."""
+    found = lock_shard(connection, shard=shard)
+    if found != last_seq:
+        raise Fenced("shard.fenced", f"shard {shard} has come to intent {found}, not {last_seq}: another owner did")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartitionState:
     """`next_offset` is the first that no batch has; `stored_until` is None before anything was stored."""

@@ -81,10 +81,33 @@ def test_an_entitlement_that_ends_counts_to_its_end_and_one_that_is_gone_no_more
     entitle(catalogue, 1, ends_at=ends_at)
     assert refreshed(book, catalogue, START) == [], "the row of the period is there already"
     assert added(book, catalogue, [ends_at - timedelta(microseconds=1), ends_at]) == {START: 1}
+    assert refreshed(book, catalogue, ends_at + timedelta(days=29)) == []
+    assert added(book, catalogue, [START]) == {START: 1}, "a late event, of which something may be carried over"
+    assert book.take_left() == [(1, START.replace(month=2))]
+    assert refreshed(book, catalogue, ends_at + timedelta(days=30)) == []
+    assert book.counted(1) == ()
+    assert book.take_left() == [(1, START)]
+    entitle(catalogue, 1)
+    assert len(refreshed(book, catalogue, START)) == 2, "it goes on, and is seeded anew"
     entitle(catalogue, 1, gone=True)
     assert refreshed(book, catalogue, START) == []
     assert added(book, catalogue, [START]) == {}
     assert book.counted(1) == ()
+
+
+def test_a_clock_that_is_set_back_brings_back_the_periods_of_that_time() -> None:
+    catalogue, book = catalogue_of([meter(1)], {"acme": 1}), CounterBook()
+    entitle(catalogue, 1, reset="day")
+    noon, ahead = START.replace(month=3, hour=12), START.replace(month=6)
+    before = refreshed(book, catalogue, noon)
+    book.mark_seeded(before)
+    refreshed(book, catalogue, ahead)
+    book.mark_seeded(book.missing())
+    assert book.take_left() == [(1, from_micros(period.start)) for period in before]
+    assert refreshed(book, catalogue, noon) == before == book.missing(), "their rows have not been added to meanwhile"
+    assert len(book.take_left()) == 3
+    assert refreshed(book, catalogue, noon) == []
+    assert refreshed(book, catalogue, ahead) != []
 
 
 def test_counters_follow_the_revision_that_readers_use() -> None:

@@ -8,7 +8,7 @@ from typing import Any, LiteralString
 
 import pytest
 
-from flows import sweeping
+from flows import counters, sweeping
 from flows.catalogue import Catalogue
 from flows.counters import CounterBook
 from flows.sweeping import Sweeper
@@ -106,8 +106,8 @@ def swept(entitled: tuple[Api, dict[str, int]]) -> Iterator[Swept]:
 
 
 def kept(shards: tuple[int, ...]) -> Left:
-    """What has to stay: of the living one the last two periods, and all of one that may be given another end."""
-    months = [("living", 5), ("living", 6), ("late", 1), ("late", 5), ("late", 6)]
+    """What has to stay: the last two periods of the living one and of one that may be given another end."""
+    months = [("living", 5), ("living", 6), ("late", 5), ("late", 6)]
     return {(name, month, shard) for name, month in months for shard in shards}
 
 
@@ -115,7 +115,7 @@ def test_what_is_gone_or_ended_long_ago_goes_and_of_the_others_what_is_before_th
     swept.sweep_round()
     assert swept.counters() == kept((0, FORMER_SHARD))
     assert swept.values() == kept((1,))
-    swept.now += sweeping.ENDED_KEPT
+    swept.now += counters.ENDED_KEPT
     swept.sweep_round()
     assert {name for name, _, _ in swept.counters() | swept.values()} == {"living"}
 
@@ -125,14 +125,14 @@ def test_a_page_removes_no_more_than_it_may_and_a_process_that_starts_over_goes_
 ) -> None:
     monkeypatch.setattr(sweeping, "PAGE_SIZE", 1)
     monkeypatch.setattr(sweeping, "MAX_REMOVED", 2)
-    counters, values = len(swept.counters()), len(swept.values())
+    rows, values = len(swept.counters()), len(swept.values())
     places: set[int] = set()
     for _ in range(30):
         swept.sweep_round()
         left = len(swept.counters()), len(swept.values())
-        assert counters - 2 <= left[0] <= counters
+        assert rows - 2 <= left[0] <= rows
         assert values - 2 <= left[1] <= values
-        counters, values = left
+        rows, values = left
         row = swept.connection.execute("SELECT swept_no FROM shards WHERE shard = 0").fetchone()
         assert row is not None
         places.add(row["swept_no"])

@@ -198,6 +198,19 @@ def test_a_counter_starts_with_what_is_still_on_its_way_to_clickhouse(log: Usage
     assert log.used(24) == 11
 
 
+def test_a_counter_that_was_left_and_is_counted_again_has_what_came_meanwhile(log: UsageLog) -> None:
+    log.meters(meter(25, event_type="left"))
+    now = datetime.now(UTC)
+    endless = entitlement(25, meter_no=25, starts_at=now - timedelta(days=40))
+    ended = entitlement(25, meter_no=25, starts_at=now - timedelta(days=40), ends_at=now - timedelta(days=31))
+    with log.flow() as flow:
+        for number, (change, used) in enumerate([(endless, 1), (ended, None), (endless, 111)]):
+            log.catalogue([change])
+            log.send([Sent(id=f"left-{number}", type="left", time=now, data={"tokens": 10**number})])
+            log.wait_stored(flow)
+            wait_for(lambda used=used: log.used(25) == used, "the counter is left, and seeded anew")
+
+
 def test_a_late_event_moves_the_counter_of_the_period_before_and_of_none_before_that(log: UsageLog) -> None:
     log.meters(meter(20, event_type="past"))
     now = datetime.now(UTC)
@@ -226,6 +239,16 @@ def test_two_flows_on_one_shard_are_fenced_from_each_other_and_nothing_counts_tw
     with log.flow() as flow:
         log.wait_stored(flow)
     assert log.total(21) == (sent, sent)
+
+
+def test_a_flow_that_nothing_comes_to_stops_when_another_owner_has_gone_on(log: UsageLog) -> None:
+    """It stood still, perhaps, and would seed counters with what it found in ClickHouse before that."""
+    flow = RunningFlow(log.settings)
+    log.send([Sent(id="before the other")])
+    log.wait_stored(flow)
+    log.postgres.execute("UPDATE shards SET next_seq = next_seq + 1")
+    wait_for(lambda: flow.failure is not None, "the flow stops")
+    assert isinstance(flow.failure, Fenced)
 
 
 def test_a_topic_that_does_not_exist_stops_the_flow_at_once(log: UsageLog) -> None:

@@ -103,7 +103,15 @@ def meter(no: int, **fields: Any) -> MeterEntry:
     return MeterEntry(**(given | fields))
 
 
-def entitlement(no: int, *, meter_no: int, starts_at: datetime, customer_no: int = 1, reset: str = "never") -> Change:
+def entitlement(
+    no: int,
+    *,
+    meter_no: int,
+    starts_at: datetime,
+    ends_at: datetime | None = None,
+    customer_no: int = 1,
+    reset: str = "never",
+) -> Change:
     """An entitlement of a customer to a meter, from an instant on; in one period that never ends, or by `reset`."""
     entry = EntitlementEntry(
         entitlement_no=no,
@@ -116,7 +124,7 @@ def entitlement(no: int, *, meter_no: int, starts_at: datetime, customer_no: int
         billing_period="month",
         billing_period_count=1,
         starts_at=starts_at,
-        ends_at=None,
+        ends_at=ends_at,
     )
     return Change(kind=EntryKind.ENTITLEMENT, tenant_no=1, key=str(no), entry=entry)
 
@@ -194,7 +202,7 @@ class UsageLog:
 
     def start_flow(self, **environment: str) -> FlowProcess:
         """A flow process. `environment` adds METERLINE_… settings by their lower-case names."""
-        names = ("postgres_dsn", "clickhouse_url", "kafka_bootstrap", "events_topic", "system_topic")
+        names = ("postgres_dsn", "clickhouse_url", "kafka_bootstrap", "events_topic", "balances_topic", "system_topic")
         given = {f"METERLINE_{name.upper()}": str(getattr(self.settings, name)) for name in names}
         given |= {f"METERLINE_{name.upper()}": value for name, value in environment.items()}
         flow = FlowProcess(given, self._folder / f"flow-{len(self._flows)}.log")
@@ -257,7 +265,8 @@ class UsageLog:
     def used(self, entitlement_no: int) -> Decimal | None:
         """What the counters of an entitlement say, over all its periods; None when there are none."""
         row = self.postgres.execute(
-            "SELECT sum(used) AS used FROM entitlement_counters WHERE entitlement_no = %s", (entitlement_no,)
+            "SELECT sum(used) AS used FROM entitlement_counters WHERE entitlement_no = %s AND NOT is_stale",
+            (entitlement_no,),
         ).fetchone()
         return row["used"] if row else None
 
