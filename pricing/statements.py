@@ -155,6 +155,17 @@ def statement_at(terms: Terms, instant: datetime) -> Statement | None:
     raise Reject("subscription.too_far_ahead", f"More than {MAX_STATEMENTS_AHEAD} invoices lie before that instant.")
 
 
+def unbilled_at(terms: Terms, instant: datetime) -> Statement | None:
+    """The first statement that is not billed yet and due at the instant or later.
+
+    What is billed up to the instant, or beyond it, is not billed again: then it is simply the next one. None and raises
+    as `statement_at`; once a closing statement is billed ask no more.
+    """
+    if terms.billed_until is None or terms.billed_until < instant:
+        return statement_at(terms, instant)
+    return next_statement(terms)
+
+
 def paid_until(terms: Terms, instant: datetime) -> datetime:
     """The end of the longest running period at the instant: no fee paid in advance reaches beyond it.
 

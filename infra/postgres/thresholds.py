@@ -45,3 +45,14 @@ def postpone_checks(connection: PgConnection, subscription_ids: Sequence[str], *
         " (SELECT id FROM subscriptions WHERE id = ANY(%s) ORDER BY id FOR UPDATE) AS locked WHERE s.id = locked.id",
         (until, list(subscription_ids)),
     ).rowcount
+
+
+def usage_billed_until(connection: PgConnection, *, subscription_id: str, since: datetime | None) -> datetime | None:
+    """Up to when thresholds have billed usage beyond `since`, up to which all is billed; None: they have not."""
+    row = connection.execute(
+        "SELECT max(period_end) AS at FROM invoice_statements WHERE subscription_id = %s AND kind = 'threshold'"
+        " AND period_end > %s",
+        (subscription_id, since),
+    ).fetchone()
+    assert row is not None
+    return row["at"]

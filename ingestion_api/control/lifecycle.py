@@ -15,7 +15,7 @@ from ingestion_api.control.grants import entitle
 from ingestion_api.control.invoice_views import InvoiceView
 from ingestion_api.control.subscription_view import Account, SubscriptionView, find, tell, to_view
 from ingestion_api.idempotency import Call
-from pricing.statements import next_statement, statement_at
+from pricing.statements import unbilled_at
 from pricing.terms import read_terms
 from schemas.billing import BilledSubscription
 from schemas.errors import Conflict, NotFound
@@ -88,10 +88,7 @@ def draft_at(
     """The invoice on which what happens at an instant will stand: the first that is not issued yet. None: there is
     none."""
     terms = read_terms(subscription)
-    if terms.billed_until is None or terms.billed_until < at:
-        statement = statement_at(terms, at)
-    else:
-        statement = next_statement(terms)
+    statement = unbilled_at(terms, at)
     if statement is None or statement.is_empty:
         return None
     return preview.make_draft(connection, context, subscription, terms, statement)

@@ -6,12 +6,15 @@ from datetime import datetime
 
 from infra.postgres import subscriptions
 from infra.postgres.pool import PgConnection
+from infra.postgres.thresholds import usage_billed_until
 from ingestion_api.control.contracts import Contract, load_addons
 from ingestion_api.control.versions import find as find_plan
+from ingestion_api.control.when import refused
 from pricing.statements import NextBill, next_statement
 from pricing.terms import read_terms
 from schemas.billing import BilledSubscription, Phase
 from schemas.errors import Conflict
+from schemas.instants import format_instant
 
 MAX_PHASES = 1_000  # of one subscription
 
@@ -73,13 +76,27 @@ def put_phase(
     connection: PgConnection, subscription: BilledSubscription, phase: Phase, *, now: datetime
 ) -> BilledSubscription:
     """Store one more phase of a subscription that is locked, in place of those that were to start after it; the
-    subscription with it. Raises Conflict `subscription.too_many_changes`."""
+    subscription with it. Raises Conflict `subscription.too_many_changes`, and `subscription.already_billed` where
+    usage of later is billed."""
+    _check_usage_not_billed(connection, subscription, phase.starts_at)
     changed = subscription.with_phase(phase)
     if len(changed.phases) > MAX_PHASES:
         raise Conflict("subscription.too_many_changes", f"A subscription has at most {MAX_PHASES} phases.")
     bill = NextBill(at=None, usage_due=False) if waits(subscription) else next_bill_of(changed)
     subscriptions.save_phases(connection, changed, bill_at=bill.at, usage_due=bill.usage_due, now=now)
     return changed
+
+
+def _check_usage_not_billed(connection: PgConnection, subscription: BilledSubscription, at: datetime) -> None:
+    """A threshold has billed stretches of usage by the prices of then: were they cut anew, nothing would give back what
+    is billed of those that are no more."""
+    until = usage_billed_until(connection, subscription_id=subscription.id, since=subscription.billed_until)
+    if until is not None and at < until:
+        raise refused(
+            "/at",
+            "subscription.already_billed",
+            f"Its threshold has billed usage up to {format_instant(until)}; change it from then on.",
+        )
 
 
 def next_bill_of(subscription: BilledSubscription) -> NextBill:

@@ -41,13 +41,15 @@ from ingestion_api.views import Period
 from pricing.adjustments import adjustment_needs, watch, without_open
 from pricing.billing import price_statement, usage_needs
 from pricing.consolidation import MAX_TOGETHER, consolidate
-from pricing.statements import Statement, next_statement, statement_at
+from pricing.statements import Statement, next_statement, statement_at, unbilled_at
 from pricing.terms import Terms, read_terms
 from schemas.billing import BilledSubscription, BilledUsage, Invoice, InvoiceLine, UsageNeed, Watched
 from schemas.errors import Conflict, MeterlineError, NotFound, Reject
 from schemas.instants import Period as Span
 from schemas.invoice_lines import line_id
 from schemas.money import EXACT, format_amount, format_decimal, from_minor
+
+NOTHING_TO_COME = "invoice.nothing_to_come"
 
 router = house_router("invoices")
 
@@ -157,8 +159,8 @@ def _load_draft(
         if subscription is None:
             raise NotFound("subscription.not_found", f"There is no subscription {subscription_id!r}.")
         terms = read_terms(subscription)
-        at = as_of or clock_now(connection, subscription.test_clock_id, now)
-        statement = _statement(subscription, terms, at)
+        at = clock_now(connection, subscription.test_clock_id, now)
+        statement = _statement(subscription, terms, as_of=as_of, now=at)
         return make_draft(connection, context, subscription, terms, statement, as_of=as_of)
 
 
@@ -171,13 +173,17 @@ def _load_payer_drafts(
         payer = find_customer(connection, tenant_id, reference)
         found = load_subscriptions(connection, load_to_come(connection, payer["id"], limit=MAX_TOGETHER))
         if not found:
-            raise Conflict("invoice.nothing_to_come", "No subscription that this customer pays for is to be invoiced.")
+            raise Conflict(NOTHING_TO_COME, "No subscription that this customer pays for is to be invoiced.")
         if not found[0].is_consolidated:
             raise Conflict(
                 "invoice.not_consolidated", "This customer gets an invoice a subscription: name the subscription."
             )
-        at = as_of or clock_now(connection, found[0].test_clock_id, now)
-        due = [(each, terms, _statement(each, terms, at)) for each in found for terms in [read_terms(each)]]
+        at = clock_now(connection, found[0].test_clock_id, now)
+        due = [
+            (each, terms, _statement(each, terms, as_of=as_of, now=at))
+            for each in found
+            for terms in [read_terms(each)]
+        ]
         first = min((statement.at, each.currency) for each, _, statement in due)
         return [
             make_draft(connection, context, each, terms, statement, as_of=as_of)
@@ -263,11 +269,20 @@ def price_draft(context: Context, draft: Draft) -> Preview:
     )
 
 
-def _statement(subscription: BilledSubscription, terms: Terms, instant: datetime) -> Statement:
-    """The statement that covers the instant; of one that has ended, the closing statement if it is not issued yet."""
-    statement = statement_at(terms, instant)
+def _statement(subscription: BilledSubscription, terms: Terms, *, as_of: datetime | None, now: datetime) -> Statement:
+    """The statement that covers `as_of`, billed or not; without it, the one not billed yet that covers `now`: at the
+    very end of a period whose invoice is there already, the next. Of a subscription that has ended, the closing
+    statement if it is not issued yet."""
+    if as_of is not None:
+        statement = statement_at(terms, as_of)
+    elif subscription.next_bill_at is None and terms.billed_until is not None:
+        statement = None
+    else:
+        statement = unbilled_at(terms, now)
     if statement is None and subscription.next_bill_at is not None:
         statement = next_statement(terms)
+    if statement is None and (terms.stop_at is None or terms.stop_at > now):
+        raise Conflict(NOTHING_TO_COME, "None of the subscription's prices recurs: nothing of it is to be invoiced.")
     if statement is None:
         raise Conflict("subscription.ended", "The subscription has ended: nothing more will be invoiced.")
     return statement

@@ -17,7 +17,7 @@ from ingestion_api.control.discount_terms import DiscountView
 from ingestion_api.control.subscription_terms import current_period, stop_of
 from ingestion_api.views import ObjectView, Period
 from pricing.terms import read_terms
-from schemas.billing import BilledSubscription, Phase
+from schemas.billing import BilledSubscription, Phase, TrialEnd
 from schemas.errors import NotFound
 from schemas.money import format_amount
 from schemas.topics import SystemEvent
@@ -101,7 +101,8 @@ class Account:
 def to_view(account: Account) -> SubscriptionView:
     """The subscription as it is at its now."""
     row, now = account.row, account.now
-    period = current_period(read_terms(account.billed), now)
+    is_canceled = row["status_now"] == "canceled"
+    period = None if is_canceled else current_period(read_terms(account.billed), now)
     threshold = account.billed.invoice_threshold
     return {
         "object": "subscription",
@@ -122,7 +123,7 @@ def to_view(account: Account) -> SubscriptionView:
         "trial_end_behavior": row["trial_end_behavior"],
         "end_at": row["end_at"],
         "cancel_at": row["cancel_at"],
-        "canceled_at": row["cancel_at"] if row["status_now"] == "canceled" else None,
+        "canceled_at": _canceled_at(row) if is_canceled else None,
         "past_due_since": row["past_due_since"],
         "blocked_at": row["blocked_at"],
         "next_bill_at": row["next_bill_at"],
@@ -132,6 +133,13 @@ def to_view(account: Account) -> SubscriptionView:
         "metadata": row["metadata"],
         "created_at": row["created_at"],
     }
+
+
+def _canceled_at(row: Row) -> datetime | None:
+    """When one that is canceled was: as somebody said, or at the end of its trial."""
+    trial_end = row["trial_end_at"]
+    known = [row["cancel_at"], trial_end if row["trial_end_behavior"] == TrialEnd.CANCEL else None]
+    return min((at for at in known if at is not None), default=trial_end)
 
 
 def _to_terms(phase: Phase) -> TermsView:

@@ -8,7 +8,7 @@ from infra.postgres.pool import Row
 from infra.postgres.wallets.rows import load_billed_subscriptions
 from ingestion_api.context import Context
 from ingestion_api.control.preview import Draft, make_draft, price_draft, to_running
-from pricing.statements import next_statement, statement_at
+from pricing.statements import next_statement, unbilled_at
 from pricing.terms import read_terms
 from schemas.money import EXACT
 
@@ -40,7 +40,7 @@ def _load_drafts(context: Context, wallet: Row, now: datetime) -> list[Draft] | 
             terms = read_terms(subscription)
             found = {
                 statement.at: statement
-                for statement in (next_statement(terms), statement_at(terms, now))
+                for statement in (next_statement(terms), unbilled_at(terms, now))
                 if statement is not None and statement.has_usage
             }
             drafts += [make_draft(connection, context, subscription, terms, each) for each in found.values()]

@@ -12,7 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pricing.billing import price_statement, usage_needs
-from pricing.statements import Statement, next_bill, next_instant, next_statement, paid_until, statement_at, statements
+from pricing.statements import (
+    Statement,
+    next_bill,
+    next_instant,
+    next_statement,
+    paid_until,
+    statement_at,
+    statements,
+    unbilled_at,
+)
 from pricing.terms import Terms, read_terms
 from schemas.billing import BilledSubscription, GroupQuantity, InvoiceKind, MeteredUsage
 from schemas.catalogue import MeterEntry
@@ -358,6 +367,21 @@ def test_the_statement_at_any_instant_is_one_of_the_life_of_the_subscription(
         st.sampled_from([timedelta(0), timedelta(microseconds=1), timedelta(days=-3), timedelta(days=5)])
     )
     assert statement_at(terms, instant) == next((s for s in cut if s.at >= instant), None)
+
+
+@given(subscriptions(), st.data())
+def test_what_is_billed_up_to_an_instant_is_not_found_again(
+    subscription: BilledSubscription, data: st.DataObject
+) -> None:
+    terms = read_terms(subscription)
+    cut = list(statements(terms))
+    done = data.draw(st.integers(0, len(cut) - 1))
+    instant = cut[done].at + data.draw(st.sampled_from([timedelta(0), timedelta(microseconds=-1), timedelta(days=5)]))
+    billed = cut[:done]
+    terms = replace(terms, billed_until=billed[-1].at if billed else None)
+    assert unbilled_at(terms, instant) == next((s for s in cut[done:] if s.at >= instant), None)
+    if billed:
+        assert unbilled_at(terms, billed[-1].at) == cut[done]
 
 
 @given(subscriptions())

@@ -237,6 +237,36 @@ def test_a_change_at_an_instant_that_is_billed_up_to_stands_on_the_next_invoice(
     )
 
 
+def test_at_the_very_instant_of_an_invoice_the_next_one_is_previewed(world: World, api: Api) -> None:
+    subscription_id = subscribe(api, world)
+    world.stored_until("2026-02-02")
+    with api.at("2026-02-01T00:00:00Z"):
+        due = api.post("/v1/invoices/preview", {"subscription": subscription_id}, status=200)
+        bill(world, "2026-02-01T00:00:00Z")
+        [issued, *_] = api.get("/v1/invoices", subscription=subscription_id, expand="explain")["data"]
+        assert core(due) == core(issued)
+        following = api.post("/v1/invoices/preview", {"subscription": subscription_id}, status=200)
+        running = api.get(f"/v1/subscriptions/{subscription_id}/usage")
+    assert following["period"] == running["period"] == {"start": "2026-02-01T00:00:00Z", "end": "2026-03-01T00:00:00Z"}
+    assert running["total"] != "0.00"
+
+
+def test_a_free_subscription_has_nothing_to_come_but_has_not_ended(world: World, api: Api) -> None:
+    api.post("/v1/plans", {"key": "free", "currency": "USD", "prices": []})
+    with api.at(START):
+        made = api.post("/v1/subscriptions", {"customer": "acme", "plan": "free"})
+        assert made["status"] == "active"
+        bill(world, START)
+        refused = api.post("/v1/invoices/preview", {"subscription": made["id"]}, status=409)
+        assert refused["code"] == "invoice.nothing_to_come"
+        usage = api.get(f"/v1/subscriptions/{made['id']}/usage", status=409)
+        assert usage["code"] == "invoice.nothing_to_come"
+        api.post(f"/v1/subscriptions/{made['id']}/cancel", {"at": "now"}, status=200)
+        bill(world, START)
+        refused = api.post("/v1/invoices/preview", {"subscription": made["id"]}, status=409)
+    assert refused["code"] == "subscription.ended"
+
+
 def test_an_add_on_is_charged_as_often_as_it_is_had(world: World, api: Api) -> None:
     body = {"addons": [{"addon": "support", "quantity": "2"}], "invoice": "now"}
     invoice = agree(world, api, subscribe(api, world), "change", body, on=TODAY)
@@ -253,7 +283,7 @@ def test_a_second_change_builds_on_the_first(world: World, api: Api) -> None:
     agree(world, api, subscription_id, "change", {"quantities": {"seats": "7"}}, on="2026-01-20T00:00:00Z")
 
 
-@pytest.mark.parametrize("trial_end", ["activate", "cancel"])
+@pytest.mark.parametrize("trial_end", ["activate", "cancel", "cancel_without_payment_method"])
 def test_in_a_trial_nothing_is_billed_and_its_end_begins_the_first_period(
     world: World, api: Api, trial_end: str
 ) -> None:
@@ -273,7 +303,10 @@ def test_in_a_trial_nothing_is_billed_and_its_end_begins_the_first_period(
         bill(world, "2026-04-15T00:00:00Z")
         assert api.get("/v1/invoices", subscription=made["id"])["data"] == []
         expected = "canceled"
-    assert api.get(f"/v1/subscriptions/{made['id']}")["status"] == expected
+    after = api.get(f"/v1/subscriptions/{made['id']}")
+    assert after["status"] == expected
+    if expected == "canceled":
+        assert (after["canceled_at"], after["current_period"]) == ("2026-01-15T00:00:00Z", None)
 
 
 def test_a_draft_is_billed_once_it_is_activated(world: World, api: Api) -> None:
