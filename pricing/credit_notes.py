@@ -39,6 +39,9 @@ def credit_amount(invoice: CreditedInvoice, amount: Decimal) -> Credited:
 def credit_lines(invoice: CreditedInvoice, amounts: Mapping[int, tuple[Decimal, str]]) -> Credited:
     """Take back amounts of lines, each as the line shows it (before invoice discounts and exclusive taxes, which are
     shared out), by place with the pointer of the field. Raises Reject."""
+    if invoice.total <= invoice.credited:  # and lines that cancel out could not be shared out
+        left = invoice.total - invoice.credited
+        raise Reject.at("/lines", EXCEEDS_INVOICE, f"only {left} {invoice.currency} are left of the invoice")
     scale = currency_exponent(invoice.currency)
     shares = _left_of_lines(invoice, scale)
     lines: dict[int, LineCredit] = {}

@@ -7,7 +7,7 @@ from typing import Any
 
 from pricing.discounts import spread
 from pricing.explain import ZERO
-from schemas.money import currency_exponent, exactly
+from schemas.money import STEPS, currency_exponent, exactly
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +35,8 @@ class LineShare:
 
 @exactly
 def share_out(invoice: Shared) -> list[LineShare]:
-    """The share of every line, in their order. A discount that names a subscription is of its lines alone."""
+    """The share of every line, in their order, each with all digits of the currency. A discount that names a
+    subscription is of its lines alone."""
     if not invoice.lines:
         return []
     scale = currency_exponent(invoice.currency)
@@ -52,8 +53,13 @@ def share_out(invoice: Shared) -> list[LineShare]:
     nets = [amount - discount for amount, discount in zip(amounts, discounts, strict=True)]
     included = sum((Decimal(tax["amount"]) for tax in invoice.taxes if tax["inclusive"]), ZERO)
     added_taxes, included_taxes = _spread(invoice.added_tax, nets, scale), _spread(included, nets, scale)
+    digits = STEPS[scale]
     return [
-        LineShare(discount=discount, added_tax=added, included_tax=contained)
+        LineShare(
+            discount=discount.quantize(digits),
+            added_tax=added.quantize(digits),
+            included_tax=contained.quantize(digits),
+        )
         for discount, added, contained in zip(discounts, added_taxes, included_taxes, strict=True)
     ]
 

@@ -24,7 +24,7 @@ class AutoTopUp:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TopUps:
     """The automatic top-ups so far: the last one, voided ones too; what those of this month come to, voided ones not;
-    whether one waits for its payment."""
+    whether one waits for its payment, and is not given up."""
 
     last_at: datetime | None
     month_minor: int

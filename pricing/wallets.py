@@ -202,6 +202,29 @@ def void_grant(grant: WalletGrant, at: datetime) -> list[Posting]:
     return [Posting(type=TransactionType.VOID, occurred_at=at, entries=entries)]
 
 
+def take_back(
+    grant: WalletGrant, amount_minor: int, at: datetime, *, invoice_id: str, credit_note_id: str
+) -> list[Posting]:
+    """Take money that is paid back out of the grant that it had bought: of what it has left, and then of what has
+    expired or been voided. `amount_minor` is no more than both are."""
+    left = min(amount_minor, grant.balance_minor)
+    entries = _move(grant, SOURCES[grant.kind], left)
+    if amount_minor > left:
+        entries += (
+            Entry(account=Account.EXPIRED, grant_id=grant.id, amount_minor=left - amount_minor),
+            Entry(account=SOURCES[grant.kind], grant_id=grant.id, amount_minor=amount_minor - left),
+        )
+    return [
+        Posting(
+            type=TransactionType.VOID,
+            occurred_at=at,
+            entries=tuple(entries),
+            invoice_id=invoice_id,
+            credit_note_id=credit_note_id,
+        )
+    ]
+
+
 def absorb(wallet: WalletState, at: datetime) -> list[Posting]:
     """Let grants make up for the overdraft, in burn order."""
     entries: list[Entry] = []

@@ -8,13 +8,15 @@ from typing import Any
 
 from infra.postgres.billing_settings import load_settings
 from infra.postgres.credits import CreditEntry
-from infra.postgres.invoice_lifecycle import reduce_due
+from infra.postgres.invoice_lifecycle import payable, reduce_due
 from infra.postgres.invoice_rows import format_number
 from infra.postgres.jsonb import jsonb
 from infra.postgres.pool import PgConnection, Row
 from infra.postgres.refunds import refund_credit_note
-from infra.postgres.settlement import give_credit
+from infra.postgres.settlement import give_credit, take_back_top_up
+from schemas.billing import InvoiceKind
 from schemas.credit_notes import Credited, CreditedInvoice, LineCredit
+from schemas.errors import Reject
 from schemas.money import format_amount, from_minor, to_minor
 
 _NOTE_SQL = """
@@ -80,8 +82,13 @@ def insert_credit_note(
 ) -> None:
     """Number and store a note of a locked invoice, and do to the invoice and the customer's credit what it says.
 
-    Locks the tenant's sequence of credit notes and then, when it gets credit, the customer.
+    Locks the tenant's sequence of credit notes and then, when it gets credit or pays a top-up back, the customer.
+    Raises Reject for more than can be taken back of a top-up: what it had bought stands in the wallet already.
     """
+    if invoice["kind"] == InvoiceKind.TOP_UP and effect.credit_minor:
+        raise Reject.at(
+            "/kind", "credit_note.top_up_paid", "What was paid of a top-up is credit already; take it back by a refund."
+        )
     currency = invoice["currency"]
     connection.execute(
         "INSERT INTO credit_notes (id, tenant_id, invoice_id, customer_id, number, kind, currency, amount_minor,"
@@ -113,6 +120,10 @@ def insert_credit_note(
         "UPDATE invoices SET credited_minor = credited_minor + %s, refunded_minor = refunded_minor + %s WHERE id = %s",
         (effect.credit_minor + effect.refund_minor, effect.refund_minor, invoice["id"]),
     )
+    if effect.refund_minor and invoice["kind"] == InvoiceKind.TOP_UP:
+        take_back_top_up(
+            connection, payable(invoice), amount_minor=effect.refund_minor, credit_note_id=credit_note_id, now=now
+        )
     if effect.refund_minor:
         refund_credit_note(
             connection, invoice, credit_note_id=credit_note_id, amount_minor=effect.refund_minor, now=now

@@ -16,7 +16,15 @@ from infra.postgres.invoice_rows import draw_numbers, format_number
 from infra.postgres.invoices import INVOICE_SQL
 from infra.postgres.jsonb import jsonb
 from infra.postgres.pool import PgConnection, Row
-from infra.postgres.settlement import Payable, book, drop_top_up, give_back, settle, start_top_up
+from infra.postgres.settlement import (
+    Payable,
+    book,
+    drop_top_up,
+    give_back,
+    give_up_top_up,
+    settle,
+    start_top_up,
+)
 from schemas.billing import InvoiceKind
 from schemas.errors import Conflict, NotFound
 from schemas.invoicing import OVERDUE_AFTER
@@ -141,6 +149,8 @@ def mark_uncollectible(connection: PgConnection, row: Row, *, now: datetime) -> 
     connection.execute(
         "UPDATE invoices SET status = 'uncollectible', uncollectible_at = %s WHERE id = %s", (now, row["id"])
     )
+    if row["kind"] == InvoiceKind.TOP_UP:
+        give_up_top_up(connection, payable(row), now=now)
     _tell(connection, SystemEvent.INVOICE_MARKED_UNCOLLECTIBLE, row, "uncollectible", now)
     _release_subscriptions(connection, row, now)
 
@@ -178,7 +188,8 @@ def reduce_due(
         copy_events(connection, [event_row(SystemEvent.INVOICE_PAID, state_of({**row, **changed}), now=now)])
         _release_subscriptions(connection, row, now)
         if row["kind"] == InvoiceKind.TOP_UP:
-            start_top_up(connection, payable(row), paid_minor=changed["amount_paid_minor"], now=now)
+            kept_minor = changed["amount_paid_minor"] - row["refunded_minor"]
+            start_top_up(connection, payable(row), paid_minor=kept_minor, now=now)
     return changed["status"]
 
 

@@ -48,6 +48,8 @@ def test_the_shares_of_the_lines_are_the_whole(
     assert total([share.discount for share in shares]) == discount
     assert total([share.added_tax for share in shares]) == added
     assert total([share.included_tax for share in shares]) == total([each for each, inclusive in taxes if inclusive])
+    parts = [part for share in shares for part in (share.discount, share.added_tax, share.included_tax)]
+    assert {part.as_tuple().exponent for part in parts} == {-2}
 
 
 def test_a_discount_of_a_subscription_falls_on_its_lines_alone() -> None:

@@ -33,6 +33,7 @@ _RECENT: Mapping[Of, LiteralString] = {
     Of.INVOICE: "SELECT id FROM (SELECT id FROM invoices WHERE id > %(invoice)s"
     " UNION SELECT invoice_id FROM payments WHERE id > %(payment)s"
     " UNION SELECT invoice_id FROM credit_notes WHERE id > %(credit_note)s"
+    " UNION SELECT p.invoice_id FROM refunds r JOIN payments p ON p.id = r.payment_id WHERE r.id > %(refund)s"
     " UNION SELECT invoice_id FROM wallet_transactions WHERE id > %(wallet_transaction)s) found"
     " WHERE id > %(after)s ORDER BY id LIMIT %(limit)s",
     Of.WALLET: "SELECT DISTINCT wallet_id AS id FROM wallet_transactions WHERE id > %(wallet_transaction)s"
@@ -105,7 +106,14 @@ def _pages(connection: PgConnection, of: Of) -> Iterator[Page]:
 
 
 def _bounds(since: datetime) -> dict[str, str]:
-    kinds = (Prefix.INVOICE, Prefix.PAYMENT, Prefix.CREDIT_NOTE, Prefix.WALLET_TRANSACTION, Prefix.RESERVATION)
+    kinds = (
+        Prefix.INVOICE,
+        Prefix.PAYMENT,
+        Prefix.CREDIT_NOTE,
+        Prefix.REFUND,
+        Prefix.WALLET_TRANSACTION,
+        Prefix.RESERVATION,
+    )
     milliseconds = int(since.timestamp()) * 1_000
     return {kind.name.lower(): f"{kind}_{milliseconds:012x}" for kind in kinds}
 

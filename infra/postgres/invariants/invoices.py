@@ -77,6 +77,27 @@ RULES = (
         advice=_LOOK,
     ),
     Rule(
+        name="payment.refunds_exceed_amount",
+        of=Of.INVOICE,
+        # What no note asked for goes back of the excess, what notes ask for of the rest.
+        query="SELECT p.invoice_id AS id FROM payments p JOIN refunds r ON r.payment_id = p.id AND r.status <> 'failed'"
+        " WHERE p.invoice_id = ANY(%(ids)s) GROUP BY p.id HAVING p.status <> 'succeeded'"
+        " OR coalesce(sum(r.amount_minor) FILTER (WHERE r.credit_note_id IS NULL), 0) > p.excess_minor"
+        " OR coalesce(sum(r.amount_minor) FILTER (WHERE r.credit_note_id IS NOT NULL), 0)"
+        " > p.amount_minor - p.excess_minor",
+        advice="More goes back than a payment brought: compare the refunds of invoice {id} by GET /v1/refunds?payment=…"
+        " with what your provider says.",
+    ),
+    Rule(
+        name="credit_note.refunds_exceed_amount",
+        of=Of.INVOICE,
+        query="SELECT n.invoice_id AS id FROM credit_notes n JOIN refunds r ON r.credit_note_id = n.id"
+        " AND r.status <> 'failed' WHERE n.invoice_id = ANY(%(ids)s) GROUP BY n.id"
+        " HAVING sum(r.amount_minor) > n.refund_minor",
+        advice="More goes back than a credit note says: compare the refunds of invoice {id} by GET /v1/refunds"
+        "?credit_note=… with what your provider says.",
+    ),
+    Rule(
         name="invoice.wallet_differs_from_credits_applied",
         of=Of.INVOICE,
         # What is given back to a grant that is over is gone at once: it is in the account all the same.

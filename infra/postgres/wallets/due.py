@@ -54,3 +54,8 @@ def run_wallets(connection: PgConnection, wallet_ids: Sequence[str], *, now: dat
 
 def _may_top_up(settings: dict[str, int] | None, balance_minor: int) -> bool:
     return settings is not None and balance_minor < settings["threshold_minor"]
+
+
+def postpone_wallet(connection: PgConnection, wallet_id: str, *, until: datetime) -> None:
+    """Look at a due wallet again later, because what is due of it can't be done."""
+    connection.execute("UPDATE wallets SET due_at = %s WHERE id = %s AND due_at < %s", (until, wallet_id, until))

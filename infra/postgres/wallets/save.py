@@ -13,7 +13,9 @@ from infra.postgres.invoice_events import copy_events
 from infra.postgres.jsonb import jsonb
 from infra.postgres.pool import PgConnection
 from infra.postgres.wallets.state import OpenWallet
+from pricing.billing import MAX_MINOR
 from pricing.wallets import Posting, WalletGrant, first_change
+from schemas.errors import Conflict
 from schemas.ids import Prefix, new_id
 from schemas.money import format_amount, from_minor
 from schemas.topics import SystemEvent
@@ -26,10 +28,14 @@ def save_wallets(
     now: datetime,
     metadata: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> None:
-    """Write everything that has changed of locked wallets. `metadata`: by grant, `{name, metadata}` of new ones."""
+    """Write everything that has changed of locked wallets. `metadata`: by grant, `{name, metadata}` of new ones.
+
+    Raises Conflict `wallet.too_much` for a balance beyond MAX_MINOR.
+    """
     changed = [w for w in wallets if w.is_new or w.is_touched or w.postings or _changed_grants(w)]
     if not changed:
         return
+    _check_size(changed)
     _insert_wallets(connection, [wallet for wallet in changed if wallet.is_new])
     _insert_grants(connection, changed, metadata or {}, now)
     crash_point("wallets.grants_written")
@@ -43,6 +49,13 @@ def save_wallets(
     events = _events(changed, transactions, now)
     _update_wallets(connection, changed, now)
     copy_events(connection, events)
+
+
+def _check_size(wallets: Sequence[OpenWallet]) -> None:
+    for wallet in wallets:
+        granted = sum(grant.balance_minor for grant in wallet.state.grants.values())
+        if max(granted, wallet.state.overdraft_minor) > MAX_MINOR:
+            raise Conflict("wallet.too_much", f"The wallet {wallet.state.id} can't hold so much.")
 
 
 def is_low(wallet: OpenWallet) -> bool:

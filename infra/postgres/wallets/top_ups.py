@@ -103,9 +103,12 @@ def top_up_if_low(connection: PgConnection, wallet: OpenWallet, *, now: datetime
 def _load_made(connection: PgConnection, wallet: OpenWallet, now: datetime) -> TopUps:
     start, end = month_of(now, wallet.state.timezone)
     row = connection.execute(
-        "SELECT max(created_at) AS last_at, coalesce(bool_or(status = 'unpaid'), false) AS is_unpaid,"
-        " coalesce(sum(amount_minor) FILTER (WHERE status <> 'voided' AND created_at >= %s AND created_at < %s), 0)"
-        " AS month_minor FROM wallet_grants WHERE wallet_id = %s AND is_automatic",
+        # One that was given up is not waited for: nobody will pay it by himself.
+        "SELECT max(g.created_at) AS last_at,"
+        " coalesce(bool_or(g.status = 'unpaid' AND i.status <> 'uncollectible'), false) AS is_unpaid,"
+        " coalesce(sum(g.amount_minor) FILTER (WHERE g.status <> 'voided' AND g.created_at >= %s"
+        " AND g.created_at < %s), 0) AS month_minor FROM wallet_grants g JOIN invoices i ON i.id = g.invoice_id"
+        " WHERE g.wallet_id = %s AND g.is_automatic",
         (start, end, wallet.state.id),
     ).fetchone()
     assert row is not None

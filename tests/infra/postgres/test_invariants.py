@@ -11,7 +11,8 @@ from typing import LiteralString
 import pytest
 
 from billing_workflows.invariants import check
-from infra.postgres.invariants.check import RULES, ask, find_broken
+from infra.postgres.invariants.check import RULES, ask, check_page, find_broken
+from infra.postgres.invariants.rule import Of
 from infra.postgres.pool import PgConnection, Row
 from infra.settings import Settings
 from schemas.workflows import InvariantPlace
@@ -65,6 +66,10 @@ PAYMENT: LiteralString = (
     " created_at, succeeded_at) SELECT 'pay_1', tenant_id, id, customer_id, currency, 100, 'manual', 'succeeded',"
     " now(), now() FROM invoices WHERE id ="
 )
+REFUND: LiteralString = (
+    "INSERT INTO refunds (id, tenant_id, payment_id, status, ask_at, created_at, credit_note_id, amount_minor)"
+    " VALUES ('rfd_1', (SELECT tenant_id FROM payments WHERE id = 'pay_1'), 'pay_1', 'pending', now(), now(), "
+)
 
 OF_JANUARY: LiteralString = " WHERE meter_no IS NOT NULL AND period_start = '2026-01-01Z'"
 
@@ -84,6 +89,8 @@ BREAKS: dict[str, tuple[LiteralString, ...]] = {
         NOTE,
         "INSERT INTO credit_note_lines VALUES ('crn_1'," + OPEN + ", 0, 99999, 100)",
     ),
+    "payment.refunds_exceed_amount": (PAYMENT + OPEN, REFUND + "NULL, 101)"),
+    "credit_note.refunds_exceed_amount": (PAYMENT + OPEN, NOTE, REFUND + "'crn_1', 1)"),
     "invoice.wallet_differs_from_credits_applied": (
         "UPDATE wallet_entries e SET amount_minor = e.amount_minor + 1 FROM wallet_transactions t"
         " WHERE t.id = e.transaction_id AND e.account = 'invoice' AND t.invoice_id =" + OPEN,
@@ -127,6 +134,42 @@ def test_what_breaks_a_rule_is_found(world: World, rule: str) -> None:
         for statement in BREAKS[rule]:
             connection.execute(statement)
         assert len(find_broken(connection)[rule]) == 1
+
+
+@pytest.mark.parametrize(
+    ("excess", "credit_note", "amount", "is_broken"),
+    [
+        (0, "'crn_1'", 100, False),
+        (0, "'crn_1'", 101, True),
+        (0, "NULL", 1, True),
+        (40, "NULL", 40, False),
+        (40, "NULL", 41, True),
+        (40, "'crn_1'", 60, False),
+        (40, "'crn_1'", 61, True),
+    ],
+)
+def test_refunds_that_have_not_failed_are_no_more_than_their_payment(
+    world: World, excess: int, credit_note: LiteralString, amount: int, is_broken: bool
+) -> None:
+    rule = "payment.refunds_exceed_amount"
+    with undone(world) as connection:
+        connection.execute(PAYMENT + OPEN)
+        connection.execute("UPDATE payments SET excess_minor = %s WHERE id = 'pay_1'", (excess,))
+        connection.execute(REFUND + credit_note + ", %s)", (amount,))
+        assert (rule in find_broken(connection)) is is_broken
+        connection.execute("UPDATE refunds SET status = 'failed', ask_at = NULL, settled_at = now()")
+        assert rule not in find_broken(connection)
+
+
+def test_a_refund_of_an_old_payment_is_looked_at_when_it_is_new(world: World) -> None:
+    since = instant("2100-01-01")
+    with undone(world) as connection:
+        connection.execute(PAYMENT + OPEN)
+        connection.execute("UPDATE payments SET id = 'pay_0' WHERE id = 'pay_1'")
+        assert check_page(connection, Of.INVOICE, after="", since=since).objects == 0
+        connection.execute((REFUND + "NULL, 101)").replace("'pay_1'", "'pay_0'").replace("'rfd_1'", "'rfd_f'"))
+        page = check_page(connection, Of.INVOICE, after="", since=since)
+        assert list(page.broken) == ["invoice.payments_differ_from_amount_paid", "payment.refunds_exceed_amount"]
 
 
 def test_usage_that_a_pause_leaves_out_is_not_missing(world: World) -> None:

@@ -86,3 +86,12 @@ def test_drafts_and_void_invoices_have_no_credit_notes_and_credited_ones_are_not
     final = api.post("/v1/invoices", {"customer": "acme", "lines": lines})
     api.post(f"/v1/invoices/{final['id']}/void", {}, status=200)
     assert note(api, final, "adjustment", amount="1", status=409)["code"] == "invoice.void"
+
+
+@pytest.mark.parametrize("other", ["-10", "-25"])
+def test_nothing_is_taken_back_of_lines_that_others_cancel_out(api: Api, other: str) -> None:
+    api.post("/v1/customers", {"external_id": "acme", "currency": "EUR"})
+    lines = [{"description": "Work", "amount": "10"}, {"description": "Goodwill", "amount": other}]
+    made = api.post("/v1/invoices", {"customer": "acme", "lines": lines})
+    refused = note(api, made, "adjustment", status=422, lines=[{"line": made["lines"][0]["id"], "amount": "1"}])
+    assert (refused["code"], refused["errors"][0]["pointer"]) == ("credit_note.exceeds_invoice", "/lines")

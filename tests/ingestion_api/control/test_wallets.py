@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from infra.postgres.invariants.check import find_broken
 from tests.support.api import Api
 
 JAN, FEB, MAR = "2026-01-01T00:00:00Z", "2026-02-01T00:00:00Z", "2026-03-01T00:00:00Z"
@@ -196,6 +197,51 @@ def test_a_top_up_whose_invoice_is_voided_never_counts(api: Api) -> None:
     api.post(f"/v1/invoices/{made['invoice']}/void", {}, status=200)
     assert grants(api, wallet)[made["id"]]["status"] == "voided"
     assert balance(api, wallet) == "0.00"
+
+
+def test_credit_beyond_what_a_wallet_can_hold_is_refused(api: Api) -> None:
+    open_wallet(api)
+    lines = [{"description": "Goodwill", "amount": "-92233720368547758.07"}]
+    api.post("/v1/invoices", {"customer": "acme", "lines": lines})
+    refused = api.post("/v1/invoices", {"customer": "acme", "lines": lines}, status=409)
+    assert refused["code"] == "wallet.too_much"
+
+
+def pay_back(api: Api, invoice_id: str, amount: str, *, status: int = 201, kind: str = "refund") -> Any:
+    return api.post("/v1/credit_notes", {"invoice": invoice_id, "kind": kind, "amount": amount}, status=status)
+
+
+def test_what_is_paid_back_of_a_top_up_leaves_the_wallet_and_what_has_paid_invoices_is_not(api: Api) -> None:
+    wallet = open_wallet(api)
+    made = api.post(f"/v1/wallets/{wallet['id']}/top_up", {"amount": "100", "payment": {"reference": "wire 7"}})
+    refused = pay_back(api, made["invoice"], "10", status=422, kind="adjustment")
+    assert (refused["code"], refused["errors"][0]["pointer"]) == ("credit_note.top_up_paid", "/kind")
+    paid = invoice(api, "30")
+    note = pay_back(api, made["invoice"], "20")
+    own = grants(api, wallet)[made["id"]]
+    assert (own["balance"], own["burned"], own["granted"], balance(api, wallet)) == ("50.00", "30.00", "80.00", "50.00")
+    [entry] = [each for each in transactions(api, wallet) if each["credit_note"] == note["id"]]
+    assert (entry["type"], entry["amount"], entry["invoice"]) == ("void", "-20.00", made["invoice"])
+    refused = pay_back(api, made["invoice"], "50.01", status=422)
+    assert (refused["code"], refused["errors"][0]["pointer"]) == ("credit_note.exceeds_grant", "/amount")
+    api.post(f"/v1/wallets/{wallet['id']}/grants/{made['id']}/void", {}, status=200)
+    api.post(f"/v1/invoices/{paid['id']}/void", {}, status=200)  # what it gives back of a void grant is gone
+    pay_back(api, made["invoice"], "80")
+    own = grants(api, wallet)[made["id"]]
+    assert (own["balance"], own["burned"], own["expired"], own["granted"]) == ("0.00", "0.00", "0.00", "0.00")
+    with api.database.transaction() as connection:
+        assert find_broken(connection) == {}
+
+
+def test_a_top_up_of_which_a_part_was_paid_back_brings_the_rest(api: Api) -> None:
+    wallet = open_wallet(api)
+    made = api.post(f"/v1/wallets/{wallet['id']}/top_up", {"amount": "100"})
+    api.post("/v1/payments", {"invoice": made["invoice"], "amount": "40"})
+    pay_back(api, made["invoice"], "15")
+    assert pay_back(api, made["invoice"], "70", status=422, kind="adjustment")["code"] == "credit_note.top_up_paid"
+    pay_back(api, made["invoice"], "10", kind="adjustment")
+    api.post(f"/v1/invoices/{made['invoice']}/pay", {}, status=200)
+    assert (grants(api, wallet)[made["id"]]["status"], balance(api, wallet)) == ("active", "75.00")
 
 
 def test_low_balance_is_told_once_a_crossing(api: Api) -> None:

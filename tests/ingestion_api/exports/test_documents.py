@@ -9,6 +9,8 @@ import pytest
 from tests.ingestion_api.exports.conftest import HOSTILE, WIDE, frame, issued, sums, table
 from tests.support.api import Api
 
+AMOUNTS_OF_LINES = ("amount", "discount_share", "added_tax_share", "included_tax_share", "total_share")
+
 
 def test_the_export_of_invoices_says_what_the_invoices_say(admin: Api) -> None:
     rows, invoices = table(admin, "invoices"), issued(admin)
@@ -39,6 +41,8 @@ def test_the_lines_add_up_to_their_invoices_and_have_their_ids(admin: Api) -> No
     shared = sums(rows, "invoice_number", "discount_share")
     assert shared == {n: Decimal(each["discount"]) for n, each in invoices.items()}
     assert sum(shared.values()) > 0
+    dollars = [row[name] for row in rows for name in AMOUNTS_OF_LINES if row["currency"] == "USD"]
+    assert {len(amount.partition(".")[2]) for amount in dollars} == {2}
 
 
 def test_a_discount_of_one_subscription_falls_on_its_lines_alone(admin: Api) -> None:
