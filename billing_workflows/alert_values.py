@@ -206,7 +206,7 @@ def _stand(
     formers = formers_of(rows, all_rows, periods)
     spans = [(row, periods[row["no"]]) for row in rows]
     spans += [(row, formers[row["no"]].period) for row in rows if row["no"] in formers]
-    with doors.database.transaction() as connection:
+    with doors.database.snapshot() as connection:  # what is held falls away in the transaction that counts it
         counted = load_used(connection, [(row["no"], period.start) for row, period in spans], shards=shards)
         as_of = counters_as_of(connection, topic=doors.events_topic, partitions=doors.events_partitions)
         keys = sorted({HoldKey(row["customer_id"], row["feature_id"]) for row in rows if row["is_present"]})

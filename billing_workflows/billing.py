@@ -23,6 +23,7 @@ from pricing.consolidation import MAX_TOGETHER, group_of, group_of_step
 from pricing.statements import Statement, next_statement
 from pricing.terms import read_terms
 from schemas.billing import BilledSubscription, BillingStep
+from schemas.errors import Retry
 from schemas.workflows import ChunkResult
 
 log = structlog.get_logger()
@@ -171,7 +172,47 @@ def _save(
 def save_round(
     doors: Doors, subscriptions: Mapping[str, BilledSubscription], found: Round, now: datetime
 ) -> tuple[ChunkResult, frozenset[str]]:
-    """Save what a round has found, in one transaction; what was done, and the subscriptions whose steps are saved."""
+    """Save what a round has found, in one transaction; what was done, and the subscriptions whose steps are saved.
+
+    When that can't be done, what stands on one invoice is saved for itself: of what can't be saved even so all
+    subscriptions are parked, and the others are billed. Raises Retry when PostgreSQL is away.
+    """
+    try:
+        return _save_together(doors, subscriptions, found, now)
+    except Retry:
+        raise
+    except Exception as error:
+        log.warning("a chunk is saved one by one", steps=len(found.steps), reason=str(error))
+    result, saved = _save_together(doors, subscriptions, replace(found, steps=[]), now)
+    for steps in _alone(found.steps):
+        try:
+            done, these = _save_together(doors, subscriptions, Round(steps=steps), now)
+        except Retry:
+            raise
+        except Exception as error:
+            reasons = {step.subscription.id: reason_of(step.subscription, error) for step in steps}
+            done, these = _save_together(doors, subscriptions, Round(parked=reasons), now)
+        result = ChunkResult(
+            invoices=result.invoices + done.invoices,
+            statements=result.statements + done.statements,
+            parked=result.parked + done.parked,
+            waiting=result.waiting,
+        )
+        saved |= these
+    return result, saved
+
+
+def _alone(steps: Sequence[BillingStep]) -> list[list[BillingStep]]:
+    """Steps by what must be saved together: those of one consolidated invoice, and each other one."""
+    groups: dict[object, list[BillingStep]] = {}
+    for step in steps:
+        groups.setdefault(group_of_step(step) or step.subscription.id, []).append(step)
+    return list(groups.values())
+
+
+def _save_together(
+    doors: Doors, subscriptions: Mapping[str, BilledSubscription], found: Round, now: datetime
+) -> tuple[ChunkResult, frozenset[str]]:
     with doors.database.transaction() as connection:
         saved = save_steps(connection, found.steps, now=now, lock=found.parked)
         reasons = found.parked | dict.fromkeys(saved.clashed, "billing.already_invoiced: the statement has an invoice")

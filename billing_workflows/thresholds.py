@@ -105,7 +105,30 @@ def _progress(doors: Doors, subscription: BilledSubscription, statement: Stateme
 
 
 def _save(doors: Doors, subscription_ids: Sequence[str], steps: Sequence[BillingStep], moment: Moment) -> ChunkResult:
+    """Save these invoices in one transaction, or one by one when together they can't be; what can't be saved even so is
+    looked at again with the others."""
     interval = INTERVAL if moment.clock_id is None else CLOCK_INTERVAL
+    try:
+        return _save_together(doors, subscription_ids, steps, moment, interval)
+    except Retry:
+        raise
+    except Exception as error:
+        log.warning("running usage is billed one by one", steps=len(steps), reason=str(error))
+    invoices = 0
+    for step in steps:
+        try:
+            invoices += _save_together(doors, [], [step], moment, interval).invoices
+        except Retry:
+            raise
+        except Exception as error:
+            log.error("running usage can't be billed", subscription=step.subscription.id, exc_info=error)
+    looked_at = _save_together(doors, subscription_ids, [], moment, interval)
+    return ChunkResult(invoices=invoices, done=looked_at.done)
+
+
+def _save_together(
+    doors: Doors, subscription_ids: Sequence[str], steps: Sequence[BillingStep], moment: Moment, interval: timedelta
+) -> ChunkResult:
     with doors.database.transaction() as connection:
         saved = save_steps(connection, steps, now=moment.now)
         looked_at = postpone_checks(connection, subscription_ids, until=moment.now + interval)

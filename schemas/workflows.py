@@ -39,6 +39,8 @@ DELIVER_CHUNK = "deliver_chunk"
 CHECK_INVARIANTS = "check_invariants"
 CHECK_INVARIANTS_PAGE = "check_invariants_page"
 
+# Stored histories are replayed by the numbers of this block: who changes one asks `workflow.patched` in the workflow
+# whether a run began by the new one, or workflows that run meanwhile fail as nondeterministic.
 CHUNKS_A_PAGE = 50  # and so activities in flight
 IDS_A_PAGE = 10_000  # and at least one chunk; an id is 36 bytes, so 400 kB of payload, where Temporal takes 2 MB
 PAGES_A_RUN = 20  # then the sweep goes on as a new run, with a short history

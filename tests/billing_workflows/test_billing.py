@@ -7,8 +7,10 @@ import pytest
 from infra.clickhouse import minutes
 from infra.postgres.billing import load_subscriptions
 from infra.postgres.billing_steps import save_steps
+from pricing.billing import MAX_MINOR
 from schemas.billing import BillingStep
 from tests.support.billing import ADVANCE, USAGE, World, instant
+from tests.support.wallets import add_wallet, fill
 
 
 def amounts(invoice: dict[str, object]) -> dict[str, int]:
@@ -108,6 +110,28 @@ def test_a_contract_that_ends_is_ended_and_a_period_without_lines_makes_no_invoi
     result = world.bill(subscription, now="2026-01-21")
     assert (result.statements, result.invoices) == (2, 1)
     assert world.row(subscription)["status"] == "ended"
+
+
+@pytest.mark.parametrize("invoicing", [None, "consolidated"])
+def test_an_invoice_that_cant_be_saved_parks_its_account_and_the_others_are_billed(
+    world: World, invoicing: str | None
+) -> None:
+    broken, sound = world.subscribe(ADVANCE), world.subscribe(ADVANCE)
+    beside = world.subscribe(ADVANCE, beside=broken)
+    world.rows(
+        "UPDATE customers SET invoicing = %(how)s WHERE id = %(id)s RETURNING 1", how=invoicing, id=broken.customer_id
+    )
+    world.bill(broken, beside, sound, now="2026-01-01")
+    for subscription in (broken, sound):
+        world.cancel(subscription, "2026-01-11", prorate=True)
+    fill(world, add_wallet(world, broken.customer_id), MAX_MINOR)
+    world.stored_until("2026-01-12")
+    result = world.bill(broken, sound, now="2026-01-12")
+    assert (result.invoices, result.statements, result.parked) == (1, 1, 1)
+    assert world.row(broken)["parked_reason"].startswith("wallet.too_much")
+    assert world.row(sound)["status"] == "canceled"
+    world.stored_until("2026-02-02")
+    assert world.bill(beside, now="2026-02-02").invoices == 1
 
 
 def test_lost_windows_park_their_account_with_the_reason_while_the_run_goes_on(world: World) -> None:

@@ -4,9 +4,11 @@ from decimal import Decimal
 
 from billing_workflows.due import load_page, run_chunk
 from infra.postgres.due import Moment
+from pricing.billing import MAX_MINOR
 from schemas.billing import BilledSubscription
 from schemas.workflows import THRESHOLDS
 from tests.support.billing import ADVANCE, USAGE, World, instant
+from tests.support.wallets import add_wallet, fill
 
 
 def look(world: World, now: str) -> int:
@@ -148,3 +150,16 @@ def test_a_week_that_begins_in_the_month_before_counts_for_the_commitment_of_the
         if line["key"] == "commitment"
     ]
     assert added == [("2026-02-01", 50_00), ("2026-03-01", 40_00)]
+
+
+def test_a_threshold_that_cant_be_billed_holds_up_no_other(world: World) -> None:
+    broken, sound = (world.subscribe(USAGE, invoice_threshold=Decimal(10)) for _ in range(2))
+    world.bill(broken, sound, now="2026-01-01")
+    wallet_id = add_wallet(world, broken.customer_id)
+    fill(world, wallet_id, MAX_MINOR)
+    fill(world, wallet_id, 2001, effective_at=instant("2026-01-06"))
+    for subscription in (broken, sound):
+        world.use(subscription, ("2026-01-05", 2000))
+    assert look(world, "2026-01-07") == 1
+    assert amounts(world, sound) == [("threshold", [20_00])]
+    assert world.row(broken)["threshold_check_at"] == instant("2026-01-07T01:00")

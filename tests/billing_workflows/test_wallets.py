@@ -11,10 +11,11 @@ import pytest
 
 from billing_workflows.due import load_page
 from infra.postgres.due import Due, Moment
-from infra.postgres.invoice_lifecycle import lock_invoice, void_invoice
+from infra.postgres.invoice_lifecycle import lock_invoice, mark_uncollectible, void_invoice
 from infra.postgres.payments import insert_payment
 from infra.postgres.pool import PostgresError
 from infra.postgres.wallets.due import earliest_wallets
+from pricing.billing import MAX_MINOR
 from pricing.periods import BillingPeriod
 from schemas.ids import Prefix, new_id
 from schemas.workflows import WALLETS
@@ -41,9 +42,10 @@ def at(text: str, change: int, kind: str) -> tuple[str, int, object]:
 
 
 def pay_top_up(world: World, *, now: str) -> None:
-    """Pay every top-up of the tenant that is open."""
+    """Pay every top-up of the tenant that can be paid."""
     open_ = world.rows(
-        "SELECT id, amount_due_minor FROM invoices WHERE tenant_id = %(t)s AND status = 'open' AND kind = 'top_up'",
+        "SELECT id, amount_due_minor FROM invoices WHERE tenant_id = %(t)s AND kind = 'top_up'"
+        " AND status IN ('open', 'uncollectible')",
         t=world.tenant_id,
     )
     for row in open_:
@@ -149,6 +151,23 @@ def test_a_voided_top_up_frees_the_way_for_the_next(world: World) -> None:
     assert top_ups(world, wallet) == [("voided", instant("2026-01-01")), ("unpaid", instant("2026-01-02"))]
 
 
+def test_an_automatic_top_up_that_was_given_up_lets_the_next_one_come_and_may_be_paid_all_the_same(
+    world: World,
+) -> None:
+    wallet = add_wallet(world, add_customer(world), auto_top_up=AUTO)
+    run_due(world, "2026-01-01")
+    [sold] = world.rows("SELECT id FROM invoices WHERE tenant_id = %(t)s", t=world.tenant_id)
+    with world.doors.database.transaction() as connection:
+        row = lock_invoice(connection, tenant_id=world.tenant_id, id_or_number=sold["id"])
+        mark_uncollectible(connection, row, now=instant("2026-01-20"))
+    run_due(world, "2026-01-20")
+    assert top_ups(world, wallet) == [("unpaid", instant("2026-01-01")), ("unpaid", instant("2026-01-20"))]
+    assert due_wallets(world, "2026-01-30") == []
+    pay_top_up(world, now="2026-01-21")
+    assert wallet_row(world, wallet)["granted_minor"] == 1_000
+    check_books(world)
+
+
 def test_many_who_pay_from_the_same_wallets_at_once_never_overdraw_them(world: World) -> None:
     """Batches in every order of customers, grants that start meanwhile: no deadlock, and no cent is spent twice."""
     customers = [add_customer(world) for _ in range(6)]
@@ -217,4 +236,17 @@ def test_a_worker_killed_anywhere_does_what_is_due_once(world: World, point: str
     assert ledger(world, wallet) == [at("2026-01-02", 300, "grant")]
     assert top_ups(world, wallet) == [("unpaid", instant("2026-01-02"))]
     assert run_due(world, "2026-01-02") == 0
+    check_books(world)
+
+
+def test_a_wallet_that_cant_hold_its_refill_holds_up_no_other(world: World) -> None:
+    full, sound = (add_wallet(world, add_customer(world)) for _ in range(2))
+    for wallet_id in (full, sound):
+        fill(world, wallet_id, 5, every=BillingPeriod.MONTH, anchor=instant("2026-01-01"), rollover_max_minor=5)
+    fill(world, full, MAX_MINOR - 6)
+    assert due_wallets(world, "2026-02-01") == sorted([full, sound])
+    run_due(world, "2026-02-01")
+    assert ledger(world, sound)[-1] == at("2026-02-01", 5, "refill")
+    assert wallet_row(world, full)["due_at"] == instant("2026-02-02")
+    assert due_wallets(world, "2026-02-01") == []
     check_books(world)
