@@ -22,6 +22,9 @@ MAX_LISTED = 1_000  # objects of one customer or payment that are looked at to f
 NEVER_ASKED = Outcome(result=Result.FAILED, failure_code="provider_unavailable")  # looked for, and not there
 NOT_CHARGEABLE = Outcome(result=Result.FAILED, failure_code="amount_not_chargeable")
 
+MISSING = "resource_missing"  # what an error is called when the account does not have what was asked for
+GONE = Outcome(result=Result.FAILED, failure_code=MISSING)  # made, and no longer there: e.g. in another account
+
 _FAILED_REFUNDS = ("failed", "canceled")
 
 
@@ -42,14 +45,17 @@ def charge(account: Account, payment: Row, *, may_create: bool) -> Outcome:
     forgotten by now, so what is not found has never been.
     """
     client = _client(account)
+    found: dict[str, Any] | None = None
     try:
-        found = None
         if payment["reference"] is not None:
             found = client.v1.payment_intents.retrieve(payment["reference"]).to_dict()
         elif payment["attempts"] > 1:
             found = _find_intent(client, payment)
-    except stripe.StripeError:  # a look that failed says nothing of the charge
-        return Outcome(result=Result.UNKNOWN)
+    except stripe.StripeError as error:
+        if not _is_missing(error):  # a look that failed says nothing of the charge
+            return Outcome(result=Result.UNKNOWN)
+        if payment["reference"] is not None:
+            return GONE
     if found is not None:
         return intent_outcome(found)
     if not may_create:
@@ -100,6 +106,11 @@ def _find(page: Any, key: str, name: str, *, since: datetime) -> dict[str, Any] 
     return None
 
 
+def _is_missing(error: stripe.StripeError) -> bool:
+    """Whether there is no such intent or refund, or no customer or payment that it could be of."""
+    return isinstance(error, stripe.InvalidRequestError) and error.code == MISSING
+
+
 def intent_outcome(intent: Mapping[str, Any]) -> Outcome:
     """What a PaymentIntent says of the payment that it was made for."""
     status, reference = intent["status"], intent["id"]
@@ -142,15 +153,18 @@ def refund(account: Account, row: Row, *, may_create: bool) -> Outcome:
     `row`: `id`, `amount_minor`, `currency`, `reference`, `payment_reference` (the intent), `attempts`, `asked_at`.
     """
     client = _client(account)
+    found: dict[str, Any] | None = None
     try:
-        found = None
         if row["reference"] is not None:
             found = client.v1.refunds.retrieve(row["reference"]).to_dict()
         elif row["attempts"] > 1:
             page = client.v1.refunds.list({"payment_intent": row["payment_reference"], "limit": PAGE_SIZE})
             found = _find(page, REFUND_KEY, row["id"], since=row["asked_at"])
-    except stripe.StripeError:
-        return Outcome(result=Result.UNKNOWN)
+    except stripe.StripeError as error:
+        if not _is_missing(error):
+            return Outcome(result=Result.UNKNOWN)
+        if row["reference"] is not None:
+            return GONE
     if found is not None:
         return refund_outcome(found)
     if not may_create:

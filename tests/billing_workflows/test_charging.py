@@ -69,6 +69,21 @@ def test_an_answer_that_says_nothing_is_asked_again_and_charges_once(
     check_paid_once(world, stripe, charge(world, LATER))
 
 
+@pytest.mark.parametrize("method", ["pm_card_visa", "pm_bank"])
+def test_a_payment_that_the_account_knows_nothing_of_does_not_stay_pending(
+    world: World, stripe: StripeDouble, method: str
+) -> None:
+    """Its first question had no answer, or it was being processed; then the account has not even the customer."""
+    issue(world, stripe, method)
+    if method == "pm_card_visa":
+        stripe.faults.append(500)
+    assert charge(world)["status"] == "pending"
+    stripe.is_another = True
+    payment = charge(world, LATER)
+    assert (payment["status"], payment["failure_code"]) == ("failed", "resource_missing")
+    assert world.invoices()[0]["status"] == "open"
+
+
 @pytest.mark.parametrize("point", ["charge.taken", "charge.asked", "charge.noted", "charge.committed"])
 def test_a_worker_killed_while_it_charges_charges_once(world: World, stripe: StripeDouble, point: str) -> None:
     _, payment = issue(world, stripe)

@@ -190,6 +190,21 @@ def test_a_refund_that_takes_its_time_is_asked_after(world: World, stripe: Strip
     assert refund(world, LATER) == [("succeeded", 4900)]
 
 
+@pytest.mark.parametrize("was_made", [True, False])
+def test_a_refund_that_the_account_knows_nothing_of_does_not_stay_pending(
+    world: World, stripe: StripeDouble, was_made: bool
+) -> None:
+    give_back(world, paid(world, stripe), 4900)
+    if was_made:
+        stripe.refund_status = "pending"
+    else:
+        stripe.faults.append(500)
+    assert refund(world) == [("pending", 4900)]
+    stripe.is_another = True
+    assert refund(world, LATER) == [("failed", 4900)]
+    assert refunds(world)[0]["failure_code"] == "resource_missing"
+
+
 def test_a_failed_refund_is_told_of_and_tried_again_once(world: World, stripe: StripeDouble) -> None:
     give_back(world, paid(world, stripe), 4900)
     stripe.refund_status = "failed"

@@ -23,6 +23,7 @@ class StripeDouble:
         self.kept: dict[str, tuple[dict[str, str], int, Any]] = {}
         self.faults: list[int | str] = []
         self.refund_status = "succeeded"  # of the next ones
+        self.is_another = False  # an account that has nothing of what is asked for
         self.together: threading.Barrier | None = None  # writes wait here for one another
         self.url = ""
 
@@ -35,6 +36,8 @@ class StripeDouble:
         return sum(refund["amount"] for refund in self.refunds.values() if refund["status"] != "failed")
 
     def write(self, path: str, params: dict[str, str], key: str) -> tuple[int, Any]:
+        if self.is_another:
+            return 400, MISSING
         if key in self.kept:
             before, status, body = self.kept[key]
             if before != params:
@@ -79,10 +82,12 @@ class StripeDouble:
         return 200, refund
 
     def read(self, path: str) -> tuple[int, Any]:
+        if self.is_another:
+            return 404, MISSING
         kind, _, name = path.removeprefix("/v1/").partition("/")
         made = self.intents if kind == "payment_intents" else self.refunds
         if name:
-            return (200, made[name]) if name in made else (404, _error("invalid_request_error", "No such object."))
+            return (200, made[name]) if name in made else (404, MISSING)
         return 200, {"object": "list", "url": path, "has_more": False, "data": list(reversed(made.values()))}
 
 
@@ -92,6 +97,9 @@ def _metadata(params: dict[str, str]) -> dict[str, str]:
 
 def _error(kind: str, message: str, **more: Any) -> dict[str, Any]:
     return {"error": {"type": kind, "message": message, **more}}
+
+
+MISSING = _error("invalid_request_error", "No such object.", code="resource_missing")
 
 
 @contextmanager
