@@ -96,8 +96,8 @@ class Fields:
             raise self.wrong(name, INVALID_FIELD, f"must be true or false, not {kind(value)}")
         return value
 
-    def text(self, name: str) -> str:
-        return read_text(self.take(name), self.at(name), self.code)
+    def text(self, name: str, *, at_most: int = MAX_NAME) -> str:
+        return read_text(self.take(name), self.at(name), self.code, at_most=at_most)
 
     def choice(
         self, name: str, choices: type[Choice], default: Choice | None = None, *, code: str = INVALID_FIELD
@@ -196,12 +196,12 @@ def read_decimal(value: object, pointer: str, code: str | None = None) -> Decima
     raise Reject.at(pointer, code or INVALID_DECIMAL, detail)
 
 
-def read_text(value: object, pointer: str, code: str | None = None) -> str:
-    """Non-empty text of at most MAX_NAME characters that UTF-8 can hold."""
+def read_text(value: object, pointer: str, code: str | None = None, *, at_most: int = MAX_NAME) -> str:
+    """Non-empty text of so many characters at most that UTF-8 can hold."""
     if not isinstance(value, str):
         raise Reject.at(pointer, code or INVALID_FIELD, f"must be text, not {kind(value)}")
-    if not 0 < len(value) <= MAX_NAME:
-        raise Reject.at(pointer, code or INVALID_FIELD, f"must have 1 to {MAX_NAME} characters")
+    if not 0 < len(value) <= at_most:
+        raise Reject.at(pointer, code or INVALID_FIELD, f"must have 1 to {at_most} characters")
     if not is_unicode(value):
         raise Reject.at(pointer, code or INVALID_FIELD, "is no Unicode text (it has a lone surrogate)")
     return value

@@ -21,6 +21,7 @@ from schemas.money import exactly, format_decimal
 INVALID_LINE = "invoice.invalid_line"
 DEFAULT_QUANTITY = Decimal(1)
 MAX_LINES = 500
+MAX_DESCRIPTION = 500  # characters of a line's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +92,7 @@ def _read_line(fields: Fields, currency: str, number: int) -> OneOffLine:
     if fields.has("amount") == fields.has("price"):
         raise Reject.at(fields.pointer, INVALID_LINE, "has either an amount or a price")
     key = fields.text("key") if fields.has("key") else f"line-{number + 1}"
-    description = fields.text("description")
+    description = fields.text("description", at_most=MAX_DESCRIPTION)
     if fields.has("amount"):
         line = OneOffLine(key=key, description=description, amount=fields.decimal("amount"))
     else:

@@ -38,11 +38,11 @@ from ingestion_api.idempotency import AdminCall
 from ingestion_api.problems import VARIANT, pointer
 from ingestion_api.routing import house_router
 from pricing.discounts import MAX_DISCOUNTS
-from pricing.one_off import MAX_LINES, price_one_off
+from pricing.one_off import MAX_DESCRIPTION, MAX_LINES, price_one_off
+from schemas.billing import InvoiceKind
 from schemas.errors import Conflict, Reject
 from schemas.money import format_decimal
 
-MAX_DESCRIPTION_LENGTH = 500
 KEY = f"{VARIANT}key"
 RATE = f"{VARIANT}rate"
 
@@ -59,7 +59,7 @@ class LineBody(Body):
     (default 1)."""
 
     key: Key | None = None
-    description: Annotated[str, Field(min_length=1, max_length=MAX_DESCRIPTION_LENGTH)]
+    description: Annotated[str, Field(min_length=1, max_length=MAX_DESCRIPTION)]
     amount: DecimalText | None = None
     price: Annotated[dict[str, Any] | None, BeforeValidator(read_price)] = None
     quantity: DecimalText | None = None
@@ -242,8 +242,12 @@ def _change(connection: PgConnection, body: InvoiceChange, row: Row, now: dateti
 
 
 def _check_one_off(row: Row) -> None:
-    if row["subscription_id"] is not None:
-        raise Conflict("invoice.not_one_off", "The lines of this draft follow from its subscription.")
+    if row["kind"] != InvoiceKind.ONE_OFF:  # a consolidated one has no `subscription_id` either
+        raise Conflict(
+            "invoice.not_one_off",
+            "What stands on this draft follows from its subscriptions: only its metadata can change, and it is not"
+            " deleted. Finalize it, then void it or write a credit note.",
+        )
 
 
 @router.delete("/v1/invoices/{invoice}", response_model=DeletedView, operation_id="delete_invoice")

@@ -54,6 +54,24 @@ def test_a_consolidated_invoice_is_what_was_previewed_and_can_be_found_paid_and_
     api.post(f"/v1/subscriptions/{two.id}/cancel", {"at": "period_end"}, status=200)
 
 
+def test_a_consolidated_draft_keeps_its_lines_and_is_not_deleted(world: World, api: Api) -> None:
+    one = world.subscribe(ADVANCE, external_id="one payer of drafts")
+    world.subscribe(SUPPORT, beside=one)
+    patch(api, "/v1/customers/one payer of drafts", {"invoicing": "consolidated"})
+    patch(api, "/v1/settings", {"draft_hours": 24})
+    world.bill(one, now="2026-01-01")
+    patch(api, "/v1/settings", {"draft_hours": None})
+    [draft] = api.get("/v1/invoices", subscription=one.id)["data"]
+    assert (draft["status"], draft["subscription"], len(draft["lines"])) == ("draft", None, 2)
+    path = f"/v1/invoices/{draft['id']}"
+    assert patch(api, path, {"metadata": {"seen": "yes"}})["metadata"] == {"seen": "yes"}
+    for body in ({"lines": [{"description": "Less", "amount": "1"}]}, {"discounts": []}, {"taxes": []}):
+        refused = api.http.patch(path, json=body)
+        assert (refused.status_code, refused.json()["code"]) == (409, "invoice.not_one_off")
+    assert api.http.delete(path).json()["code"] == "invoice.not_one_off"
+    assert api.get(path)["total"] == draft["total"] == "69.00"
+
+
 def test_a_preview_of_a_customer_with_an_invoice_a_subscription_is_refused(world: World, api: Api) -> None:
     subscription = world.subscribe(ADVANCE)
     body = {"customer": subscription.external_id}

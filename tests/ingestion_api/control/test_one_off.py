@@ -89,6 +89,14 @@ def test_drafts_stand_as_long_as_the_settings_say_and_change_until_they_are_fina
 
 
 @pytest.mark.usefixtures("customer")
+def test_a_line_may_be_described_in_500_characters(api: Api) -> None:
+    invoice = make(api, {"description": "x" * 500, "amount": "1"})
+    assert len(invoice["lines"][0]["description"]) == 500
+    body = {"customer": "acme", "lines": [{"description": "x" * 501, "amount": "1"}]}
+    assert api.post("/v1/invoices", body, status=422)["errors"][0]["pointer"] == "/lines/0/description"
+
+
+@pytest.mark.usefixtures("customer")
 def test_a_deleted_draft_leaves_no_gap_in_the_numbers(api: Api) -> None:
     first, gone, last = (make(api, draft=True) for _ in range(3))
     deleted = api.http.delete(f"/v1/invoices/{gone['id']}")
