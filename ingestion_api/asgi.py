@@ -18,6 +18,7 @@ from ingestion_api.auth import KeyCache
 from ingestion_api.context import Context
 from ingestion_api.entitlements import fast
 from ingestion_api.entitlements.replica import Replica
+from ingestion_api.entitlements.stored import open_stored_usage
 from ingestion_api.entitlements.streams import Streams
 from ingestion_api.ingest import route
 from ingestion_api.ingest.body import Receive
@@ -53,6 +54,7 @@ def create_app(settings: Settings) -> "MeterlineApp":
         settings=settings,
         database=database,
         clickhouse=clickhouse.connect(settings.clickhouse_url, answer_seconds=settings.api_store_timeout_seconds),
+        stored_usage=open_stored_usage(settings),
         keys=KeyCache(database, fresh_seconds=settings.api_key_cache_seconds),
         producer=producer,
         changes=ChangeLog(settings.kafka_bootstrap, settings.events_topic, partitions=settings.events_partitions),
@@ -129,6 +131,7 @@ class MeterlineApp:
         self._context.replica.close()
         self._producer.close(CLOSE_TIMEOUT_SECONDS)
         self._context.clickhouse.close()
+        self._context.stored_usage.close()
         self._context.database.close()
         await send({"type": "lifespan.shutdown.complete"})
 

@@ -75,7 +75,7 @@ class Principal:
 class _Entry:
     principal: Principal
     loaded_at: float  # time.monotonic() before PostgreSQL was asked
-    asked_at: float  # the same; later than `loaded_at` when PostgreSQL was away then
+    asked_at: float  # the same; when PostgreSQL was away then, when that was found
     rechecked_at: float = 0  # the same, if `recheck` asked
 
 
@@ -183,8 +183,8 @@ class KeyCache:
         except Retry:
             if known is None or now - known.loaded_at >= STALE_SECONDS:
                 raise
-            # Nobody else need wait for PostgreSQL in vain until it is asked again.
-            self._keep(digest, replace(known, asked_at=now), forgotten)
+            # Nobody else need wait for PostgreSQL in vain until it is asked again. To find it away took a while itself.
+            self._keep(digest, replace(known, asked_at=self._monotonic()), forgotten)
             return known.principal
         principal = None if row is None else _map_principal(row)
         self._keep(

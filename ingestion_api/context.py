@@ -15,6 +15,7 @@ from infra.postgres.pool import Database, PgConnection
 from infra.settings import Settings
 from ingestion_api.auth import KeyCache
 from ingestion_api.entitlements.replica import Replica
+from ingestion_api.entitlements.stored import StoredUsage
 from ingestion_api.entitlements.streams import Streams
 
 
@@ -23,6 +24,7 @@ class Context:
     settings: Settings
     database: Database
     clickhouse: Client
+    stored_usage: StoredUsage  # for checks
     keys: KeyCache
     producer: Producer | None  # of the raw route of events, the only one that publishes
     changes: ChangeLog

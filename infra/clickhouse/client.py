@@ -15,11 +15,11 @@ ANSWER_SLACK_SECONDS = 2  # that the server has to say itself that a query took 
 TIMEOUT_EXCEEDED = 159  # ClickHouse's code of that
 
 
-def connect(url: str, *, answer_seconds: int | None = None) -> Client:
+def connect(url: str, *, answer_seconds: int | None = None, slack_seconds: int = ANSWER_SLACK_SECONDS) -> Client:
     """A client for `http://user:password@host:port/database`; the database is made when it does not exist.
 
     With `answer_seconds` the server gives a query up after that time (see `took_too_long`), and one that hangs is left
-    ANSWER_SLACK_SECONDS later.
+    `slack_seconds` later.
 
     Raises ClickHouseError when nothing answers.
     """
@@ -33,9 +33,9 @@ def connect(url: str, *, answer_seconds: int | None = None) -> Client:
             password=parts.password or "",
             secure=parts.scheme == "https",
             database=database,
-            connect_timeout=CONNECT_TIMEOUT_SECONDS,
+            connect_timeout=min(CONNECT_TIMEOUT_SECONDS, answer_seconds or CONNECT_TIMEOUT_SECONDS),
             send_receive_timeout=(
-                RECEIVE_TIMEOUT_SECONDS if answer_seconds is None else answer_seconds + ANSWER_SLACK_SECONDS
+                RECEIVE_TIMEOUT_SECONDS if answer_seconds is None else answer_seconds + slack_seconds
             ),
             settings={} if answer_seconds is None else {"max_execution_time": answer_seconds},
             autogenerate_session_id=False,

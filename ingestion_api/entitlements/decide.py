@@ -10,7 +10,7 @@ from typing import Any, Literal
 import structlog
 from typing_extensions import TypedDict
 
-from infra.clickhouse.client import ClickHouseError, Client
+from infra.clickhouse.client import ClickHouseError
 from infra.metrics import CHECKS_DEGRADED
 from infra.postgres import entitlements
 from infra.postgres.holds import HoldKey, load_reserved
@@ -18,6 +18,7 @@ from infra.postgres.pool import PgConnection, Row
 from infra.postgres.shards import counters_as_of
 from infra.settings import Settings
 from ingestion_api.clock import clock_nows
+from ingestion_api.entitlements.stored import StoredUsage
 from ingestion_api.entitlements.terms import period_at
 from ingestion_api.entitlements.used import Counters, Freshness, Used, load_counters, measure_missing
 from ingestion_api.fields import MAX_INSTANT, MIN_INSTANT
@@ -185,15 +186,15 @@ def basis_of(
 
 
 def decide(
-    clickhouse: Client, basis: Basis, *, tenant_no: int, now: datetime, may_degrade: bool = False
+    stored: StoredUsage, basis: Basis, *, tenant_no: int, now: datetime, may_degrade: bool = False
 ) -> list[CheckView]:
     """The answers, in order. ClickHouse is asked only for what no counter holds; hold no transaction. Raises what it
     raises: one entitlement that can't be judged leaves all unanswered; but with `may_degrade` features decide
     themselves (`on_unknown`) while ClickHouse does not answer."""
     try:
         usage = Usage(
-            present=measure_missing(clickhouse, basis.counters, tenant_no=tenant_no),
-            former=measure_missing(clickhouse, basis.former_counters, tenant_no=tenant_no),
+            present=measure_missing(stored, basis.counters, tenant_no=tenant_no),
+            former=measure_missing(stored, basis.former_counters, tenant_no=tenant_no),
         )
     except ClickHouseError as error:
         if not may_degrade:

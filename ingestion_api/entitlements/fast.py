@@ -35,7 +35,7 @@ _decode_many = msgspec.json.Decoder(_Checks).decode
 
 def check_route(context: Context, others: Application) -> RawPost:
     """In front of `others`, which answers all checks."""
-    prepared = PreparedAnswers(context.replica, context.clickhouse)
+    prepared = PreparedAnswers(context.replica, context.stored_usage)
 
     async def answer(principal: Principal, body: bytes, _request_id: str) -> tuple[int, bytes, bytes] | None:
         asks = _read_asks(body)

@@ -128,7 +128,7 @@ def _evaluate(
         customer = customers.get(reference, {"id": "", "external_id": reference})
         questions = [Question(customer=customer, feature=feature, quantity=None) for feature in features]
         basis = load_basis(connection, questions, tenant_id=principal.tenant_id, now=now, settings=context.settings)
-    views = decide(context.clickhouse, basis, tenant_no=principal.tenant_no, now=now, may_degrade=True)
+    views = decide(context.stored_usage, basis, tenant_no=principal.tenant_no, now=now, may_degrade=True)
     return [_to_flag(check) for check in views]
 
 

@@ -11,13 +11,13 @@ from datetime import datetime
 from decimal import Decimal
 from typing import cast
 
-from infra.clickhouse.client import Client
 from ingestion_api.answers import encode
 from ingestion_api.auth import Principal
 from ingestion_api.entitlements.book import Ask, Book, Named, Part
 from ingestion_api.entitlements.decide import CheckView, in_effect
 from ingestion_api.entitlements.replica import Replica
 from ingestion_api.entitlements.ring import Pair
+from ingestion_api.entitlements.stored import StoredUsage
 from ingestion_api.entitlements.terms import period_at
 from ingestion_api.entitlements.used import Freshness
 from ingestion_api.fields import MAX_INSTANT
@@ -86,9 +86,9 @@ class _Kept:
 class PreparedAnswers:
     """For the event loop's thread alone."""
 
-    def __init__(self, replica: Replica, clickhouse: Client) -> None:
+    def __init__(self, replica: Replica, stored: StoredUsage) -> None:
         self._replica = replica
-        self._clickhouse = clickhouse
+        self._stored = stored
         self._kept: dict[Pair, _Kept] = {}
 
     def answer(self, asks: list[Ask], principal: Principal, now: datetime) -> list[bytes] | None:
@@ -114,7 +114,7 @@ class PreparedAnswers:
             return kept.answer(ask.quantity, age)
         sources = _sources(book, named, now)  # read before the answer is made: what changes meanwhile is noticed
         views = self._replica.answer(
-            self._clickhouse, [ask], tenant_id=principal.tenant_id, tenant_no=principal.tenant_no, now=now
+            self._stored, [ask], tenant_id=principal.tenant_id, tenant_no=principal.tenant_no, now=now
         )
         if views is None:
             return None

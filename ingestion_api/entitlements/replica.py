@@ -16,7 +16,6 @@ from datetime import UTC, datetime, timedelta
 
 import structlog
 
-from infra.clickhouse.client import Client
 from infra.kafka.balances import BalanceReader
 from infra.metrics import REPLICA_CUSTOMERS, REPLICA_LIVE
 from infra.postgres.entitlement_copies import (
@@ -32,10 +31,11 @@ from infra.postgres.entitlement_copies import (
     tell_fence,
     terms_of,
 )
-from infra.postgres.pool import PgConnection, PostgresError, connect
+from infra.postgres.pool import PgConnection, PostgresError, check_soon, connect, connect_impatient
 from infra.settings import Settings
 from ingestion_api.entitlements.book import Ask, Book, Pair, Part
 from ingestion_api.entitlements.decide import CheckView, decide, unknown_view
+from ingestion_api.entitlements.stored import StoredUsage
 from ingestion_api.entitlements.terms import period_at
 from schemas.balances import Counted, Held
 from schemas.errors import Retry
@@ -43,6 +43,7 @@ from schemas.instants import to_micros
 
 WAIT = timedelta(milliseconds=100)  # for a notification or a message, before looking whether to stop
 RETRY_SECONDS = 1
+LOOK_EVERY = timedelta(seconds=2)  # whether PostgreSQL hangs: whoever only listens to it would not notice
 CUSTOMERS_A_PAGE = 2_000
 MAX_CHANGES = 1_000  # notifications taken in at once
 MAX_HELD = 100_000  # pairs of which something was held, before those of the past are forgotten
@@ -111,7 +112,7 @@ class Replica:
         return self.is_live and tenant_id not in list(self._fences.values())
 
     def answer(
-        self, clickhouse: Client, asks: Sequence[Ask], *, tenant_id: str, tenant_no: int, now: datetime
+        self, stored: StoredUsage, asks: Sequence[Ask], *, tenant_id: str, tenant_no: int, now: datetime
     ) -> list[CheckView] | None:
         """The decisions; None: ask PostgreSQL."""
         if not self.may_answer(tenant_id):
@@ -119,10 +120,10 @@ class Replica:
         basis = self.book.basis(tenant_id, asks, now, at_any_rate=self._store_away)
         if basis is None or (self._held and self._holds_some(basis.rows, now)):
             return None
-        return decide(clickhouse, basis, tenant_no=tenant_no, now=now)
+        return decide(stored, basis, tenant_no=tenant_no, now=now)
 
     def answer_alone(
-        self, clickhouse: Client, asks: Sequence[Ask], *, tenant_id: str, tenant_no: int, now: datetime
+        self, stored: StoredUsage, asks: Sequence[Ask], *, tenant_id: str, tenant_no: int, now: datetime
     ) -> list[CheckView] | None:
         """The decisions while PostgreSQL can't be asked, as well as is known here; what is not known is decided by the
         feature's `on_unknown`. None: a feature is not even known."""
@@ -130,7 +131,7 @@ class Replica:
         for ask in asks:
             basis = self.book.basis(tenant_id, [ask], now, at_any_rate=True)
             if basis is not None and not (self._held and self._holds_some(basis.rows, now)):
-                found += decide(clickhouse, basis, tenant_no=tenant_no, now=now)
+                found += decide(stored, basis, tenant_no=tenant_no, now=now)
                 continue
             question = self.book.question(tenant_id, ask)
             if question is None:
@@ -195,7 +196,7 @@ class Replica:
 
     def _follow_terms(self, live: threading.Event) -> None:
         try:
-            connection = connect(self._settings.postgres_dsn)
+            connection = connect_impatient(self._settings.postgres_dsn)
         except PostgresError:
             self._store_away = self._unreachable = True
             raise
@@ -210,9 +211,13 @@ class Replica:
             live.set()
             REPLICA_LIVE.set(self.is_live)
             log.info("entitlements loaded", customers=len(self.book))
+            look_due = datetime.now(UTC) + LOOK_EVERY
             try:
                 while not self._stop.is_set():
                     self._take_changes(connection)
+                    if datetime.now(UTC) >= look_due:
+                        check_soon(connection)
+                        look_due = datetime.now(UTC) + LOOK_EVERY
             except PostgresError:
                 self._store_away = True
                 raise

@@ -90,12 +90,12 @@ def check_entitlements(body: CheckBodies, call: CheckCall, context: FromContext)
         except Retry:
             asks = [Ask(check.customer, check.feature, _quantity_of(check)) for check in checks]
             views = context.replica.answer_alone(
-                context.clickhouse, asks, tenant_id=call.tenant_id, tenant_no=tenant_no, now=call.now
+                context.stored_usage, asks, tenant_id=call.tenant_id, tenant_no=tenant_no, now=call.now
             )
             if views is None:
                 raise
         else:
-            views = decide(context.clickhouse, basis, tenant_no=tenant_no, now=call.now, may_degrade=True)
+            views = decide(context.stored_usage, basis, tenant_no=tenant_no, now=call.now, may_degrade=True)
         return {"object": "list", "data": views} if bulk else views[0]
 
     return answer_unheld(call, effect)
@@ -150,7 +150,7 @@ def list_customer_entitlements(customer: str, principal: CheckerOrReader, contex
             for feature in sorted(features.values(), key=lambda feature: feature["key"])
         ]
         basis = basis_of(connection, questions, rows, as_of=as_of, now=now, settings=settings)
-    views = decide(context.clickhouse, basis, tenant_no=principal.tenant_no, now=now, may_degrade=True)
+    views = decide(context.stored_usage, basis, tenant_no=principal.tenant_no, now=now, may_degrade=True)
     return answer({"object": "list", "data": views, "has_more": False, "next_cursor": None})
 
 

@@ -19,7 +19,7 @@ def look(context: Context, principal: Principal, pairs: Sequence[Pair], now: dat
     unsure: list[Pair] = []
     for pair in pairs:
         known = context.replica.answer(
-            context.clickhouse,
+            context.stored_usage,
             [Ask(*pair, None)],
             tenant_id=principal.tenant_id,
             tenant_no=principal.tenant_no,
@@ -46,5 +46,5 @@ def _ask_stores(context: Context, principal: Principal, pairs: Sequence[Pair], n
             for customer, feature in present
         ]
         basis = load_basis(connection, questions, tenant_id=tenant_id, now=now, settings=context.settings)
-    views = decide(context.clickhouse, basis, tenant_no=principal.tenant_no, now=now)
+    views = decide(context.stored_usage, basis, tenant_no=principal.tenant_no, now=now)
     return dict(zip(present, views, strict=True))

@@ -10,14 +10,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 
-from infra.clickhouse.client import Client
-from infra.clickhouse.usage import usage_totals
 from infra.clickhouse.usage_query import Span
 from infra.postgres.counters import load_used
 from infra.postgres.meters import complete_until, load_entries
 from infra.postgres.pool import PgConnection, Row
 from infra.postgres.shards import usage_as_of
 from infra.settings import Settings
+from ingestion_api.entitlements.stored import StoredUsage
 from ingestion_api.fields import MAX_INSTANT
 from pricing.entitlements import EntitlementPeriod
 from schemas.catalogue import MeterEntry
@@ -94,7 +93,7 @@ def load_counters(
     )
 
 
-def measure_missing(clickhouse: Client, counters: Counters, *, tenant_no: int) -> dict[int, Used]:
+def measure_missing(stored: StoredUsage, counters: Counters, *, tenant_no: int) -> dict[int, Used]:
     """All of the counters, the missing ones from stored usage. Hold no transaction meanwhile.
 
     Raises what ClickHouse raises (503 to a client) and Reject as `usage_totals` does: what can't be measured is not
@@ -102,9 +101,7 @@ def measure_missing(clickhouse: Client, counters: Counters, *, tenant_no: int) -
     """
     if not counters.missing:
         return counters.counted
-    totals = usage_totals(
-        clickhouse, tenant_no=tenant_no, meters=counters.meters, spans=list(counters.missing.values())
-    )
+    totals = stored.totals(tenant_no=tenant_no, meters=counters.meters, spans=list(counters.missing.values()))
     measured = {
         number: Used(quantity=totals[span].whole or Decimal(0), fresh=counters.stored_fresh)
         for number, span in counters.missing.items()

@@ -1,23 +1,30 @@
 """Stores that hang: their processes are stopped, so they keep connections open and answer nothing."""
 
 import asyncio
+import time
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
+import psutil
 import pytest
 from fastapi import FastAPI
 
+from infra.clickhouse.client import ClickHouseError
+from infra.clickhouse.usage_query import Span
 from infra.intake.decode import Form
 from infra.kafka.topics import ensure_topics
 from infra.settings import Settings
+from ingestion_api.auth import KeyCache
 from ingestion_api.entitlements.book import Ask
 from ingestion_api.entitlements.replica import Replica
+from ingestion_api.entitlements.stored import open_stored_usage
 from ingestion_api.ingest.keyed import KeyedAnswers, request_of
 from schemas.errors import Retry
 from tests.infra.local.own_stack import OwnStack, wait_for
-from tests.support.api import Api, running_api
+from tests.support.api import ROOT_KEY, Api, running_api
+from tests.support.usage_log import meter
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +49,7 @@ def patient_api(own: OwnStack, stack: Settings) -> Iterator[Api]:
             "api_store_timeout_seconds": 1,
             "api_key_cache_seconds": 3600,
             "kafka_bootstrap": stack.kafka_bootstrap,
+            "balances_topic": "stopped-stores.balances",  # what other tests' flows count is of other databases
         }
     )
     with running_api(settings) as api:
@@ -54,6 +62,7 @@ def stopped(own: OwnStack, name: str) -> Generator[None]:
     """Stop a server and all its children for the length of a block."""
     server = own.children()[name]
     server.suspend()  # first: it could have a child more by the time the others are known
+    wait_for(lambda: server.status() == psutil.STATUS_STOPPED, f"{name} stands")
     processes = [server, *server.children(recursive=True)]
     for process in processes[1:]:
         process.suspend()
@@ -169,6 +178,28 @@ def test_while_usage_is_not_known_each_feature_decides_for_itself(own: OwnStack,
 
 
 @pytest.mark.timeout(120)
+def test_a_check_does_not_wait_for_clickhouse_as_long_as_other_reads_do(own: OwnStack, patient_api: Api) -> None:
+    patience = {"check_store_timeout_seconds": 1, "api_store_timeout_seconds": 100}
+    settings = patient_api.settings.model_copy(update=patience)
+    span = Span(customer_no=1, meter_no=1, start=datetime(2026, 1, 1, tzinfo=UTC), end=datetime(2026, 2, 1, tzinfo=UTC))
+    with closing(open_stored_usage(settings)) as stored, stopped(own, "clickhouse"):
+        started = time.monotonic()
+        with pytest.raises(ClickHouseError):
+            stored.totals(tenant_no=1, meters={1: meter(1)}, spans=[span])
+        assert time.monotonic() - started < 60
+
+
+@pytest.mark.timeout(120)
+def test_a_key_that_could_not_be_renewed_is_not_asked_for_again_at_once(own: OwnStack, patient_api: Api) -> None:
+    keys = KeyCache(patient_api.database, fresh_seconds=4)
+    principal = keys.lookup(ROOT_KEY)
+    with stopped(own, "postgres"):
+        wait_for(lambda: keys.cached(ROOT_KEY) is None, "it wants to be renewed")
+        assert keys.lookup(ROOT_KEY) == principal, "after all the patience of the pool, which is more than 4 seconds"
+        assert keys.cached(ROOT_KEY) == principal
+
+
+@pytest.mark.timeout(120)
 def test_while_postgresql_hangs_checks_are_answered_from_memory_or_by_the_feature(
     own: OwnStack, patient_api: Api
 ) -> None:
@@ -183,6 +214,7 @@ def test_while_postgresql_hangs_checks_are_answered_from_memory_or_by_the_featur
         wait_for(lambda: replica.is_live, "the replica is live")
         with stopped(own, "postgres"):
             assert _decided(_check(api, *FEATURES)) == DECIDED
+            wait_for(lambda: replica.is_alone, "the replica has noticed, though its connections are open")
             assert _decided(_check(api, "closed", "open", customer="nobody")) == [
                 (False, "degraded"),
                 (True, "degraded"),

@@ -19,6 +19,7 @@ from ingestion_api.app import create_fastapi
 from ingestion_api.auth import KeyCache
 from ingestion_api.context import Context
 from ingestion_api.entitlements.replica import Replica
+from ingestion_api.entitlements.stored import open_stored_usage
 from ingestion_api.entitlements.streams import Streams
 from schemas.instants import parse_instant
 
@@ -74,10 +75,12 @@ def running_api(settings: Settings) -> Generator[Api]:
     with closing(connect(settings.postgres_dsn)) as connection:
         migrate(connection, store)
     database = Database(settings.postgres_dsn, answer_seconds=settings.api_store_timeout_seconds)
+    stored_usage = open_stored_usage(settings)
     context = Context(
         settings=settings,
         database=database,
         clickhouse=store,
+        stored_usage=stored_usage,
         keys=KeyCache(database, fresh_seconds=settings.api_key_cache_seconds),
         producer=None,
         changes=ChangeLog(settings.kafka_bootstrap, settings.events_topic, partitions=settings.events_partitions),
@@ -95,5 +98,6 @@ def running_api(settings: Settings) -> Generator[Api]:
         )
     finally:
         app.state.readier.close()
+        stored_usage.close()
         store.close()
         database.close()

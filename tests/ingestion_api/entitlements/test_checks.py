@@ -1,5 +1,6 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 from infra.clickhouse.client import connect as connect_clickhouse
 from infra.postgres.meters import load_entries
 from ingestion_api.entitlements.routes import MAX_CHECKS
+from ingestion_api.entitlements.stored import open_stored_usage
 from tests.infra.clickhouse.rows import StoredEvent, store_events
 from tests.ingestion_api.test_worked_example import CUSTOMER, FEATURE, METER
 from tests.support.api import Api
@@ -200,8 +202,10 @@ def test_the_counter_of_one_shard_alone_is_not_what_is_used(uncounted: Api, oper
 
 def test_what_no_store_can_say_is_never_guessed(uncounted: Api, operator: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a counter and without ClickHouse a hard limit can't be judged; what PostgreSQL knows is answered."""
-    backend = operator.http.app.state.context.clickhouse._backend  # its address is no setting of a client in use
-    monkeypatch.setattr(backend, "_base_url", "http://127.0.0.1:9/")
+    away = open_stored_usage(operator.settings)
+    monkeypatch.setattr(away._client._backend, "_base_url", "http://127.0.0.1:9/")  # no setting of a client in use
+    state = operator.http.app.state
+    monkeypatch.setitem(state._state, "context", replace(state.context, stored_usage=away))
     with flow_is_at(uncounted, counted="2026-03-10T11:59:50Z", stored="2026-03-10T11:59:40Z"):
         unknown = check(uncounted, "tokens")
         count(uncounted, "tokens", PERIOD["start"], "1")
@@ -209,6 +213,7 @@ def test_what_no_store_can_say_is_never_guessed(uncounted: Api, operator: Api, m
     assert (unknown["allowed"], unknown["reason"], unknown["used"], unknown["as_of"]) == (False, "degraded", None, None)
     assert (unknown["limit"], unknown["period"]) == ("1000", PERIOD)
     assert (counted["used"], counted["as_of"]) == ("1", "2026-03-10T11:59:50Z")
+    away.close()
 
 
 def test_many_checks_are_answered_in_their_order(acme: Api) -> None:

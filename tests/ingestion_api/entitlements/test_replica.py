@@ -65,7 +65,7 @@ class Process:
         principal = context.keys.lookup(KEY)
         asked = [Ask(customer, feature, None)]
         found = self.replica.answer(
-            context.clickhouse, asked, tenant_id=principal.tenant_id, tenant_no=principal.tenant_no, now=_now()
+            context.stored_usage, asked, tenant_id=principal.tenant_id, tenant_no=principal.tenant_no, now=_now()
         )
         return found is not None
 
