@@ -79,7 +79,7 @@ def amend(connection: PgConnection, contract: Contract, body: TermsBody, *, tena
 
     Raises NotFound `plan.not_found`, and Reject with the pointer: `subscription.currency_mismatch`,
     `subscription.unknown_price`, `subscription.invalid_*`, `subscription.duplicate_*`,
-    `subscription.unknown_entitlement`, `plan.invalid_entitlement`, `addon.not_found`, `pricing.*`.
+    `subscription.unknown_entitlement`, `subscription.invalid_entitlement`, `addon.not_found`, `pricing.*`.
     """
     plan = _read_plan(connection, contract.plan, body, tenant_id=tenant_id)
     return _amend(connection, contract, body, plan, tenant_id=tenant_id)

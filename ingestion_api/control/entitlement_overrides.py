@@ -22,8 +22,8 @@ def amend_entitlements(
     """The overrides after a change, whole terms by the feature's key. `before` and `plan`: what the plan entitled to
     until now, and what it does from now on. One of `former` is kept while that is the same; null takes one away.
 
-    Raises Reject: `subscription.unknown_entitlement`, `plan.invalid_entitlement`, `request.unknown_field`, each with
-    its pointer.
+    Raises Reject: `subscription.unknown_entitlement`, `subscription.invalid_entitlement`, `request.unknown_field`,
+    each with its pointer.
     """
     entitled = {each["feature"]: each for each in plan}
     keys = {each["feature_id"]: each["feature"] for each in plan}
@@ -53,4 +53,4 @@ def _read(entitlement: Entitlement, override: dict[str, Any], where: str) -> dic
     terms = {name: value for name, value in entitlement.items() if name not in _NAMES}
     if override.get("limit", "") is None:
         terms.pop("rollover_max", None)  # of what has no limit nothing is left
-    return read_terms(entitlement["type"], {**terms, **override}, where)
+    return read_terms(entitlement["type"], {**terms, **override}, where, code="subscription.invalid_entitlement")

@@ -117,7 +117,7 @@ def _give(connection: PgConnection, reference: str, body: EntitlementBody, call:
     given = {name: getattr(body, name) for name in TERMS if name in body.model_fields_set}
     if feature["type"] == "metered":
         given = {"reset": body.reset, **given}
-    terms = read_terms(feature["type"], given, "")
+    terms = read_terms(feature["type"], given, "", code="entitlement.invalid_terms")
     now = clock_now(connection, customer["test_clock_id"], call.now)
     if store.count_living(connection, customer_id=customer["id"], now=now) >= MAX_GIVEN:
         raise Conflict("entitlement.too_many", f"The customer has {MAX_GIVEN} of its own already; delete one.")

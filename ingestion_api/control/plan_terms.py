@@ -19,6 +19,8 @@ from schemas.meters import Aggregation
 from schemas.money import format_decimal
 
 MAX_STATIC_VALUE_BYTES = 4 * 1024
+#: What makes an entitlement of a plan unfit; those of a subscription and of a customer have codes of their own.
+INVALID = "plan.invalid_entitlement"
 RESETS = frozenset({"billing_period", "hour", "day", "week", "month", "year", "never"})
 ENFORCEMENTS = frozenset({"hard", "soft"})
 
@@ -107,60 +109,60 @@ def _reference(body: Mapping[str, Any], index: int) -> str:
     reference = body.get("feature")
     if not isinstance(reference, str):
         where = pointer("entitlements", index, "feature")
-        raise Reject.at(where, "plan.invalid_entitlement", "Name the feature by its key or id.")
+        raise Reject.at(where, INVALID, "Name the feature by its key or id.")
     return reference
 
 
-def read_terms(kind: str, body: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The terms of an entitlement to a feature of this type, every default written out. Raises Reject as
-    `read_entitlements` does."""
+def read_terms(kind: str, body: Mapping[str, Any], where: str, *, code: str = INVALID) -> dict[str, Any]:
+    """The terms of an entitlement to a feature of this type, every default written out. Raises Reject: `code`, and
+    `request.unknown_field`, with the pointer of the field."""
     known = METERED_FIELDS if kind == "metered" else VALUE_FIELDS
     for name in body:
         if name in (METERED_FIELDS | VALUE_FIELDS) - known:
-            raise _wrong(where + pointer(name), f"A {kind} feature has no {name}.")
+            raise Reject.at(where + pointer(name), code, f"A {kind} feature has no {name}.")
         if name not in known:
             raise Reject.at(where + pointer(name), "request.unknown_field", "There is no such field here.")
-    return _read_limit(body, where) if kind == "metered" else _read_value(kind, body, where)
+    return _read_limit(body, where, code) if kind == "metered" else _read_value(kind, body, where, code)
 
 
-def _read_limit(body: Mapping[str, Any], where: str) -> dict[str, Any]:
+def _read_limit(body: Mapping[str, Any], where: str, code: str) -> dict[str, Any]:
     if "limit" not in body:
-        raise _wrong(f"{where}/limit", "A metered feature has a limit; null means unlimited.")
+        raise Reject.at(f"{where}/limit", code, "A metered feature has a limit; null means unlimited.")
     reset, enforcement = body.get("reset", "billing_period"), body.get("enforcement", "hard")
     if not isinstance(reset, str) or reset not in RESETS:
-        raise _wrong(f"{where}/reset", f"Must be one of {', '.join(sorted(RESETS))}.")
+        raise Reject.at(f"{where}/reset", code, f"Must be one of {', '.join(sorted(RESETS))}.")
     if not isinstance(enforcement, str) or enforcement not in ENFORCEMENTS:
-        raise _wrong(f"{where}/enforcement", "Must be hard or soft.")
-    limit = _read_quantity(body["limit"], f"{where}/limit")
-    rollover_max = _read_quantity(body.get("rollover_max"), f"{where}/rollover_max")
+        raise Reject.at(f"{where}/enforcement", code, "Must be hard or soft.")
+    limit = _read_quantity(body["limit"], f"{where}/limit", code)
+    rollover_max = _read_quantity(body.get("rollover_max"), f"{where}/rollover_max", code)
     if rollover_max is not None and (limit is None or reset == "never"):
-        raise _wrong(f"{where}/rollover_max", "Only of a limit that is reset something can be carried over.")
+        raise Reject.at(f"{where}/rollover_max", code, "Only of a limit that is reset something can be carried over.")
     terms = {"limit": limit, "reset": reset, "enforcement": enforcement}
     return terms if rollover_max is None else {**terms, "rollover_max": rollover_max}
 
 
-def _read_quantity(value: object, where: str) -> str | None:
+def _read_quantity(value: object, where: str, code: str) -> str | None:
     if value is None:
         return None
     try:
         quantity = read_decimal(value)
     except ValueError as error:
-        raise _wrong(where, f"{error}") from None
+        raise Reject.at(where, code, f"{error}") from None
     if quantity < 0:
-        raise _wrong(where, "Must not be negative.")
+        raise Reject.at(where, code, "Must not be negative.")
     return format_decimal(quantity)
 
 
-def _read_value(kind: str, body: Mapping[str, Any], where: str) -> dict[str, Any]:
+def _read_value(kind: str, body: Mapping[str, Any], where: str, code: str) -> dict[str, Any]:
     value = body.get("value", True if kind == "boolean" else None)
     if kind == "boolean" and not isinstance(value, bool):
-        raise _wrong(f"{where}/value", "A boolean feature's value is true or false.")
+        raise Reject.at(f"{where}/value", code, "A boolean feature's value is true or false.")
     if kind == "static" and value is None:
-        raise _wrong(f"{where}/value", "A static feature needs a value: text, a number, a list or an object.")
+        raise Reject.at(f"{where}/value", code, "A static feature needs a value: text, a number, a list or an object.")
     if len(msgspec.json.encode(value)) > MAX_STATIC_VALUE_BYTES:
-        raise _wrong(f"{where}/value", f"At most {MAX_STATIC_VALUE_BYTES} bytes of JSON.")
+        raise Reject.at(f"{where}/value", code, f"At most {MAX_STATIC_VALUE_BYTES} bytes of JSON.")
     if _has_huge_number(value):
-        raise _wrong(f"{where}/value", "A number is beyond what JSON readers agree on; send it as text.")
+        raise Reject.at(f"{where}/value", code, "A number is beyond what JSON readers agree on; send it as text.")
     return {"value": value}
 
 
@@ -175,7 +177,3 @@ def _has_huge_number(value: object) -> bool:
             return any(map(_has_huge_number, value.values()))
         case _:
             return False
-
-
-def _wrong(where: str, detail: str) -> Reject:
-    return Reject.at(where, "plan.invalid_entitlement", detail)

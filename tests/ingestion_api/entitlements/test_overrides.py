@@ -72,12 +72,16 @@ def test_an_override_and_what_is_carried_over_live_together(shop: Api) -> None:
     [
         ({"sso": {"value": False}}, "subscription.unknown_entitlement", "/sso"),
         ({"none/such": {"limit": "1"}}, "subscription.unknown_entitlement", "/none~1such"),
-        ({"tokens": {"limit": "-1"}}, "plan.invalid_entitlement", "/tokens/limit"),
-        ({"tokens": {"limit": "1e400"}}, "plan.invalid_entitlement", "/tokens/limit"),
-        ({"tokens": {"value": 1}}, "plan.invalid_entitlement", "/tokens/value"),
+        ({"tokens": {"limit": "-1"}}, "subscription.invalid_entitlement", "/tokens/limit"),
+        ({"tokens": {"limit": "1e400"}}, "subscription.invalid_entitlement", "/tokens/limit"),
+        ({"tokens": {"value": 1}}, "subscription.invalid_entitlement", "/tokens/value"),
         ({"tokens": {"feature": "region"}}, "request.unknown_field", "/tokens/feature"),
         ({"tokens": {"colour": "1"}}, "request.unknown_field", "/tokens/colour"),
-        ({"tokens": {"reset": "never", "rollover_max": "1"}}, "plan.invalid_entitlement", "/tokens/rollover_max"),
+        (
+            {"tokens": {"reset": "never", "rollover_max": "1"}},
+            "subscription.invalid_entitlement",
+            "/tokens/rollover_max",
+        ),
     ],
 )
 def test_what_can_not_be_agreed_is_refused_with_its_place(shop: Api, overrides: Any, code: str, pointer: str) -> None:
