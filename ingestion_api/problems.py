@@ -131,7 +131,8 @@ def _field_error(entry: dict[str, Any]) -> FieldError:
         case kind if "." in kind:  # a code of our own, raised by a field's validator
             code, detail = kind, str(entry["msg"])
         case _:
-            code, detail = INVALID_FIELD, str(entry["msg"]).removeprefix("Value error, ")
+            message = str(entry["msg"]).removeprefix("Value error, ")
+            code, detail = INVALID_FIELD, message.replace(" after validation", "")
     return FieldError(pointer=pointer(*location), code=code, detail=detail)
 
 

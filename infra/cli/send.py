@@ -12,6 +12,7 @@ import httpx2
 import msgspec
 import typer
 import zstandard
+from rich.box import HEAVY_HEAD
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -150,7 +151,7 @@ def to_table(totals: dict[str, Any]) -> Table:
     copies = "copy" if totals["duplicates"] == 1 else "copies"
     shown = f"{totals['accepted']:,} accepted, {totals['duplicates']:,} {copies}, {len(rejected):,} rejected"
     caption = f"the first {SHOWN_REJECTIONS}" if len(rejected) > SHOWN_REJECTIONS else None
-    table = Table(title=shown, caption=caption, show_header=bool(rejected))
+    table = Table(title=shown, caption=caption, box=HEAVY_HEAD if rejected else None, show_header=bool(rejected))
     for name in ("Place", "Id", "Code", "Why"):
         table.add_column(name)
     for each in rejected[:SHOWN_REJECTIONS]:

@@ -169,11 +169,12 @@ def remove_subjects(connection: PgConnection, *, customer_id: str, subjects: Seq
 
 
 def has_open_subscription(connection: PgConnection, *, customer_id: str) -> bool:
-    """Whether a subscription of the customer still runs or is still to be billed."""
+    """Whether a subscription of the customer, or of one that it pays for, still runs or is still to be billed."""
     row = connection.execute(
-        "SELECT 1 FROM subscriptions WHERE customer_id = %s"
+        "SELECT 1 FROM subscriptions WHERE customer_id IN"
+        " (SELECT id FROM customers WHERE id = %(id)s OR parent_id = %(id)s)"
         " AND (status NOT IN ('canceled', 'ended') OR next_bill_at IS NOT NULL) LIMIT 1",
-        (customer_id,),
+        {"id": customer_id},
     ).fetchone()
     return row is not None
 

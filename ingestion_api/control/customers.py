@@ -247,18 +247,23 @@ def _change(
 
 def _check_currency_is_free(connection: PgConnection, row: Row) -> None:
     if customers.has_open_subscription(connection, customer_id=row["id"]):
-        raise Conflict("customer.currency_fixed", "The customer has a subscription; its currency can't change now.")
+        raise Conflict(
+            "customer.currency_fixed",
+            "The customer has a subscription, or pays for that of another; its currency can't change now.",
+        )
 
 
 @router.post("/v1/customers/{customer}/archive", response_model=CustomerView, operation_id="archive_customer")
 def archive_customer(customer: str, call: AdminCall) -> Response:
-    """Put a customer away once nothing runs for it. Its usage, invoices and names stay; it leaves the lists."""
+    """Put a customer away once nothing runs for it, nor for one that it pays for. Its usage, invoices and names stay;
+    it leaves the lists."""
 
     def effect(connection: PgConnection) -> CustomerView:
         row = find(connection, call.tenant_id, customer, lock=True)
         if customers.has_open_subscription(connection, customer_id=row["id"]):
             raise Conflict(
-                "customer.has_subscription", "A subscription of the customer still runs or is to be billed; cancel it."
+                "customer.has_subscription",
+                "A subscription of the customer, or of one that it pays for, still runs or is to be billed; cancel it.",
             )
         archived = customers.archive_customer(connection, customer_id=row["id"], now=call.now)
         subjects = customers.load_subjects(connection, customer_id=row["id"])

@@ -104,6 +104,17 @@ def test_an_unknown_field_is_named_whatever_else_is_wrong(api: Api) -> None:
     }
 
 
+def test_a_list_that_is_too_short_is_told_in_words_of_the_api(api: Api) -> None:
+    problem = api.post("/v1/webhook_endpoints", {"url": "https://example.com/", "events": []}, status=422)
+    assert problem["errors"] == [
+        {
+            "pointer": "/events",
+            "code": "request.invalid_field",
+            "detail": "List should have at least 1 item, not 0",
+        }
+    ]
+
+
 def test_a_pointer_escapes_what_the_sender_wrote(api: Api) -> None:
     problem = api.post("/v1/customers", {**CUSTOMER, "a/b~c": 1}, status=422)
     assert problem["errors"][0]["pointer"] == "/a~1b~0c"

@@ -69,4 +69,5 @@ def test_a_file_without_events_is_said_and_status_1(tmp_path: Path, text: str) -
 
 def test_one_copy_is_no_copies() -> None:
     assert send.to_table({"accepted": 1, "duplicates": 1, "rejected": []}).title == "1 accepted, 1 copy, 0 rejected"
+    assert send.to_table({"accepted": 1, "duplicates": 1, "rejected": []}).box is None  # no empty frame below it
     assert send.to_table({"accepted": 0, "duplicates": 2, "rejected": []}).title == "0 accepted, 2 copies, 0 rejected"

@@ -130,6 +130,18 @@ def test_a_customer_with_a_subscription_is_not_archived(api: Api) -> None:
     assert api.post("/v1/customers/acme/archive", {}, status=409)["code"] == "customer.has_subscription"
 
 
+def test_who_pays_for_a_subscription_is_not_archived_and_keeps_its_currency(api: Api) -> None:
+    make_example(api)
+    api.post("/v1/customers", {"external_id": "head office"})
+    head_office = "/v1/customers/head office"
+    assert api.http.patch("/v1/customers/acme", json={"parent": "head office"}).status_code == 200
+    assert api.post(f"{head_office}/archive", {}, status=409)["code"] == "customer.has_subscription"
+    refused = api.http.patch(head_office, json={"currency": "EUR"})
+    assert (refused.status_code, refused.json()["code"]) == (409, "customer.currency_fixed")
+    assert api.http.patch("/v1/customers/acme", json={"parent": None}).status_code == 200
+    assert api.post(f"{head_office}/archive", {}, status=200)["archived_at"] is not None
+
+
 def test_a_list_is_paged_newest_first_without_gap_or_overlap(api: Api) -> None:
     made = [api.post("/v1/customers", {"external_id": f"c-{number}"})["id"] for number in range(7)]
     seen: list[str] = []
