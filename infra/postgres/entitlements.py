@@ -85,7 +85,8 @@ def load_of_customers(
 ) -> list[Row]:
     """All entitlements, past and future ones too, of the customers to the features (None: to any)."""
     return connection.execute(
-        TERMS + " WHERE e.tenant_id = %(tenant_id)s AND e.customer_id = ANY(%(customer_ids)b)"
+        TERMS + " WHERE e.tenant_id = %(tenant_id)s"
+        " AND e.customer_id IN (SELECT unnest(%(customer_ids)b::text[]))"  # each by the index: of ANY all rows are read
         " AND (%(feature_ids)s::text[] IS NULL OR e.feature_id = ANY(%(feature_ids)s)) ORDER BY e.no",
         {
             "tenant_id": tenant_id,
@@ -98,8 +99,10 @@ def load_of_customers(
 def load_customers(connection: PgConnection, *, tenant_id: str, references: Sequence[str]) -> dict[str, Row]:
     """Id and external_id of customers by each reference; an id wins over an equal external_id."""
     rows = connection.execute(
-        "SELECT id, external_id FROM customers WHERE tenant_id = %(tenant_id)s"
-        " AND (id = ANY(%(references)b) OR external_id = ANY(%(references)b))",
+        "SELECT c.id, c.external_id FROM unnest(%(references)b::text[]) AS wanted (name)"
+        " JOIN customers c ON c.id = wanted.name WHERE c.tenant_id = %(tenant_id)s"
+        " UNION ALL SELECT c.id, c.external_id FROM unnest(%(references)b::text[]) AS wanted (name)"
+        " JOIN customers c ON c.tenant_id = %(tenant_id)s AND c.external_id = wanted.name",
         {"tenant_id": tenant_id, "references": list(references)},
     ).fetchall()
     return {row["external_id"]: row for row in rows} | {row["id"]: row for row in rows}
