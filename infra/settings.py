@@ -40,7 +40,7 @@ class Settings(BaseSettings):
     ingest_bearable_lag_seconds: float = 5  # answers wait while the flow works and is further behind; 0: never
     api_key_cache_seconds: int = 10
     api_store_timeout_seconds: int = 8  # the longest that a request waits for a statement of either store
-    check_store_timeout_seconds: int = 2  # the longest that a check waits for ClickHouse; then the feature decides
+    check_store_timeout_seconds: int = 2  # a query of a check; ClickHouse is left one second later, if it hangs
     replica_max_entitlements: int = 300_000  # kept in memory, 1 to 2 KB each; if there are more, PostgreSQL is asked
     event_change_wait_seconds: int = 5  # how long a void waits to see its effect
     admin_password: str = ""  # of the first user of the tenant `default`, admin@localhost

@@ -14,6 +14,7 @@ from schemas.catalogue import MeterEntry
 #: For so long after ClickHouse did not answer nobody asks it but one, so that a server that hangs does not hold a
 #: thread for every check.
 AWAY_NANOS = 2_000_000_000
+GRACE_SECONDS = 1  # for the server's word that a query took too long; else a heavy one looks like a server that hangs
 
 
 class StoredUsage:
@@ -33,7 +34,7 @@ class StoredUsage:
         try:
             totals = usage_totals(self._client, tenant_no=tenant_no, meters=meters, spans=spans)
         except ClickHouseError as error:
-            self._away_until = None if took_too_long(error) else self._monotonic() + AWAY_NANOS
+            self._away_until = None if _is_answer(error) else self._monotonic() + AWAY_NANOS
             raise
         self._away_until = None
         return totals
@@ -55,4 +56,9 @@ class StoredUsage:
 def open_stored_usage(settings: Settings) -> StoredUsage:
     """With a client of its own, which has less patience than that of other reads."""
     seconds = settings.check_store_timeout_seconds
-    return StoredUsage(clickhouse.connect(settings.clickhouse_url, answer_seconds=seconds, slack_seconds=0))
+    return StoredUsage(clickhouse.connect(settings.clickhouse_url, answer_seconds=seconds, slack_seconds=GRACE_SECONDS))
+
+
+def _is_answer(error: ClickHouseError) -> bool:
+    """Whether the server itself said so: what one asks is too much or wrong, and the others may go on asking."""
+    return getattr(error, "code", None) is not None or took_too_long(error)
