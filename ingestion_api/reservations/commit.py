@@ -71,8 +71,12 @@ def find_locked(connection: PgConnection, tenant_id: str, reservation_id: str, *
 
 
 def commit_without_event(connection: PgConnection, row: Row, *, now: datetime) -> None:
-    """Let it be held until everything acknowledged before `now` is counted. Raises Conflict when it holds no more."""
+    """Let it be held until everything acknowledged before `now` is counted. Raises Conflict when it holds no more, and
+    where a commit with an event was begun: that may still reach the log after `now`."""
     match ReservationState(row["state"]):
+        case ReservationState.HELD if row["commit_event_id"] is not None:
+            detail = "A commit of it with an event has begun, which may come. Commit it again with that event."
+            raise Conflict("reservation.already_committed", detail)
         case ReservationState.HELD:
             mark_committed(connection, reservation_id=row["id"], now=now)
         case ReservationState.COMMITTED | ReservationState.SETTLED:

@@ -164,6 +164,19 @@ def test_what_a_commit_was_begun_of_holds_on_until_its_event_would_be_counted(co
         assert reserve(counted, "700", after=60)["remaining"] == "0"
 
 
+def test_what_a_commit_was_begun_of_is_not_committed_without_its_event(counted: Api) -> None:
+    """The event may still be on its way to the log, where the counters have passed a commit of now."""
+    made = reserve(counted, "700", ttl_seconds=60)
+    with counted.database.transaction() as connection:
+        record_commit(
+            connection, reservation_id=made["id"], source="api", event_id="e-1", held_until=parse_instant(NOW)
+        )
+    assert act(counted, made, "commit", status=409)["code"] == "reservation.already_committed"
+    with flow_has_counted_until(counted, "2026-03-10T12:00:30Z"):
+        assert reserved(counted, 30) == "700"
+        assert reserve(counted, "700", after=30, status=409)["code"] == "entitlement.limit_exceeded"
+
+
 def test_only_what_is_metered_and_adds_up_can_be_reserved(counted: Api) -> None:
     for feature in ("sso", "region"):
         problem = reserve(counted, feature=feature, status=422)
