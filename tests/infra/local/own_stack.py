@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ class OwnStack:
         return Settings(**{name: value for name, value in addresses.items() if name in Settings.model_fields})
 
     def children(self) -> dict[str, psutil.Process]:
-        """The main process of each component, by its name."""
+        """The main process of each component, by its name: the oldest, since a fork of it begins with its command."""
         words = {
             "postgres": "pginstall/bin/postgres",
             "kafka": "kafka.Kafka",
@@ -50,9 +51,11 @@ class OwnStack:
             "clickhouse": "infra.local.clickhouse_front",
         }
         found: dict[str, psutil.Process] = {}
-        for process, _ in leftovers.find(self.data_dir):
-            command = " ".join(process.cmdline())
-            found |= {name: process for name, word in words.items() if word in command}
+        processes = sorted((each for each, _ in leftovers.find(self.data_dir)), key=psutil.Process.create_time)
+        for process in processes:
+            with suppress(psutil.Error):  # gone by now
+                command = " ".join(process.cmdline())
+                found = {name: process for name, word in words.items() if word in command} | found
         return found
 
     def log(self) -> str:
