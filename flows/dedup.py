@@ -23,43 +23,69 @@ from infra.clickhouse.sink import StoredIdentity
 BITS_AN_IDENTITY = 27  # of filter; false suspects stay below one in a thousand
 MIN_FILTER_WORDS = 1 << 20  # 8 MiB, good for 2.4 million identities
 MAX_FILTER_WORDS = 1 << 27  # 1 GiB, good for 318 million; beyond that suspects grow, answers stay right
-PROBES = 5  # bits set a key, all in one word: one cache miss an event
+LAYER_GROWTH = 4  # each layer costs a probe an event
+PROBES = 3  # bits a key sets in each of its words
 
 _SIX_BITS = np.uint64(63)
 _ONE = np.uint64(1)
 
+Words = NDArray[np.uint64]
 LookUp = Callable[[list[bytes]], dict[bytes, list[StoredIdentity]]]
 
 
 class IdentityFilter:
-    """A Bloom filter of one 64-bit word a key. It may say yes to a stranger, never no to an acquaintance."""
+    """A Bloom filter of two 64-bit words a key. It may say yes to a stranger, never no to an acquaintance.
+
+    It grows by layers: what is full stays as it is, and a larger one takes what comes then.
+    """
 
     def __init__(self, expected: int = 0) -> None:
-        wanted = max(MIN_FILTER_WORDS, expected * BITS_AN_IDENTITY // 64)
-        self._words = np.zeros(min(1 << (wanted - 1).bit_length(), MAX_FILTER_WORDS), np.uint64)
-        self._count = 0
+        words = max(MIN_FILTER_WORDS, expected * BITS_AN_IDENTITY // 64)
+        self._layers = [np.zeros(min(1 << (words - 1).bit_length(), MAX_FILTER_WORDS), np.uint64)]
+        self._count = 0  # of the last layer
 
-    def add(self, words: NDArray[np.uint64]) -> None:
+    def add(self, words: Words) -> None:
         """Remember these identities, given as (n, 2) words."""
-        places, masks = self._probe(words)
-        np.bitwise_or.at(self._words, places, masks)
+        if self._count * BITS_AN_IDENTITY >= len(self._layers[-1]) * 64:
+            self._grow()
+        layer = self._layers[-1]
+        for place, mask in _marks(words):
+            np.bitwise_or.at(layer, _within(layer, place), mask)
         self._count += len(words)
-        if self._count * BITS_AN_IDENTITY > len(self._words) * 64 and len(self._words) < MAX_FILTER_WORDS:
-            # A place has one bit more now: what was remembered is found in both halves, new keys spread over all.
-            self._words = np.concatenate([self._words, self._words])
 
-    def suspects(self, words: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    def suspects(self, words: Words) -> NDArray[np.bool_]:
         """True where the identity may have been added; false: it surely was not."""
-        places, masks = self._probe(words)
-        return (self._words[places] & masks) == masks
+        (place, mask), (other_place, other_mask) = _marks(words)
+        found = np.zeros(len(words), np.bool_)
+        for layer in self._layers:
+            likely = np.flatnonzero((layer[_within(layer, place)] & mask) == mask)  # few: the other word is rarely read
+            wanted = other_mask[likely]
+            found[likely] |= (layer[_within(layer, other_place[likely])] & wanted) == wanted
+        return found
 
-    def _probe(self, words: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
-        # The low bits of the first word have chosen the partition: they say nothing any more within one.
-        places = ((words[:, 0] >> np.uint64(16)) & np.uint64(len(self._words) - 1)).astype(np.int64)
-        masks = np.zeros(len(words), np.uint64)
-        for probe in range(PROBES):
-            masks |= _ONE << ((words[:, 1] >> np.uint64(6 * probe)) & _SIX_BITS)
-        return places, masks
+    def _grow(self) -> None:
+        left = MAX_FILTER_WORDS - sum(map(len, self._layers))
+        if left >= MIN_FILTER_WORDS:
+            words = min(len(self._layers[-1]) * LAYER_GROWTH, 1 << (left.bit_length() - 1))
+            self._layers.append(np.zeros(words, np.uint64))
+            self._count = 0
+
+
+def _within(layer: Words, place: Words) -> NDArray[np.int64]:
+    return (place & np.uint64(len(layer) - 1)).astype(np.int64)
+
+
+def _marks(words: Words) -> tuple[tuple[Words, Words], tuple[Words, Words]]:
+    """Two (place, mask) of each key, from bits of their own. The lowest have chosen the partition: they say nothing."""
+    low, high = words[:, 0] >> np.uint64(16), words[:, 1]
+    return (low, _mask(high)), (high >> np.uint64(34), _mask(low >> np.uint64(30)))
+
+
+def _mask(bits: Words) -> Words:
+    mask = np.zeros(len(bits), np.uint64)
+    for probe in range(PROBES):
+        mask |= _ONE << ((bits >> np.uint64(6 * probe)) & _SIX_BITS)
+    return mask
 
 
 @dataclass(frozen=True, slots=True)
