@@ -4,7 +4,8 @@ Of every entitlement three periods are kept: the one that contains now, the one 
 carried over from it, and the next; of one that has ended its last two, for a while. Now is what the customer's test
 clock shows, if it has one. A late event of a still older period changes no counter: invoices and usage read the
 windows. A period becomes countable by being seeded. The row of one that was left counts for nothing, since nothing is
-added to it; should it be counted again, when a clock that was ahead is set right, it is seeded anew.
+added to it; should it be counted again, when a clock that was ahead is set right, it is seeded anew. A process leaves,
+with its first batch, all that those before it counted and it does not.
 
 Counters follow the revision of a meter that readers use. When that changes, its periods are seeded anew, a part of them
 with each batch: a row of a former revision counts for nothing until then.
@@ -13,7 +14,7 @@ with each batch: a row of a former revision counts for nothing until then.
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from heapq import heappop, heappush
 from itertools import islice
 
@@ -22,12 +23,15 @@ from pricing.entitlements import EntitlementPeriod, Reset, entitlement_period
 from pricing.periods import Alignment, BillingPeriod
 from schemas.catalogue import EntitlementEntry, MeterEntry
 from schemas.counters import COUNTED_BY
-from schemas.instants import from_micros, to_micros
+from schemas.instants import EPOCH, from_micros, to_micros
 from schemas.meters import Aggregation
 
 #: What one batch does of a mass of work at most; the rest waits for the next ones.
 TURNS_AT_ONCE = 1_000
 SEEDS_AT_ONCE = 2_000
+
+#: A clock that goes back by less than the shortest period leaves the present one among those that are counted.
+BACK_AT_MOST = timedelta(hours=1)
 
 #: How long after its end an entitlement may still be given another one, or something be carried over from it.
 ENDED_KEPT = timedelta(days=30)
@@ -64,7 +68,7 @@ class CounterBook:
         self._stale: dict[Counted, None] = {}
         self._given_up: set[Counted] = set()
         self._left: set[tuple[int, int]] = set()  # entitlement, start
-        self._latest = datetime.min.replace(tzinfo=UTC)  # the last `now` at which periods were chosen
+        self._latest = EPOCH  # the latest `now` at which periods were chosen
         # By clock a heap: when the first period of an entitlement ends, and its number.
         self._turns: dict[int, list[tuple[int, int]]] = defaultdict(list)
         self._moved = {REAL_TIME}  # clocks by which more may have ended than has turned
@@ -73,10 +77,11 @@ class CounterBook:
         """Take in changed entitlements and meters, and turn to the next period where one has ended.
 
         At most TURNS_AT_ONCE turn: the next period is counted already, so that a later turn loses nothing. When `now`
-        has gone back, all periods are chosen anew.
+        has gone back far, all periods are chosen anew.
         """
         stale = set(catalogue.changed_entitlements)
-        if now < self._latest:
+        if now <= self._latest - BACK_AT_MOST:
+            self._latest = now
             stale |= self._meter_of.keys()
         for meter_no in catalogue.changed_meters:
             stale |= self._entitled[meter_no]
@@ -84,7 +89,7 @@ class CounterBook:
         catalogue.changed_entitlements.clear()
         catalogue.changed_meters.clear()
         if stale:
-            self._latest = now
+            self._latest = max(self._latest, now)
         for number in sorted(stale):
             self._take_in(number, catalogue, now)
 
@@ -128,6 +133,13 @@ class CounterBook:
         self._missing |= self._fresh
         self._fresh.clear()
         return fresh
+
+    def leave_uncounted(self, rows: Iterable[tuple[int, datetime]]) -> None:
+        """Of these rows of an earlier process, by entitlement and start, leave what is not counted now."""
+        for number, at in rows:
+            start = to_micros(at)
+            if all(period.start != start for period in self.counted(number)):
+                self._left.add((number, start))
 
     def take_left(self) -> list[tuple[int, datetime]]:
         """Entitlements and starts of periods that were counted, and are not from now on."""

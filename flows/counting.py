@@ -21,6 +21,7 @@ from infra.postgres.counters import (
     CounterRow,
     SeededBy,
     add_to_counters,
+    counting_rows,
     insert_counters,
     leave_counters,
     mark_stale,
@@ -73,6 +74,7 @@ class Counting:
         self._layout = layout
         self._clock = clock
         self._renewed_at = clock()
+        self._is_new = True
 
     def plan(self, judged: Attributed | None, combined: list[Minutes]) -> Plan:
         """What the batch counts, and the seeds that are due. May wait for the batches before to be stored."""
@@ -81,6 +83,10 @@ class Counting:
         if now - self._renewed_at >= RENEW_EVERY:
             self._renewed_at = now
             self._book.renew_stale()
+        if self._is_new:
+            for page in counting_rows(self._connection, shard=self._layout.shard):
+                self._book.leave_uncounted(page)
+            self._is_new = False
         seeds, too_many = self._seeds()
         added: Amounts = {}
         found = additions(self._book, judged, combined) if judged is not None else {}

@@ -4,9 +4,9 @@ A shard's row of an entitlement's period exists if and only if it was seeded, wi
 the period; from then on every batch adds its part in its own transaction.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import LiteralString
 
@@ -14,6 +14,8 @@ from infra.postgres.pool import PgConnection, Row
 from schemas.counters import CounterPart, Rank, combine, holds
 from schemas.errors import InvariantBroken
 from schemas.meters import Aggregation
+
+PAGE_SIZE = 20_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,8 +95,7 @@ def insert_counters(
     InvariantBroken when another exists: it would be seeded twice."""
     if not changes:
         return []
-    if ranked:
-        _forget_former_shards(connection, shards=by.shards, changes=changes)
+    _forget_former_shards(connection, shards=by.shards, changes=changes, all_of_them=ranked)
     inserted = connection.execute(
         "INSERT INTO entitlement_counters AS e"  # noqa: S608 - texts of this file
         " (entitlement_no, period_start, shard, shards, used, events, rank, is_stale,"
@@ -115,14 +116,23 @@ def insert_counters(
     return [counter_row(row) for row in inserted]
 
 
-def _forget_former_shards(connection: PgConnection, *, shards: int, changes: Sequence[CounterChange]) -> None:
-    """Remove the rows of shards that there are no more: their partitions are in the seeds of others. Were there as many
-    again one day, the row would be taken for one that has counted all along. Another flow may be doing the same."""
+def _forget_former_shards(
+    connection: PgConnection, *, shards: int, changes: Sequence[CounterChange], all_of_them: bool
+) -> None:
+    """Remove the rows, stale or `all_of_them`, of shards that there are no more: their partitions are in the seeds of
+    others. Were there as many again one day, the row would be taken for one that has counted all along; and a stale one
+    would keep what the others count from being used. Another flow may be doing the same."""
     connection.execute(
         "DELETE FROM entitlement_counters WHERE ctid = ANY(ARRAY(SELECT e.ctid FROM entitlement_counters e"
         " JOIN unnest(%s::bigint[], %s::timestamptz[]) AS c (no, start)"
-        " ON e.entitlement_no = c.no AND e.period_start = c.start WHERE e.shard >= %s FOR UPDATE OF e SKIP LOCKED))",
-        ([change.entitlement_no for change in changes], [change.period_start for change in changes], shards),
+        " ON e.entitlement_no = c.no AND e.period_start = c.start WHERE e.shard >= %s AND (e.is_stale OR %s)"
+        " FOR UPDATE OF e SKIP LOCKED))",
+        (
+            [change.entitlement_no for change in changes],
+            [change.period_start for change in changes],
+            shards,
+            all_of_them,
+        ),
     )
 
 
@@ -177,6 +187,23 @@ def leave_counters(
         (seq, [number for number, _ in periods], [start for _, start in periods], shard),
     )
     return [counter_row(row) for row in rows]
+
+
+def counting_rows(connection: PgConnection, *, shard: int) -> Iterator[list[tuple[int, datetime]]]:
+    """Entitlement and start of the period of the shard's rows that count for something, a page at a time."""
+    after = (0, datetime.min.replace(tzinfo=UTC))
+    while True:
+        rows = connection.execute(
+            "SELECT entitlement_no, period_start FROM entitlement_counters"
+            " WHERE (entitlement_no, period_start) > (%s, %s) AND shard = %s AND NOT is_stale"
+            " ORDER BY entitlement_no, period_start LIMIT %s",
+            (*after, shard, PAGE_SIZE),
+        ).fetchall()
+        page = [(row["entitlement_no"], row["period_start"]) for row in rows]
+        yield page
+        if len(page) < PAGE_SIZE:
+            return
+        after = page[-1]
 
 
 def _update(

@@ -110,6 +110,17 @@ def test_a_clock_that_is_set_back_brings_back_the_periods_of_that_time() -> None
     assert refreshed(book, catalogue, ahead) != []
 
 
+def test_a_clock_that_is_set_back_a_little_changes_nothing() -> None:
+    catalogue, book = catalogue_of([meter(1)], {"acme": 1}), CounterBook()
+    entitle(catalogue, 1, reset="hour")
+    hour = START.replace(minute=0, second=0) + timedelta(days=1)
+    book.mark_seeded(refreshed(book, catalogue, hour))
+    for minutes in (20, 40, 59):
+        assert refreshed(book, catalogue, hour - timedelta(minutes=minutes)) == []
+    assert starts(book.counted(1)) == ["01-11 07:00:00", "01-11 08:00:00", "01-11 09:00:00"], "the hour before, too"
+    assert starts(refreshed(book, catalogue, hour - timedelta(hours=1))) == ["01-11 06:00:00"]
+
+
 def test_counters_follow_the_revision_that_readers_use() -> None:
     building = meter(1, active=False)
     catalogue, book = catalogue_of([building], {"acme": 1}), CounterBook()

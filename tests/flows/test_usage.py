@@ -211,6 +211,38 @@ def test_a_counter_that_was_left_and_is_counted_again_has_what_came_meanwhile(lo
             wait_for(lambda used=used: log.used(25) == used, "the counter is left, and seeded anew")
 
 
+def put_counter(
+    log: UsageLog, no: int, start: datetime, *, shard: int = 0, shards: int = 1, stale: bool = False
+) -> None:
+    """A row as an earlier flow has left it."""
+    log.postgres.execute(
+        "INSERT INTO entitlement_counters (entitlement_no, period_start, shard, shards, used, is_stale, meter_revision,"
+        " version) VALUES (%s, %s, %s, %s, 7, %s, 1, 0)",
+        (no, start, shard, shards, stale),
+    )
+
+
+def stale_of(log: UsageLog, no: int) -> dict[tuple[datetime, int], bool]:
+    """Which rows of an entitlement are stale, by start and shard."""
+    rows = log.postgres.execute(
+        "SELECT period_start, shard, is_stale FROM entitlement_counters WHERE entitlement_no = %s", (no,)
+    )
+    return {(row["period_start"], row["shard"]): row["is_stale"] for row in rows}
+
+
+def test_a_flow_that_starts_over_leaves_what_one_before_it_counted_by_a_clock_that_was_ahead(log: UsageLog) -> None:
+    log.meters(meter(26, event_type="left"))
+    hour = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+    log.catalogue([entitlement(26, meter_no=26, starts_at=hour - timedelta(hours=3), reset="hour")])
+    ahead = hour + timedelta(hours=5)
+    put_counter(log, 26, ahead)
+    with log.flow() as flow:
+        log.send([Sent(id="anew", type="left", time=hour)])
+        log.wait_stored(flow)
+        wait_for(lambda: stale_of(log, 26)[ahead, 0], "it misses what came between")
+    assert not stale_of(log, 26)[hour, 0]
+
+
 def test_a_late_event_moves_the_counter_of_the_period_before_and_of_none_before_that(log: UsageLog) -> None:
     log.meters(meter(20, event_type="past"))
     now = datetime.now(UTC)
@@ -327,3 +359,15 @@ def test_a_counter_has_what_former_shards_stored_once_whatever_the_layout_was(lo
     known = 2
     store(1)
     assert log.used(27) == log.used(28) == sent == 40
+
+
+def test_what_a_shard_left_before_there_were_fewer_keeps_no_counter_from_being_used(log: UsageLog) -> None:
+    log.meters(meter(29, event_type="fewer"))
+    start = datetime.now(UTC).replace(microsecond=0)
+    put_counter(log, 29, start, shard=1, shards=2, stale=True)
+    log.catalogue([entitlement(29, meter_no=29, starts_at=start)])
+    with log.flow() as flow:
+        log.send([Sent(id="one is left", type="fewer", time=start, data={"tokens": 5})])
+        log.wait_stored(flow)
+        wait_for(lambda: log.used(29) == 5, "it is counted")
+    assert stale_of(log, 29) == {(start, 0): False}
