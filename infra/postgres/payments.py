@@ -103,6 +103,7 @@ def list_payments(
     tenant_id: str,
     invoice_id: str | None,
     customer_id: str | None,
+    status: str | None,
     before_id: str | None,
     limit: int,
 ) -> list[Row]:
@@ -111,11 +112,13 @@ def list_payments(
         _PAYMENT_SQL + " WHERE p.tenant_id = %(tenant_id)s"
         " AND (%(invoice_id)s::text IS NULL OR p.invoice_id = %(invoice_id)s)"
         " AND (%(customer_id)s::text IS NULL OR p.customer_id = %(customer_id)s)"
+        " AND (%(status)s::text IS NULL OR p.status = %(status)s)"
         " AND (%(before_id)s::text IS NULL OR p.id < %(before_id)s) ORDER BY p.id DESC LIMIT %(limit)s",
         {
             "tenant_id": tenant_id,
             "invoice_id": invoice_id,
             "customer_id": customer_id,
+            "status": status,
             "before_id": before_id,
             "limit": limit,
         },

@@ -36,6 +36,7 @@ router = house_router("payments")
 
 #: Bodies are strict: the word, not the enum, is what they hold.
 ProviderName = Annotated[Provider, Field(strict=False)]
+PaymentStatus = Literal["pending", "succeeded", "failed"]
 
 
 class PaymentBody(Body):
@@ -61,7 +62,7 @@ class PaymentView(ObjectView):
     amount_excess: str
     provider: str
     reference: str | None
-    status: Literal["pending", "succeeded", "failed"]
+    status: PaymentStatus
     failure_code: str | None
     decline_code: str | None
     succeeded_at: datetime | None
@@ -188,6 +189,7 @@ def list_payments(
     starting_after: StartingAfter = None,
     invoice: Annotated[str | None, Query(max_length=MAX_EXTERNAL_ID_LENGTH)] = None,
     customer: Annotated[str | None, Query(max_length=MAX_EXTERNAL_ID_LENGTH)] = None,
+    status: Annotated[PaymentStatus | None, Query()] = None,
 ) -> Response:
     """The tenant's payments, newest first."""
     tenant_id = principal.tenant_id
@@ -198,6 +200,7 @@ def list_payments(
             tenant_id=tenant_id,
             invoice_id=None if invoice is None else invoices.find_invoice_id(connection, tenant_id, invoice),
             customer_id=None if customer is None else find_customer(connection, tenant_id, customer)["id"],
+            status=status,
             before_id=before_id,
             limit=limit + 1,
         )

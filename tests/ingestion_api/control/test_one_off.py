@@ -127,6 +127,9 @@ def test_parts_are_paid_until_nothing_remains_and_never_more(api: Api) -> None:
         "bank 2",
         "bank 1",
     ]
+    listed = "/v1/payments?invoice={}&status={}"
+    counts = [len(api.get(listed.format(invoice["id"], status))["data"]) for status in ("succeeded", "pending")]
+    assert counts == [2, 0]
     assert api.get(f"/v1/payments/{payment['id']}") == payment
 
 
