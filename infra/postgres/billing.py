@@ -7,7 +7,7 @@ from typing import Any, LiteralString
 import msgspec
 
 from infra.postgres import outbox
-from infra.postgres.due import Due, Moment
+from infra.postgres.due import Due, Moment, page_parameters
 from infra.postgres.pool import PgConnection, Row
 from schemas.billing import BilledSubscription, Phase
 from schemas.catalogue import MeterEntry
@@ -51,14 +51,7 @@ def load_due(
         + " AND (billed_until IS NULL OR NOT usage_due OR next_bill_at <= %(usage_until)s)"
         " AND (%(after_id)s::text IS NULL OR (next_bill_at, id) > (%(after_at)s::timestamptz, %(after_id)s))"
         " ORDER BY next_bill_at, id LIMIT %(limit)s",
-        {
-            "now": moment.now,
-            "clock_id": moment.clock_id,
-            "usage_until": usage_until,
-            "after_at": after and after.at,
-            "after_id": after and after.id,
-            "limit": limit,
-        },
+        {**page_parameters(moment, after, limit), "usage_until": usage_until},
     )
     return [Due(row["next_bill_at"], row["id"]) for row in rows]
 

@@ -35,6 +35,17 @@ class DueRows:
     condition: LiteralString = "true"
 
 
+def page_parameters(moment: Moment, after: Due | None, limit: int) -> dict[str, object]:
+    """What every query of a page of due work is given: `now`, `clock_id`, `after_at`, `after_id`, `limit`."""
+    return {
+        "now": moment.now,
+        "clock_id": moment.clock_id,
+        "after_at": after and after.at,
+        "after_id": after and after.id,
+        "limit": limit,
+    }
+
+
 def load_due_rows(
     connection: PgConnection, rows: DueRows, *, moment: Moment, after: Due | None, limit: int
 ) -> list[Due]:
@@ -50,16 +61,7 @@ def load_due_rows(
         condition=SQL(rows.condition),
         whose=SQL("test_clock_id IS NULL" if moment.clock_id is None else "test_clock_id = %(clock_id)s"),
     )
-    found = connection.execute(
-        query,
-        {
-            "now": moment.now,
-            "clock_id": moment.clock_id,
-            "after_at": after and after.at,
-            "after_id": after and after.id,
-            "limit": limit,
-        },
-    )
+    found = connection.execute(query, page_parameters(moment, after, limit))
     return [Due(row["at"], row["id"]) for row in found]
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from datetime import datetime
 
-from infra.postgres.due import Due, Moment
+from infra.postgres.due import Due, Moment, page_parameters
 from infra.postgres.pool import PgConnection
 
 
@@ -16,13 +16,7 @@ def load_due_thresholds(connection: PgConnection, *, moment: Moment, after: Due 
         " AND test_clock_id IS NOT DISTINCT FROM %(clock_id)s::text"
         " AND (%(after_id)s::text IS NULL OR (threshold_check_at, id) > (%(after_at)s::timestamptz, %(after_id)s))"
         " ORDER BY threshold_check_at, id LIMIT %(limit)s",
-        {
-            "now": moment.now,
-            "clock_id": moment.clock_id,
-            "after_at": after and after.at,
-            "after_id": after and after.id,
-            "limit": limit,
-        },
+        page_parameters(moment, after, limit),
     )
     return [Due(row["at"], row["id"]) for row in rows]
 

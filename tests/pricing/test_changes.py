@@ -12,7 +12,7 @@ from pricing.billing import price_statement
 from pricing.charges import parse_plan_price, serialize
 from schemas.errors import Reject
 from tests.pricing import strategies
-from tests.pricing.test_statements import BASE, USAGE, amounts, at, life, terms_of
+from tests.pricing.subscribed import BASE, USAGE, amounts, at, life, terms_of
 
 JULY, AUGUST = "2026-07-01T00:00:00Z", "2026-08-01T00:00:00Z"
 

@@ -19,7 +19,7 @@ from pricing.statements import Statement, next_statement, statement_at, statemen
 from pricing.terms import read_terms
 from schemas.billing import BilledSubscription, InvoiceKind
 from schemas.instants import Period
-from tests.pricing.test_statements import BASE, SUPPORT, USAGE, YEARLY, at, subscribe
+from tests.pricing.subscribed import BASE, SUPPORT, USAGE, YEARLY, at, subscribe
 from tests.pricing.test_timeline import SEATS, none_used, phase
 
 DAY = timedelta(days=1)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pricing.simulation import invoiced_within, make_scenario, simulate
 from schemas.errors import Reject
-from tests.pricing.test_statements import BASE, USAGE, at, subscribe, used
+from tests.pricing.subscribed import BASE, USAGE, at, subscribe, used
 
 AMOUNTS = st.lists(st.decimals(0, 10**6, places=2), min_size=1, max_size=6).filter(any)
 

@@ -1,98 +1,39 @@
 """Which statement comes next, when, and with which lines: pure, on calendars that bite."""
 
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from decimal import Decimal
-from itertools import islice, pairwise
-from typing import Any
-from zoneinfo import ZoneInfo
+from itertools import pairwise
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from pricing.billing import price_statement, usage_needs
 from pricing.statements import (
-    Statement,
     next_bill,
-    next_instant,
     next_statement,
     paid_until,
-    statement_at,
-    statements,
-    unbilled_at,
 )
-from pricing.terms import Terms, read_terms
-from schemas.billing import BilledSubscription, GroupQuantity, InvoiceKind, MeteredUsage
+from pricing.terms import read_terms
+from schemas.billing import GroupQuantity, InvoiceKind, MeteredUsage
 from schemas.catalogue import MeterEntry
 from schemas.errors import Reject
 from schemas.instants import Period
 from schemas.meters import Aggregation
-
-BASE = {"key": "base", "type": "fixed", "model": "flat", "amount": "31"}
-YEARLY = BASE | {"key": "licence", "amount": "365", "billing_period": "year"}
-USAGE = {"key": "tokens", "type": "usage", "meter": "tokens", "model": "per_unit", "unit_amount": "0.01"}
-SUPPORT = BASE | {"key": "support", "timing": "arrears", "amount": "31"}
-SETUP = BASE | {"key": "setup", "amount": "5", "billing_period": "once"}
-NEW_YORK = "America/New_York"
-
-
-def at(text: str, timezone: str = "UTC") -> datetime:
-    return datetime.fromisoformat(text).replace(tzinfo=ZoneInfo(timezone)).astimezone(UTC)
-
-
-def subscribe(*prices: dict[str, Any], start: datetime, **terms: Any) -> BilledSubscription:
-    return BilledSubscription(
-        **{
-            "id": "sub_1",
-            "row_version": "1",
-            "tenant_id": "ten_1",
-            "tenant_no": 1,
-            "customer_id": "cus_1",
-            "customer_no": 1,
-            "external_id": "acme",
-            "plan_id": "pln_1",
-            "plan_version": 1,
-            "prices": list(prices),
-            "status": "active",
-            "currency": "USD",
-            "timezone": "UTC",
-            "start_at": start,
-            "billing_anchor": start,
-            "alignment": "anniversary",
-            "quantities": {},
-            "price_overrides": {},
-            "discounts": [],
-            "commitment": None,
-            "end_at": None,
-            "cancel_at": None,
-            "cancel_proration": False,
-            "billed_until": None,
-            "next_bill_at": start,
-            **terms,
-        }
-    )
-
-
-def terms_of(*prices: dict[str, Any], start: datetime, **terms: Any) -> Terms:
-    return read_terms(subscribe(*prices, start=start, **terms))
-
-
-def life(terms: Terms, count: int = 6) -> list[Statement]:
-    return list(islice(statements(terms), count))
-
-
-def lines(statement: Statement) -> dict[str, tuple[datetime, datetime]]:
-    return {line.price.key: (line.period.start, line.period.end) for line in statement.lines}
-
-
-def used(quantity: object) -> dict[str, MeteredUsage]:
-    group = GroupQuantity(group={}, quantity=Decimal(str(quantity)))
-    return {"tokens": MeteredUsage(meter_no=1, quantity=group.quantity, groups=(group,))}
-
-
-def amounts(terms: Terms, statement: Statement, quantity: object = 0) -> dict[str, Decimal]:
-    return {line.key: line.amount for line in price_statement(terms, statement, used(quantity)).lines}
+from tests.pricing.subscribed import (
+    BASE,
+    NEW_YORK,
+    SETUP,
+    SUPPORT,
+    USAGE,
+    YEARLY,
+    amounts,
+    at,
+    life,
+    lines,
+    subscribe,
+    terms_of,
+    used,
+)
 
 
 def test_the_first_statement_has_advance_lines_alone_and_usage_comes_with_the_next() -> None:
@@ -312,102 +253,3 @@ def test_a_meter_that_is_not_there_is_named() -> None:
     with pytest.raises(Reject) as caught:
         usage_needs(subscription, statement, {("ten_2", "tokens"): meter})
     assert caught.value.code == "subscription.unknown_meter"
-
-
-PRICES = st.lists(st.sampled_from([BASE, YEARLY, USAGE, SUPPORT, SETUP]), min_size=1, unique_by=lambda p: p["key"])
-INSTANTS = st.datetimes(datetime(2024, 1, 1), datetime(2026, 12, 31), timezones=st.just(UTC))  # noqa: DTZ001
-ZONES = st.sampled_from(["UTC", NEW_YORK, "Europe/Berlin", "Australia/Lord_Howe", "Asia/Kathmandu"])
-
-
-@st.composite
-def subscriptions(draw: st.DrawFn) -> BilledSubscription:
-    start = draw(INSTANTS)
-    stop = start + draw(st.timedeltas(timedelta(0), timedelta(days=900)))
-    prices = [
-        price
-        if price is SETUP
-        else price | {"billing_period": draw(st.sampled_from(["week", "month", "quarter", "year"]))}
-        for price in draw(PRICES)
-    ]
-    return subscribe(
-        *prices,
-        start=start,
-        timezone=draw(ZONES),
-        billing_anchor=start + draw(st.timedeltas(timedelta(days=-400), timedelta(days=400))),
-        alignment=draw(st.sampled_from(["anniversary", "calendar"])),
-        cancel_at=draw(st.sampled_from([None, stop])),
-        end_at=stop + timedelta(days=100),
-        cancel_proration=draw(st.booleans()),
-    )
-
-
-@given(subscriptions())
-def test_billed_periods_have_no_gap_and_no_overlap(subscription: BilledSubscription) -> None:
-    terms = read_terms(subscription)
-    cut = list(statements(terms))
-    assert cut[0].at == min(terms.start_at, terms.stop_at or terms.start_at)
-    assert cut[-1].is_closing
-    for earlier, later in pairwise(cut):
-        assert later.period == Period(start=earlier.at, end=later.at)
-    for price in terms.prices:
-        billed = [line.period for s in cut for line in s.lines if line.price.key == price.key and not line.is_credit]
-        assert all(one.end == other.start for one, other in pairwise(billed))
-        if price.key != "setup" and billed and terms.stop_at is not None:
-            assert billed[0].start == terms.start_at
-            assert billed[-1].end >= terms.stop_at
-
-
-@given(subscriptions(), st.data())
-def test_the_statement_at_any_instant_is_one_of_the_life_of_the_subscription(
-    subscription: BilledSubscription, data: st.DataObject
-) -> None:
-    terms = read_terms(subscription)
-    cut = list(statements(terms))
-    instant = data.draw(st.sampled_from([s.at for s in cut])) + data.draw(
-        st.sampled_from([timedelta(0), timedelta(microseconds=1), timedelta(days=-3), timedelta(days=5)])
-    )
-    assert statement_at(terms, instant) == next((s for s in cut if s.at >= instant), None)
-
-
-@given(subscriptions(), st.data())
-def test_what_is_billed_up_to_an_instant_is_not_found_again(
-    subscription: BilledSubscription, data: st.DataObject
-) -> None:
-    terms = read_terms(subscription)
-    cut = list(statements(terms))
-    done = data.draw(st.integers(0, len(cut) - 1))
-    instant = cut[done].at + data.draw(st.sampled_from([timedelta(0), timedelta(microseconds=-1), timedelta(days=5)]))
-    billed = cut[:done]
-    terms = replace(terms, billed_until=billed[-1].at if billed else None)
-    assert unbilled_at(terms, instant) == next((s for s in cut[done:] if s.at >= instant), None)
-    if billed:
-        assert unbilled_at(terms, billed[-1].at) == cut[done]
-
-
-@given(subscriptions())
-def test_billing_step_by_step_makes_the_same_statements(subscription: BilledSubscription) -> None:
-    terms = read_terms(subscription)
-    for expected in statements(terms):
-        assert next_statement(terms) == expected
-        assert next_instant(terms) == expected.at
-        terms = replace(terms, billed_until=expected.at)
-
-
-@given(subscriptions())
-def test_what_is_charged_and_credited_for_a_fee_is_what_was_used_of_it(subscription: BilledSubscription) -> None:
-    plain = read_terms(replace(subscription, prices=[BASE], cancel_proration=True))
-    charged = sum((amounts(plain, s).get("base", Decimal(0)) for s in statements(plain)), Decimal(0))
-    assert charged >= 0
-    if plain.stop_at is not None and plain.cancel_at is not None and plain.cancel_at > plain.start_at:
-        ended = read_terms(replace(subscription, prices=[BASE], cancel_at=None, end_at=plain.cancel_at))
-        known = sum((amounts(ended, s).get("base", Decimal(0)) for s in statements(ended)), Decimal(0))
-        assert charged == known
-
-
-def test_no_statement_is_looked_for_beyond_thousands() -> None:
-    terms = read_terms(subscribe(BASE | {"billing_period": "day"}, start=at("2026-01-01")))
-    found = statement_at(terms, at("2036-12-12"))
-    assert found is not None
-    assert found.at == at("2036-12-12")
-    with pytest.raises(Reject, match="lie before"):
-        statement_at(terms, at("2036-12-14"))

@@ -13,7 +13,7 @@ from pricing.statements import Statement, bill_of, next_statement, statements
 from pricing.terms import read_terms
 from schemas.billing import BilledSubscription, MeteredUsage, Phase
 from schemas.instants import Period
-from tests.pricing.test_statements import BASE, SETUP, SUPPORT, USAGE, YEARLY, at, subscribe
+from tests.pricing.subscribed import BASE, SETUP, SUPPORT, USAGE, YEARLY, at, subscribe
 
 SEATS = {"key": "seats", "type": "fixed", "model": "per_unit", "unit_amount": "31", "timing": "advance"}
 
