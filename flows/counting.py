@@ -135,19 +135,35 @@ class Counting:
         What earlier batches brought must be in ClickHouse to be found there; what this batch brings is added to it.
         """
         fresh = self._book.take_fresh()
+        seeds: Amounts = {}
         for start in range(0, len(fresh), SEEDS_AT_ONCE):
-            self._meet(self._rows(fresh[start : start + SEEDS_AT_ONCE]))
-        missing = self._book.missing()
+            rows = self._rows(fresh[start : start + SEEDS_AT_ONCE])
+            self._meet(rows)
+            seeds |= {period: Amount() for period in self._begun_by_others(rows)}
+        missing = [period for period in self._book.missing(SEEDS_AT_ONCE) if period not in seeds]
         if not missing:
-            return {}, []
+            return seeds, []
         self._writer.drain()
-        return load_seeds(
+        found, too_many = load_seeds(
             self._client,
             layout=self._layout,
             periods=missing,
             catalogue=self._catalogue,
             rows=self._rows(missing),
         )
+        return seeds | found, too_many
+
+    def _begun_by_others(self, found: dict[Counted, list[SeededBy]]) -> list[Counted]:
+        """Periods of which another shard's row, of a layout before this shard joined, has all that was stored by then.
+        They begin with nothing, and all at once: what this shard stores from now on is in no seed of theirs."""
+        shard = self._layout.shard
+        return [
+            period
+            for period, rows in found.items()
+            if period.aggregation not in RANKED
+            and all(row.shard != shard for row in rows)
+            and any(row.takes(shard) and not row.is_stale for row in rows)
+        ]
 
     def _meet(self, found: dict[Counted, list[SeededBy]]) -> None:
         """Take over the rows that an earlier process of this shard has made."""

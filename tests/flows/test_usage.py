@@ -371,3 +371,33 @@ def test_what_a_shard_left_before_there_were_fewer_keeps_no_counter_from_being_u
         log.wait_stored(flow)
         wait_for(lambda: log.used(29) == 5, "it is counted")
     assert stale_of(log, 29) == {(start, 0): False}
+
+
+def test_a_shard_that_joins_misses_nothing_that_comes_while_its_counters_begin(
+    log: UsageLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flows.counting.SEEDS_AT_ONCE", 1)
+    log.meters(meter(30, event_type="joins"))
+    start = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=1)
+    numbers = range(31, 37)
+    sent = 0
+
+    def send(*flows: RunningFlow) -> None:
+        nonlocal sent
+        log.send([Sent(id=f"joins-{sent}-{n}", type="joins", time=start, data={"tokens": 1}) for n in range(12)])
+        log.wait_stored(*flows)
+        sent += 12
+
+    for shards in (2, 1, 2):
+        flows = [RunningFlow(log.settings.model_copy(update={"flow_shards": shards, "flow_shard": n}))
+                 for n in range(shards)]  # fmt: skip
+        for _ in range(3):
+            send(*flows)
+        if shards == 1:
+            log.catalogue([entitlement(number, meter_no=30, starts_at=start) for number in numbers])
+        if sent > 36:
+            keys = {(start, n) for n in range(shards)}
+            wait_for(lambda keys=keys: all(stale_of(log, n).keys() == keys for n in numbers), "all are seeded")
+            assert [log.used(number) for number in numbers] == [sent] * 6
+        for flow in flows:
+            flow.stop()
