@@ -13,6 +13,7 @@ from schemas.errors import Reject
 INVALID_URL = "webhook_endpoint.invalid_url"
 PRIVATE_ADDRESS = "webhook_endpoint.private_address"
 MAX_URL_LENGTH = 2048
+MAX_PORT = 65_535
 MAX_ADDRESSES = 16  # of one name that are looked at
 
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -31,6 +32,8 @@ def parse_url(text: str) -> httpx2.URL:
         raise Reject.at("/url", INVALID_URL, f"This is not a URL: {error}.") from None
     if url.scheme not in _PORTS or not url.host:
         raise Reject.at("/url", INVALID_URL, "Must begin with https:// or http:// and name a host.")
+    if url.port is not None and not 0 < url.port <= MAX_PORT:
+        raise Reject.at("/url", INVALID_URL, f"A port is 1 to {MAX_PORT}.")
     if url.userinfo or url.fragment:
         raise Reject.at("/url", INVALID_URL, "Must hold neither a user nor a fragment.")
     if not text.isascii() or not text.isprintable() or " " in text:

@@ -54,6 +54,8 @@ def test_every_notation_of_a_private_address_is_refused_when_an_endpoint_is_made
         "",
         "x",
         "ftp://93.184.216.34/",
+        "https://93.184.216.34:0/",
+        "https://93.184.216.34:65536/",
         "file:///etc/passwd",
         "http://",
         "https://u:p@93.184.216.34/",
