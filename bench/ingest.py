@@ -34,6 +34,7 @@ from bench.raw import measure_broker
 from infra.cli.demo.stack import running_stack
 from infra.clickhouse.client import connect
 
+MAX_SECONDS = 900
 DRAIN_SECONDS = 120
 BUILD_SECONDS = 60
 POLL_SECONDS = 0.25
@@ -289,8 +290,8 @@ def main() -> None:
     parser.add_argument("--api-key", default="")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    if not 1 <= options.seconds <= 600:
-        parser.error("--seconds must be 1 to 600")
+    if not 1 <= options.seconds <= MAX_SECONDS:
+        parser.error(f"--seconds must be 1 to {MAX_SECONDS}")
     if options.single:
         options.events_per_request = 1
     options.rate = options.rate or (4_000 if options.single else 150_000)
